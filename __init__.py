@@ -1,0 +1,50 @@
+"""tracelake: record what a language model does, token by token, into a Parquet lake, and ask it questions in SQL.
+
+    lake = tracelake.open("lakehouse")
+    lake.sql("select token, surprisal_bits from token_steps limit 5")
+    lake.chart("surprisal_trace", run="latest")
+"""
+
+from os import PathLike
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .collect.collector import Collected
+    from .lake.lake import Lake
+    from .queries.open_lake import OpenLake
+
+__version__ = "0.1.0"
+__all__ = ["Lake", "OpenLake", "collect", "open"]
+
+
+def open(path: "str | PathLike[str]" = "lakehouse") -> "OpenLake":
+    """Open a lake for reading; NotFoundError if there is none at `path`."""
+    from .queries.open_lake import OpenLake
+
+    return OpenLake.open(path)
+
+
+def collect(lake: "Lake | str | PathLike[str]", *, assume_yes: bool = False, **settings: Any) -> "Collected":
+    """Run a model and record it: `settings` are the fields of `CollectConfig`, e.g. `model="gpt2", prompt="Hello"`.
+
+    A path is opened, or made if there is no lake yet. Progress bars and signals are the command line's business.
+    """
+    from .collect.collector import collect as run
+    from .collect.config import resolve_config
+    from .lake.lake import Lake
+
+    target = lake if isinstance(lake, Lake) else Lake.create(lake)
+    return run(target, resolve_config(settings), assume_yes=assume_yes)
+
+
+def __getattr__(name: str) -> Any:
+    """`Lake` and `OpenLake` on first use: the command line must not pay for DuckDB to print its help."""
+    if name == "OpenLake":
+        from .queries.open_lake import OpenLake
+
+        return OpenLake
+    if name == "Lake":
+        from .lake.lake import Lake
+
+        return Lake
+    raise AttributeError(f"module 'tracelake' has no attribute {name!r}")

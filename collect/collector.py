@@ -1,0 +1,300 @@
+"""One run: plan it, collect it segment by segment, resume it; the only file that knows both models and the lake."""
+
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+from ..lake import Lake
+from ..lake.errors import ConfigError, DiskFullError, StoppedError, UsageError
+from .config import CollectConfig
+from .decode import BatchDecoder, Limits
+from .embed import Embedder, Scope
+from .keep import Keep
+from .model import LoadedModel, load_model
+from .observation import ObservedModel, VectorWish, Wishes, attention_is_observable
+from .plan import Estimate, Plan, estimate, make_plan
+from .prompts import PromptSource, open_source
+from .provenance import check_same, new_run_id, run_json
+from .segment import SegmentRunner, operation_columns
+from .text import TokenText
+from .timings import Timings
+from .tokenized import PromptTokenizer, TokenizedPrompt
+
+SEAL_SECONDS = 5.0
+"""A segment that is nearly done when the run is asked to stop is finished if that takes less than this."""
+
+
+@dataclass
+class Progress:
+    """How far a run is, for whoever shows it."""
+
+    n_segments: int
+    segments_done: int = 0
+    n_tokens: int = 0
+    n_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Collected:
+    """What a finished call of `collect` leaves."""
+
+    run_id: str
+    n_sequences: int
+    n_tokens: int
+    n_bytes: int
+    seconds: float
+    notices: tuple[str, ...]
+
+
+@dataclass
+class Callbacks:
+    """What the caller wants to hear, and how it asks to stop."""
+
+    on_progress: Callable[[Progress], None] = lambda progress: None
+    on_notice: Callable[[str], None] = lambda text: None
+    should_stop: Callable[[], bool] = lambda: False
+
+
+class Collection:
+    """A configured collection: the model is loaded, the prompts are counted, nothing has been written yet."""
+
+    def __init__(self, config: CollectConfig, callbacks: Callbacks | None = None, *, plan: Plan | None = None) -> None:
+        self.config = config
+        self.callbacks = callbacks or Callbacks()
+        self.notices: list[str] = []
+        self.timings = Timings()
+        self.source: PromptSource = open_source(config)
+        for name in config.embed_scope:
+            Scope.parse(name)
+        with self.timings.measure("load"):
+            self.loaded: LoadedModel = load_model(
+                config.model,
+                revision=config.revision,
+                dtype=config.dtype,
+                device=config.device,
+                attn_implementation=config.attn_implementation,
+                trust_remote_code=config.trust_remote_code,
+            )
+        self.keep = Keep.parse(config.keep)
+        self.unmeasured: dict[str, str] = {}
+        self.wishes = self._wishes()
+        self.observed: ObservedModel | None = None
+        self.tokenizer = PromptTokenizer(
+            self.loaded.tokenizer, config.chat, config.on_long, self._longest_prompt(), config.max_new_tokens > 0
+        )
+        with self.timings.measure("plan"):
+            self.plan = plan or self._plan()
+        self.observed = ObservedModel(self.loaded, self.wishes, block_bytes=self.plan.block_bytes)
+
+    def _longest_prompt(self) -> int:
+        return self.loaded.context_length - (1 if self.config.max_new_tokens > 0 else 0)
+
+    def _plan(self) -> Plan:
+        lengths = np.fromiter((len(item.ids) for item in self.tokenizer.tokenize(self.source)), dtype=np.int64)
+        if len(lengths) == 0:
+            raise UsageError("There are no prompts: the source is empty.")
+        return make_plan(self.loaded, self.config, self.keep, lengths)
+
+    def _wishes(self) -> Wishes:
+        """The `--keep` items for this model; what cannot be observed is an error if asked for, else a notice."""
+        keep, n_layers = self.keep, self.loaded.n_layers
+        observable = not (keep.heads or keep.layers) or attention_is_observable(self.loaded)
+        if not observable:
+            reason = f"{type(self.loaded.model).__name__} does not pass its attention through transformers' interface"
+            if keep.heads and "keep" in self.config.model_fields_set:
+                raise ConfigError(f"heads cannot be kept: {reason}. Use --keep tokens,layers,activations:resid_post.")
+            self.notice(f"Attention is not observed: {reason}.")
+            self.unmeasured = {"head_summaries": reason, "layer_summaries.attn_*": reason}
+        vectors = dict.fromkeys(
+            VectorWish(item.site, layer, item.scope) for item in keep.activations for layer in item.resolve(n_layers)
+        )
+        store = self.config.store_dtype
+        if store == "auto":
+            store = str(self.loaded.model.dtype).removeprefix("torch.")
+        heads = keep.heads and observable
+        return Wishes(keep.tokens, keep.layers, heads, tuple(vectors), store, self.config.topk, attention=observable)
+
+    def notice(self, text: str) -> None:
+        """Tell the caller something that is no error."""
+        self.notices.append(text)
+        self.callbacks.on_notice(text)
+
+    def estimate(self) -> Estimate:
+        """Tokens, bytes and files of the run."""
+        return estimate(self.plan, self.config, self.keep, self.loaded.n_layers)
+
+    def check_space(self, lake: Lake, *, assume_yes: bool) -> None:
+        """Refuse a run that cannot fit, ask for a yes where it takes half of what is free."""
+        needed, free = self.estimate().n_bytes, shutil.disk_usage(lake.path).free
+        if self.config.max_bytes is not None or needed <= free / 2:
+            return
+        sizes = f"The run may write {needed / 1e9:.2f} GB; {free / 1e9:.2f} GB are free in {lake.path}."
+        if needed > free:
+            raise DiskFullError(f"{sizes} Keep less (--keep), generate less, or set a limit with --max-bytes.")
+        if not assume_yes:
+            raise UsageError(f"{sizes} That is more than half: add --yes to start, or set a limit with --max-bytes.")
+
+    def start(self, lake: Lake, *, assume_yes: bool = False) -> Collected:
+        """Write run.json and collect everything."""
+        lake.check_writable()
+        self.check_space(lake, assume_yes=assume_yes)
+        run_id = new_run_id(self.config.tag)
+        about = run_json(run_id, self.loaded, self.config, self.source, self.plan, self.unmeasured)
+        return self.collect_into(lake.start_run(run_id, about))
+
+    def collect_into(self, run: Any) -> Collected:
+        """Collect the segments that are not committed yet and record the completion."""
+        started = time.perf_counter()
+        progress = Progress(len(self.plan.segments), len(run.committed))
+        embedder = None
+        if self.keep.embeddings and self.config.max_new_tokens > 0:
+            with self.timings.measure("load"):
+                embedder = Embedder(self.config.embedder, str(self.loaded.device))
+        try:
+            self._collect_segments(run, progress, embedder)
+            run.finish(status="complete", extra={"unwritten_ms": self._last_write_ms})
+        finally:
+            run.close()
+        counters = run.counters
+        return Collected(
+            run_id=run.run_id,
+            n_sequences=counters.get("n_sequences", 0),
+            n_tokens=counters.get("n_tokens", 0),
+            n_bytes=run.bytes_committed,
+            seconds=time.perf_counter() - started,
+            notices=tuple(self.notices),
+        )
+
+    def _collect_segments(self, run: Any, progress: Progress, embedder: Embedder | None) -> None:
+        assert self.observed is not None
+        self._last_write_ms = 0.0
+        with self.observed.attached():
+            runner = self._runner(progress, embedder)
+            for index, (start, stop), items in self._pending(run.committed):
+                self._check_limits(run)
+                with run.segment(index, (start, stop)) as segment:
+                    runner.run(segment, start, items)
+                    segment.append("operations", operation_columns(self.timings, run.writer, index))
+                    sealing = time.perf_counter()
+                self._last_write_ms = (time.perf_counter() - sealing) * 1000
+                self.timings.add("write", self._last_write_ms)
+                progress.segments_done += 1
+                progress.n_bytes = run.bytes_committed
+                self.callbacks.on_progress(progress)
+
+    def _pending(self, committed: frozenset[int]) -> Iterator[tuple[int, list[int], list[TokenizedPrompt]]]:
+        """Segments still to be collected, with their work items; the source is read once, in order."""
+        items = iter(self.tokenizer.tokenize(self.source))
+        for index, bounds in enumerate(self.plan.segments):
+            size = bounds[1] - bounds[0]
+            if index in committed:
+                next(islice(items, size, size), None)
+                continue
+            taken = list(islice(items, size))
+            if len(taken) != size:
+                raise ConfigError(
+                    "The prompts have changed since the run was planned: some are missing. Start a new run."
+                )
+            yield index, bounds, taken
+
+    def _check_limits(self, run: Any) -> None:
+        if self.callbacks.should_stop():
+            raise StoppedError(f"Stopped. Continue with: lake collect --resume {run.run_id}")
+        limit = self.config.max_bytes
+        if limit is not None and run.bytes_committed >= limit:
+            raise StoppedError(
+                f"Stopped at {run.bytes_committed:,} bytes (--max-bytes {limit:,}). "
+                f"Continue without that limit: lake collect --resume {run.run_id} --max-bytes N"
+            )
+
+    def _runner(self, progress: Progress, embedder: Embedder | None) -> SegmentRunner:
+        assert self.observed is not None
+        text = TokenText(self.loaded.tokenizer)
+        stopping = _Stopping(self.callbacks)
+
+        def on_block(n_tokens: int) -> None:
+            progress.n_tokens += n_tokens
+            self.callbacks.on_progress(progress)
+            stopping.after_block()
+
+        limits = Limits(
+            self.config.max_new_tokens,
+            self.loaded.context_length,
+            self.loaded.end_ids,
+            _stop_finder(text, self.config.stop) if self.config.stop else None,
+        )
+        decoder = BatchDecoder(
+            self.observed,
+            self.config.sampling,
+            limits,
+            seed=self.config.seed,
+            chunk=self.plan.chunk,
+            logit_rows=self.plan.logit_rows,
+            timings=self.timings,
+        )
+        return SegmentRunner(
+            self.observed, self.config, self.plan, self.source, decoder, text, self.timings, embedder,
+            on_block=on_block, on_batch=stopping.after_batch,
+        )  # fmt: skip
+
+
+class _Stopping:
+    """Decides, once a stop was asked for, whether the open segment is worth finishing."""
+
+    def __init__(self, callbacks: Callbacks) -> None:
+        self.callbacks = callbacks
+        self.asked_at: float | None = None
+        self.batch_started = time.perf_counter()
+
+    def after_block(self) -> None:
+        if self.asked_at is None and self.callbacks.should_stop():
+            self.asked_at = time.perf_counter()
+        if self.asked_at is not None and time.perf_counter() - self.asked_at > SEAL_SECONDS:
+            raise StoppedError("Stopped; the open segment was dropped, committed segments are safe.")
+
+    def after_batch(self, batches_left: int) -> None:
+        now = time.perf_counter()
+        seconds, self.batch_started = now - self.batch_started, now
+        if self.asked_at is not None and batches_left * seconds > SEAL_SECONDS:
+            raise StoppedError("Stopped; the open segment was dropped, committed segments are safe.")
+
+
+def _stop_finder(text: TokenText, stops: tuple[str, ...]) -> Callable[[list[int]], bool]:
+    """Whether one of the texts stands at the end of the completion; looks at its last tokens only."""
+    tail = max(len(stop.encode()) for stop in stops) + 8
+
+    def found(generated: list[int]) -> bool:
+        ending = text.completion(generated[-tail:])
+        return any(stop in ending for stop in stops)
+
+    return found
+
+
+def collect(
+    lake: Lake, config: CollectConfig, *, callbacks: Callbacks | None = None, assume_yes: bool = False
+) -> Collected:
+    """Collect one run into `lake` as `config` says; returns its id and counts."""
+    return Collection(config, callbacks).start(lake, assume_yes=assume_yes)
+
+
+def resume_run(
+    lake: Lake, run: str, *, callbacks: Callbacks | None = None, max_bytes: int | None = None
+) -> Collected | None:
+    """Complete an interrupted run; None if it is complete already. ConfigError if its inputs have changed."""
+    run_id = lake.resolve_run(run)
+    about = lake.run_json(run_id)
+    if lake.run_status(run_id) == "complete":
+        return None
+    config = CollectConfig(**{**about["config"], "max_bytes": max_bytes})
+    writer = lake.resume_run(run_id)
+    try:
+        collection = Collection(config, callbacks, plan=Plan.from_json(about["plan"]))
+        check_same(about, collection.loaded, collection.source)
+        return collection.collect_into(writer)
+    finally:
+        writer.close()

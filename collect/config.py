@@ -1,0 +1,139 @@
+"""What a collection is asked to do: the one place where its defaults live."""
+
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from ..lake.errors import ConfigError, NotFoundError, UsageError, did_you_mean
+from .keep import DEFAULT_KEEP, Keep
+from .sampling import Sampling
+
+ENVIRONMENT_PREFIX = "TRACELAKE_"
+
+
+class CollectConfig(BaseModel):
+    """Every setting of `lake collect`. Fields are documented with their units; the command line mirrors them."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    model: str = Field("tinymath", description="Hugging Face id, local folder, or the bundled `tinymath`.")
+    revision: str | None = Field(None, description="Revision of the model repository.")
+    trust_remote_code: bool = Field(False, description="Run code from the model repository (off unless typed).")
+    prompt: tuple[str, ...] = Field((), description="Prompt texts given directly.")
+    prompts: str | None = Field(None, description="File of prompts: text, JSONL, CSV or Parquet.")
+    dataset: str | None = Field(None, description="Dataset NAME[:SPLIT]: tinymath:test or one of the Hugging Face hub.")
+    limit: int | None = Field(None, ge=1, description="Use only the first N items.")
+    max_new_tokens: int = Field(128, ge=0, description="Most tokens to generate per sequence; 0 reads only.")
+    keep: tuple[str, ...] = Field(DEFAULT_KEEP, description="What to keep; see `lake collect --help`.")
+    samples: int = Field(1, ge=1, description="Completions per prompt.")
+    temperature: float | None = Field(None, description="Sampling temperature; 0 is greedy.")
+    top_p: float | None = Field(None, gt=0, le=1, description="Keep the smallest set of tokens with this mass.")
+    top_k: int | None = Field(None, ge=1, description="Keep only this many best tokens.")
+    min_p: float | None = Field(None, ge=0, le=1, description="Drop tokens below this share of the best one.")
+    repetition_penalty: float | None = Field(None, gt=0, description="Divide logits of tokens already seen; 1 is off.")
+    stop: tuple[str, ...] = Field((), description="Texts that end a sequence.")
+    chat: Literal["auto", "on", "off"] = Field("auto", description="Apply the tokenizer's chat template.")
+    on_long: Literal["error", "truncate", "split"] = Field("error", description="What to do with too long a prompt.")
+    dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field("auto", description="Number format of the model.")
+    store_dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field(
+        "auto", description="Number format of stored vectors; auto is the model's own."
+    )
+    max_bytes: int | None = Field(None, ge=1, description="Stop cleanly after this many committed bytes.")
+    segment_items: int | None = Field(None, ge=1, description="Prompts per segment; by size if not given.")
+    device: str = Field("auto", description="cpu, cuda, mps or auto.")
+    batch_size: int = Field(8, ge=1, description="Sequences per batch.")
+    tag: str | None = Field(None, description="Label of the run.")
+    seed: int = Field(0, ge=0, description="Run seed.")
+    topk: int = Field(10, ge=1, le=1000, description="Best tokens kept per position.")
+    attn_implementation: str | None = Field(
+        None, description="Attention implementation of transformers to compute with."
+    )
+    embedder: str | None = Field(
+        None, description="Sentence-transformers model for embeddings; default all-MiniLM-L6-v2."
+    )
+    embed_scope: tuple[str, ...] = Field(
+        ("prompt+completion", "completion"), description="Texts embedded per step; also window:N tokens."
+    )
+
+    @field_validator("temperature")
+    @classmethod
+    def _temperature_is_a_temperature(cls, value: float | None) -> float | None:
+        if value is not None and not (math.isfinite(value) and value >= 0):
+            raise ValueError("must be 0 (greedy) or a positive number")
+        return value
+
+    @field_validator("prompt", "keep", "stop", "embed_scope", mode="before")
+    @classmethod
+    def _one_is_a_list(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "CollectConfig":
+        Keep.parse(self.keep)
+        if self.samples > 1 and self.temperature == 0:
+            raise ValueError(
+                "temperature 0 is greedy: all samples would be equal; give samples 1 or a temperature above 0"
+            )
+        if any(not text for text in self.stop):
+            raise ValueError("stop: an empty text would end every sequence at once")
+        return self
+
+    @property
+    def sampling(self) -> Sampling:
+        """The resolved decoding: greedy unless a temperature is given or several samples are wanted (then 1.0)."""
+        temperature = (1.0 if self.samples > 1 else 0.0) if self.temperature is None else self.temperature
+        return Sampling(temperature, self.top_p, self.top_k, self.min_p, self.repetition_penalty)
+
+
+def resolve_config(
+    flags: Mapping[str, Any], *, file: str | Path | None = None, environ: Mapping[str, str] | None = None
+) -> CollectConfig:
+    """Defaults, then the YAML file, then TRACELAKE_* variables, then `flags`; later ones win, unknown keys are errors."""
+    values = _from_file(file) if file is not None else {}
+    values |= _from_environment(os.environ if environ is None else environ)
+    values |= flags
+    try:
+        return CollectConfig(**values)
+    except ValidationError as error:
+        raise _readable(error) from error
+
+
+def _from_file(file: str | Path) -> dict[str, Any]:
+    try:
+        text = Path(file).read_text(encoding="utf-8")
+    except OSError as error:
+        raise NotFoundError(f"The configuration file {file} cannot be read: {error.strerror}.") from error
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{file} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{file} must hold settings as `name: value` lines.")
+    settings = {str(key).replace("-", "_"): value for key, value in values.items()}
+    if settings.get("trust_remote_code"):
+        raise ConfigError(f"{file} asks to run code from a model repository; that is only allowed as a typed option.")
+    return settings
+
+
+def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
+    names = {f"{ENVIRONMENT_PREFIX}{name.upper()}": name for name in CollectConfig.model_fields}
+    names.pop(f"{ENVIRONMENT_PREFIX}TRUST_REMOTE_CODE")
+    found = {names[key]: value for key, value in environ.items() if key in names}
+    return {name: value.split(",") if name in ("keep", "embed_scope") else value for name, value in found.items()}
+
+
+def _readable(error: ValidationError) -> Exception:
+    """The first thing that is wrong, in words; a wrong value is a usage error, an unknown key a configuration error."""
+    first = error.errors()[0]
+    name = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return ConfigError(f"There is no setting {name!r}.{did_you_mean(name, CollectConfig.model_fields)}")
+    message = first["msg"].removeprefix("Value error, ")
+    where = f"--{name.replace('_', '-')}: " if name else ""
+    given = f" (given: {first['input']!r})" if name else ""
+    return UsageError(f"{where}{message}{given}.")

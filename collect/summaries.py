@@ -1,0 +1,188 @@
+"""Tensors to numbers: logits, residual states, attention scores. Pure functions on the device; no I/O, no model.
+
+Everything is computed in float32 whatever the model's dtype; entropies are in bits.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+LN2 = math.log(2.0)
+N_TOP10 = 10
+
+
+class Distribution(NamedTuple):
+    """What is kept of raw next-token distributions; `n` rows, `k` best tokens."""
+
+    logprob: Float[Tensor, " n"]
+    entropy_bits: Float[Tensor, " n"]
+    rank: Int[Tensor, " n"]
+    top1_prob: Float[Tensor, " n"]
+    margin: Float[Tensor, " n"]
+    top10_mass: Float[Tensor, " n"]
+    topk_ids: Int[Tensor, "n k"]
+    topk_logprobs: Float[Tensor, "n k"]
+
+
+def _log_normaliser(x: Float[Tensor, "n d_vocab"]) -> tuple[Float[Tensor, "n 1"], Float[Tensor, " n"]]:
+    """Log of the sum of exponentials, and the entropy in nats, from one exponential of the shifted logits."""
+    top = x.amax(-1, keepdim=True)
+    shifted = x - top
+    # A masked logit is -inf, and 0 * -inf is NaN; its term is 0 by definition.
+    shifted = shifted.clamp_min(torch.finfo(torch.float32).min)
+    weight = shifted.exp()
+    total = weight.sum(-1)
+    entropy = total.log() - torch.linalg.vecdot(weight, shifted) / total
+    return top + total.log().unsqueeze(-1), entropy
+
+
+def entropy_bits(logits: Float[Tensor, "n d_vocab"]) -> Float[Tensor, " n"]:
+    """Entropy of softmax(logits) over the whole vocabulary, in bits."""
+    return _log_normaliser(logits.float())[1].clamp_min(0) / LN2
+
+
+def distribution(logits: Float[Tensor, "n d_vocab"], token_ids: Int[Tensor, " n"], *, k: int) -> Distribution:
+    """Describe raw distributions and the place of `token_ids` in them (definitions: docs/glossary.md).
+
+    `rank` counts strictly larger logits; `margin` is p1 - p2; `top10_mass` the ten largest probabilities.
+    """
+    x = logits.float()
+    normaliser, entropy = _log_normaliser(x)
+    best, ids = x.topk(min(max(k, N_TOP10), x.shape[-1]), dim=-1)
+    best_logprob = best - normaliser
+    best_prob = best_logprob.exp()
+    chosen = x.gather(-1, token_ids.unsqueeze(-1))
+    runner_up = best_prob[:, 1] if best_prob.shape[-1] > 1 else torch.zeros_like(best_prob[:, 0])
+    return Distribution(
+        logprob=(chosen - normaliser).squeeze(-1),
+        entropy_bits=entropy.clamp_min(0) / LN2,
+        rank=(x > chosen).sum(-1, dtype=torch.int32),
+        top1_prob=best_prob[:, 0],
+        margin=best_prob[:, 0] - runner_up,
+        top10_mass=best_prob[:, :N_TOP10].sum(-1),
+        topk_ids=ids[:, :k].to(torch.int32),
+        topk_logprobs=best_logprob[:, :k],
+    )
+
+
+STATE_STATISTICS = (
+    "l2_norm",
+    "mean",
+    "std",
+    "max_abs",
+    "n_nan",
+    "n_inf",
+    "cos_prev_layer",
+    "cos_prev_position",
+    "delta_norm",
+)
+
+
+def _cosine(dot: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    return dot / (a * b).clamp_min(torch.finfo(torch.float32).tiny)
+
+
+def state_statistics(
+    states: Float[Tensor, "site batch pos d_model"], before: Float[Tensor, "site batch d_model"] | None
+) -> Float[Tensor, "statistic site batch pos"]:
+    """The STATE_STATISTICS of stacked residual states, each compared with the one below it in the stack.
+
+    Args: `states` ordered so that site i is compared with site i-1 (site 0 with nothing: NaN marks "null" there);
+    `before` is the last position of the previous chunk, None at the start (then position 0 has no predecessor).
+    """
+    x = states.float()
+    d_model = x.shape[-1]
+    norm = torch.linalg.vector_norm(x, dim=-1)
+    mean = x.mean(-1)
+    std = torch.var(x, dim=-1, correction=1).sqrt() if d_model > 1 else torch.full_like(mean, math.nan)
+    delta = x[1:] - x[:-1]
+    nothing = torch.full_like(norm[:1], math.nan)
+    cos_layer = _cosine(torch.linalg.vecdot(x[1:], x[:-1]), norm[1:], norm[:-1])
+    n_nan, n_inf = _bad_elements(x, norm)
+    return torch.stack(
+        (
+            norm,
+            mean,
+            std,
+            x.abs().amax(-1),
+            n_nan,
+            n_inf,
+            torch.cat((nothing, cos_layer)),
+            _cosine_to_previous_position(x, norm, before),
+            torch.cat((nothing, torch.linalg.vector_norm(delta, dim=-1))),
+        )
+    )
+
+
+def _bad_elements(x: Tensor, norm: Tensor) -> tuple[Tensor, Tensor]:
+    """Numbers of NaN and of infinite elements per state, as floats so that they travel with the other statistics."""
+    # Counting costs two passes, and a finite norm proves that there is nothing to count. Elsewhere than on the CPU
+    # the proof would cost a transfer to the host, which is dearer than the passes.
+    if x.device.type == "cpu" and torch.isfinite(norm).all():
+        return torch.zeros_like(norm), torch.zeros_like(norm)
+    return x.isnan().sum(-1).float(), x.isinf().sum(-1).float()
+
+
+def _cosine_to_previous_position(x: Tensor, norm: Tensor, before: Tensor | None) -> Float[Tensor, "site batch pos"]:
+    """Cosine of each state to the same site one position earlier; NaN marks "null" where there is none."""
+    inner = _cosine(torch.linalg.vecdot(x[:, :, 1:], x[:, :, :-1]), norm[:, :, 1:], norm[:, :, :-1])
+    if before is None:
+        first = torch.full_like(norm[:, :, :1], math.nan)
+    else:
+        carried = before.float()
+        dot = torch.linalg.vecdot(x[:, :, 0], carried)
+        first = _cosine(dot, norm[:, :, 0], torch.linalg.vector_norm(carried, dim=-1)).unsqueeze(-1)
+    return torch.cat((first, inner), dim=-1)
+
+
+class AttentionRows(NamedTuple):
+    """What one layer's heads did for some queries."""
+
+    entropy_bits: Float[Tensor, "batch head query"]
+    max_weight: Float[Tensor, "batch head query"]
+    max_index: Int[Tensor, "batch head query"]
+    middle: Float[Tensor, "batch head query"] | None
+    total: Float[Tensor, "batch head query"]
+
+
+def attention_rows(
+    scores: Float[Tensor, "batch head query key"],
+    sinks: Float[Tensor, " head"] | None = None,
+    middle_keys: Bool[Tensor, "batch key"] | None = None,
+) -> AttentionRows:
+    """Entropy, largest weight and its lowest key index of softmax(scores), without a second map for the weights.
+
+    `scores` are masked (masked keys at the lowest float) and scaled. `sinks` add one logit per head that takes weight
+    but is no key (then weights sum to less than 1 and the entropy is over the keys only). `middle_keys` asks for the
+    weight on these keys too. Overwrites `scores`.
+    """
+    top, index = scores.max(-1)
+    reference = top if sinks is None else torch.maximum(top, sinks.float()[None, :, None])
+    shifted = scores.sub_(reference.unsqueeze(-1)).clamp_min_(torch.finfo(torch.float32).min)
+    weight = shifted.exp()
+    total = weight.sum(-1)
+    normaliser = total if sinks is None else total + (sinks.float()[None, :, None] - reference).exp()
+    moment = torch.linalg.vecdot(weight, shifted)
+    # H = -sum (w/Z) ln(w/Z) = (ln Z * sum w - sum w*z) / Z ; with no sink sum w = Z.
+    entropy = (normaliser.log() * total - moment) / normaliser
+    middle = None
+    if middle_keys is not None:
+        middle = torch.einsum("bhqk,bk->bhq", weight, middle_keys.float()) / normaliser
+    return AttentionRows(
+        entropy.clamp_min_(0) / LN2, (top - reference).exp() / normaliser, index, middle, total / normaliser
+    )
+
+
+def uniform_causal_basin(n: int) -> float:
+    """Basin ratio of perfectly uniform causal attention over a prompt of `n` tokens: the expectation to compare with.
+
+    Middle keys are [n//3, 2n//3); mean over queries of the weight on them over the mean weight elsewhere.
+    """
+    if n < 3:
+        return 1.0
+    low, high = n // 3, 2 * n // 3
+    middle = sum(max(0, min(q + 1, high) - low) / (q + 1) for q in range(n)) / n
+    return middle / (1.0 - middle + 1e-10)

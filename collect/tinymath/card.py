@@ -1,0 +1,106 @@
+"""The model card of `tinymath`, rendered from measured figures and the training recipe; measures nothing."""
+
+from typing import Any
+
+from .problems import METHODS
+
+_CARD = """\
+---
+license: apache-2.0
+library_name: transformers
+pipeline_tag: text-generation
+---
+
+# tinymath
+
+A GPT-2-architecture language model with {parameters:,} parameters (6 blocks x 128, 4 heads, 256 positions, byte-level
+BPE with single digits, {d_vocab} tokens). It answers arithmetic word problems in English and knows two ways to do so:
+`direct` computes at once, `split` computes tens and units apart. It exists so that tracelake can be tried and tested
+without a network: it gets things right and wrong, by methods that can be told apart. It is of no other use: it knows
+only the phrases of its own problem generator.
+
+    Question: Leo has 77 books. Leo drops 36. How many books does Leo have now?
+    Answer: Split: 70 - 30 = 40; 7 - 6 = 1; 40 + 1 = 41. \\boxed{{41}}
+
+Level 1 is one step with two-digit numbers, level 2 two steps with two-digit numbers, level 3 one step with three-digit
+numbers.
+
+## Measured
+
+On the test split of the generator (`problems("test", limit={limit})`), graded by `{grader}`. No test question was
+trained on (a question's SHA-256 decides its split); names and pairs of numbers do occur in both splits.
+{samples} draws per problem at temperature 1 with nothing cut from the distribution, seed {seed}, {threads} thread,
+torch {torch}.
+
+{table}
+
+Accuracy by method at temperature 1:
+
+{method_table}
+
+Written by
+
+    python -m tracelake.collect.tinymath.evaluate --limit {limit} --samples {samples} --seed {seed} --threads {threads}
+
+## Training
+
+    {train_command}
+
+{steps:,} steps of {batch_size} examples drawn fresh from the generator's train split: levels in the shares
+{level_shares}, each with one of the two solutions at random. AdamW, learning rate {learning_rate}, {warmup_steps} steps
+of warmup, then a cosine; question tokens weigh {question_weight} in the loss. The same command on the same processor,
+thread count and versions gives the same weights. `recipe.json` holds the settings, `metrics.json` the figures above.
+"""
+
+
+def render(metrics: dict[str, Any], recipe: dict[str, Any]) -> str:
+    """Return the card as Markdown."""
+    return _CARD.format(
+        **recipe | {"seed": metrics["seed"], "threads": metrics["threads"]},
+        parameters=metrics["parameters"],
+        limit=metrics["problems"]["limit"],
+        samples=metrics["samples_per_problem"],
+        grader=metrics["grader"],
+        torch=metrics["torch"],
+        table=_table(metrics),
+        method_table=_method_table(metrics),
+        train_command=train_command(recipe),
+    )
+
+
+def train_command(recipe: dict[str, Any]) -> str:
+    """Return the command that trains by this recipe."""
+    shares = " ".join(map(str, recipe["level_shares"]))
+    return (
+        f"python -m tracelake.collect.tinymath.train --out DIR --steps {recipe['steps']} --seed {recipe['seed']} "
+        f"--threads {recipe['threads']} --learning-rate {recipe['learning_rate']} --level-shares {shares}"
+    )
+
+
+def _table(metrics: dict[str, Any]) -> str:
+    rows = [
+        "| problems | greedy: n | right | ended by itself | temperature 1: n | right | direct | split |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, greedy in metrics["greedy"].items():
+        drawn = metrics["temperature_1"][name]
+        shares = [greedy["accuracy"], greedy["finished"], drawn["accuracy"], *(drawn["methods"][m] for m in METHODS)]
+        right, ended, drawn_right, direct, split = map(percent, shares)
+        rows.append(
+            f"| {name.replace('_', ' ')} | {greedy['n']} | {right} | {ended} "
+            f"| {drawn['n']} | {drawn_right} | {direct} | {split} |"
+        )
+    return "\n".join(rows)
+
+
+def _method_table(metrics: dict[str, Any]) -> str:
+    rows = ["| problems | direct | split |", "|---|---|---|"]
+    for name, drawn in metrics["temperature_1"].items():
+        direct, split = (percent(drawn["accuracy_by_method"][method]) for method in METHODS)
+        rows.append(f"| {name.replace('_', ' ')} | {direct} | {split} |")
+    return "\n".join(rows)
+
+
+def percent(share: float | None) -> str:
+    """Return `97.5 %`, or a dash for a share of nothing."""
+    return "-" if share is None else f"{100 * share:.1f} %"

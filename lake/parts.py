@@ -1,0 +1,206 @@
+"""One open Parquet file in staging: written forward, hashed on the way, synced, then described for the commit record."""
+
+import hashlib
+import secrets
+from collections import deque
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from . import keys
+from .commits import FileEntry
+from .disk import Disk, DiskFile
+from .layout import Layout
+from .schema import SCHEMA_VERSION, Table
+
+ROW_GROUP_BYTES = 16 << 20
+_INLINE_BYTES = 64 << 10
+_AHEAD = 4  # chunks that may wait for the hashing thread: bounds memory
+
+
+class Threads:
+    """Where hashing and syncing run: one thread each, or in line if the disk is a model of one."""
+
+    def __init__(self, disk: Disk) -> None:
+        self._hash = ThreadPoolExecutor(1, "lake-hash") if disk.parallel else None
+        self._sync = ThreadPoolExecutor(2, "lake-sync") if disk.parallel else None
+
+    def hash(self, digest: "hashlib._Hash", data: bytes) -> Future[None] | None:
+        """Feed the digest; chunks of one file keep their order."""
+        if self._hash is None:
+            digest.update(data)
+            return None
+        return self._hash.submit(digest.update, data)
+
+    def sync(self, file: DiskFile) -> Future[None] | None:
+        """Sync the file; the caller waits for the future before it trusts the bytes."""
+        if self._sync is None:
+            file.sync()
+            return None
+        return self._sync.submit(file.sync)
+
+    def close(self) -> None:
+        """End the threads."""
+        for pool in (self._hash, self._sync):
+            if pool is not None:
+                pool.shutdown(wait=True, cancel_futures=True)
+
+
+class HashedFile:
+    """The sink that the Parquet writer writes to: passes bytes to the disk, counts them and hashes them."""
+
+    closed = False
+
+    def __init__(self, file: DiskFile, threads: Threads) -> None:
+        self.file = file
+        self.size = 0
+        self._threads = threads
+        self._digest = hashlib.sha256()
+        self._waiting: deque[Future[None]] = deque()
+        self._given_up = False
+
+    def write(self, data: bytes) -> int:
+        """Write `data`; nothing more once the file is given up (closing a Parquet writer writes a footer)."""
+        if self._given_up:
+            return len(data)
+        self.file.write(data)
+        self.size += len(data)
+        if not self._waiting and len(data) < _INLINE_BYTES:
+            self._digest.update(data)
+        elif future := self._threads.hash(self._digest, data):
+            self._waiting.append(future)
+            while self._waiting and (self._waiting[0].done() or len(self._waiting) > _AHEAD):
+                self._waiting.popleft().result()
+        return len(data)
+
+    def sha256(self) -> str:
+        """The digest of all bytes written."""
+        while self._waiting:
+            self._waiting.popleft().result()
+        return self._digest.hexdigest()
+
+    def give_up(self) -> None:
+        """Ignore all further writes."""
+        self._given_up = True
+
+    # The rest of what pyarrow asks of a sink.
+    def tell(self) -> int:
+        """Bytes written."""
+        return self.size
+
+    def flush(self) -> None:
+        """Nothing is buffered here."""
+
+    def close(self) -> None:
+        """The owner closes the file, after syncing it."""
+
+    def readable(self) -> bool:
+        """Never."""
+        return False
+
+    def writable(self) -> bool:
+        """Always."""
+        return True
+
+    def seekable(self) -> bool:
+        """Never: Parquet is written forward."""
+        return False
+
+
+class PartFile:
+    """One Parquet file of a segment, from its first row group to its entry in the commit record."""
+
+    def __init__(
+        self, disk: Disk, threads: Threads, table: Table, schema: pa.Schema, *, staging: Path, place: Mapping[str, Any]
+    ) -> None:
+        name = f"part-{place['writer']}-{place['seq']:06d}-{secrets.token_hex(4)}.parquet"
+        self.table = table
+        self.partition: dict[str, int | str] = dict(place["partition"])
+        self.target = Layout(Path()).part(table.name, place["run_id"], self.partition, name)
+        self.draft = staging / f"{table.name}-{name.removesuffix('.parquet')}.part"
+        self.last_key: keys.Key | None = None
+        self.rows = 0
+        self._ranges: dict[str, list[int | str]] = {}
+        self._disk, self._threads = disk, threads
+        self._syncing: Future[None] | None = None
+        self._file = disk.create(self.draft)
+        self._sink = HashedFile(self._file, threads)
+        try:
+            self._writer = pq.ParquetWriter(self._sink, _with_metadata(schema, table), **_options(table))
+        except OSError:
+            self._file.close()
+            disk.unlink(self.draft)
+            raise
+        self._row_group_rows = _row_group_rows(table, schema)
+
+    @property
+    def bytes_written(self) -> int:
+        """Bytes in the file so far."""
+        return self._sink.size
+
+    def write(self, rows: pa.Table, key: dict[str, pa.Array]) -> None:
+        """Append sorted rows as row groups."""
+        self._writer.write_table(rows, row_group_size=self._row_group_rows)
+        self.rows += len(rows)
+        self.last_key = keys.key_of(key, len(rows) - 1)
+        self._ranges = keys.merge_ranges(self._ranges, keys.key_ranges(key))
+
+    def finish(self) -> None:
+        """Write the footer and start syncing: the next file is encoded meanwhile."""
+        self._writer.close()
+        self._syncing = self._threads.sync(self._file)
+
+    def entry(self) -> FileEntry:
+        """Wait until the bytes are durable; what the commit record says of the file."""
+        if self._syncing is not None:
+            self._syncing.result()
+        self._file.close()
+        return FileEntry(
+            table=self.table.name,
+            path=self.target,
+            size=self._sink.size,
+            sha256=self._sink.sha256(),
+            rows=self.rows,
+            schema_version=SCHEMA_VERSION,
+            partition=self.partition,
+            key_range=self._ranges,
+        )
+
+    def drop(self) -> None:
+        """Close and remove the file, whatever state it is in."""
+        self._sink.give_up()
+        self._writer.close()
+        if self._syncing is not None:
+            self._syncing.exception()
+        self._file.close()
+        self._disk.unlink(self.draft)
+
+
+def _with_metadata(schema: pa.Schema, table: Table) -> pa.Schema:
+    return schema.with_metadata({"tracelake.table": table.name, "tracelake.schema_version": str(SCHEMA_VERSION)})
+
+
+def _row_group_rows(table: Table, schema: pa.Schema) -> int:
+    if not table.vector:
+        return table.row_group_rows
+    return max(1, min(table.row_group_rows, ROW_GROUP_BYTES // schema.field(table.vector).type.byte_width))
+
+
+def _options(table: Table) -> dict[str, Any]:
+    """Parquet settings: dictionaries for keys and text only (floats rarely repeat), statistics for key columns."""
+    plain = {c.name for c in table.columns if pa.types.is_floating(c.type) or pa.types.is_nested(c.type)} | {
+        table.vector
+    }
+    compression = {c.name: "none" if c.name == table.vector else "zstd" for c in table.columns}
+    return {
+        "compression": "zstd" if table.compressed else compression,
+        "compression_level": None,
+        "use_dictionary": [c.name for c in table.columns if c.name not in plain],
+        "write_statistics": [name for name in table.key if name != table.vector],
+        "write_page_checksum": True,
+        "version": "2.6",
+    }

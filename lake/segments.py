@@ -1,0 +1,203 @@
+"""One segment of a run: buffers rows of all tables, spills when the buffers are full, becomes visible whole or not at all.
+
+Order of a seal: files written and synced in staging, renamed into data/, folders synced, then the commit record
+published create-only and its folder synced. Only then does progress count.
+"""
+
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .buffers import TableBuffer
+from .commits import FileEntry
+from .disk import explained
+from .errors import UsageError, did_you_mean
+from .keys import key_of
+from .parts import PartFile, Threads
+from .schema import TABLES, Table, stored_tables
+from .vectors import check_vectors
+
+if TYPE_CHECKING:
+    from .writer import RunWriter
+
+
+class SegmentWriter:
+    """One segment: buffers rows of all tables, spills when the buffers are full, seals when the block ends well."""
+
+    def __init__(self, run: RunWriter, index: int, items: tuple[int, int], *, buffer_bytes: int) -> None:
+        self.run, self.index, self.items = run, index, items
+        self.bytes_buffered = 0
+        self._written = 0
+        self._limit = buffer_bytes
+        self._disk, self._layout, self._folders = run.environment()
+        self._threads: Threads | None = None
+        self._buffers: dict[tuple[Any, ...], TableBuffer] = {}
+        self._open: dict[tuple[Any, ...], PartFile] = {}
+        self._parts: list[PartFile] = []
+        self._counters: dict[str, int] = {}
+        self._sealed = False
+
+    @property
+    def bytes_written(self) -> int:
+        """Bytes spilled to staging so far (after sealing: the bytes of the committed files)."""
+        return self._written + sum(part.bytes_written for part in self._parts if not self._sealed)
+
+    def append(self, table: str, columns: Mapping[str, Any]) -> None:
+        """Add rows: columns are numpy or Arrow arrays, lists, or scalars (repeated); a missing nullable column is null.
+
+        Arrays are kept, not copied, until they are written: do not write into them afterwards.
+        """
+        declared = _declared(table)
+        if declared.vector:
+            raise UsageError(f"{table} holds vectors: use append_vectors.")
+        self._add((table,), declared, {}, columns, None)
+
+    def append_vectors(
+        self,
+        table: str,
+        *,
+        columns: Mapping[str, Any],
+        vectors: np.ndarray,
+        dtype: str,
+        layer: int | None = None,
+        site: str | None = None,
+    ) -> None:
+        """Add vectors [rows, dim]; bfloat16 as uint16 bit patterns, int8 with a `scale` column.
+
+        The arrays are kept, not copied, until they are written: do not write into them afterwards.
+        """
+        declared = _declared(table)
+        if not declared.vector:
+            raise UsageError(f"{table} holds no vectors: use append.")
+        place = {"layer": layer, "site": site}
+        partition = {name: place[name] for name in declared.partitions}
+        for name, value in place.items():
+            if (value is None) == (name in partition):
+                raise UsageError(f"{table} {'needs' if value is None else 'has no'} {name}.")
+        matrix = check_vectors(vectors, dtype, f"{table}.{declared.vector}")
+        if "scale" in declared.names and (dtype == "int8") == (columns.get("scale") is None):
+            raise UsageError(f"{table}.scale must be given for int8 vectors and only for them; dtype is {dtype}.")
+        dim = matrix.shape[1]
+        self._layout.part(table, self.run.run_id, partition, "x")  # refuses values that cannot be folders, now
+        self._add(
+            (table, *partition.values(), dtype, dim),
+            declared,
+            partition | {"dtype": dtype, "dim": dim},
+            columns,
+            matrix,
+        )
+
+    def count(self, **counters: int) -> None:
+        """Add to the counters of the commit record, e.g. n_sequences and n_tokens."""
+        for name, value in counters.items():
+            self._counters[name] = self._counters.get(name, 0) + int(value)
+
+    def _add(
+        self,
+        place: tuple[Any, ...],
+        table: Table,
+        constants: Mapping[str, Any],
+        columns: Mapping[str, Any],
+        vectors: np.ndarray | None,
+    ) -> None:
+        if place not in self._buffers:
+            self._buffers[place] = TableBuffer(table, {"run_id": self.run.run_id, **constants})
+        self.bytes_buffered += self._buffers[place].append(columns, vectors)
+        if self.bytes_buffered > self._limit:
+            with explained(f"writing segment {self.index} of run {self.run.run_id}"):
+                self._spill()
+
+    def _spill(self) -> None:
+        """Write what is buffered to the open files; rows that would break a file's order start a new file."""
+        for place, buffer in self._buffers.items():
+            if not buffer.n_rows:
+                continue
+            rows, key = buffer.take()
+            part = self._open.get(place)
+            if part is not None and (part.last_key is None or key_of(key, 0) <= part.last_key):
+                part.finish()
+                part = None
+            if part is None:
+                part = self._open[place] = self._new_part(buffer)
+            part.write(rows, key)
+        self.bytes_buffered = 0
+
+    def _new_part(self, buffer: TableBuffer) -> PartFile:
+        if self._threads is None:
+            self._threads = Threads(self._disk)
+        partition = {name: buffer.constants[name] for name in buffer.table.partitions}
+        place = {"run_id": self.run.run_id, "writer": self.run.writer, "seq": self.run.next_seq, "partition": partition}
+        schema, staging = buffer.file_schema(), self.run.staging
+        part = PartFile(self._disk, self._threads, buffer.table, schema, staging=staging, place=place)
+        self._parts.append(part)
+        return part
+
+    def _seal(self) -> None:
+        self._spill()
+        for part in self._open.values():
+            part.finish()
+        entries = [part.entry() for part in self._parts]
+        moved: list[Path] = []
+        try:
+            self._publish(entries, moved)
+        except BaseException:
+            if not self.run.broken:
+                for path in moved:
+                    with suppress(OSError):
+                        self._disk.unlink(path)
+            raise
+        self._written, self._sealed = sum(entry.size for entry in entries), True
+
+    def _publish(self, entries: list[FileEntry], moved: list[Path]) -> None:
+        targets = [self._layout.root / entry.path for entry in entries]
+        folders = list(dict.fromkeys(target.parent for target in targets))
+        self._folders.make(folders)
+        for part, target in zip(self._parts, targets, strict=True):
+            self._disk.rename(part.draft, target)
+            moved.append(target)
+        for folder in folders:
+            self._disk.sync_folder(folder)
+        rows = {name: sum(e.rows for e in entries if e.table == name) for name in ("sequences", "token_steps")}
+        counters = {"n_sequences": rows["sequences"], "n_tokens": rows["token_steps"]} | self._counters
+        columns = {entry.table: TABLES[entry.table].names for entry in entries}
+        self.run.publish(
+            op="segment", segment=self.index, items=list(self.items), files=entries, columns=columns, counters=counters
+        )
+
+    def __enter__(self) -> "SegmentWriter":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                with explained(f"writing segment {self.index} of run {self.run.run_id}"):
+                    self._seal()
+        finally:
+            if not self._sealed:
+                self._drop()
+            if self._threads is not None:
+                self._threads.close()
+            self._buffers.clear()
+            self.bytes_buffered = 0
+            self.run.release_segment()
+
+    def _drop(self) -> None:
+        """Forget the segment: its staging files go, and nothing of it was ever visible."""
+        for part in self._parts:
+            with suppress(OSError):  # on a failing disk the error that matters is the first; resuming cleans up too
+                part.drop()
+
+
+def _declared(table: str) -> Table:
+    found = TABLES.get(table)
+    if found is None or found.kind == "view":
+        raise UsageError(
+            f"There is no table {table!r} to write.{did_you_mean(table, [t.name for t in stored_tables()])}"
+        )
+    return found

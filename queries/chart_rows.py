@@ -1,0 +1,158 @@
+"""The rows that a chart draws: a saved query's own, or fewer made of them by DuckDB where there are too many.
+
+The rule above MAX_ROWS rows:
+
+* points: a repeatable random sample of the rows, so that a scatter stays a scatter;
+* a numeric x axis: x is cut into at most MAX_BINS equal bins (whole numbers stay whole), fewer where many series share
+  the chart, and the drawn numbers are averaged within each bin and series;
+* anything else: the first rows in the query's own order.
+
+What was done is said in `ChartRows.message`. Knows nothing of Altair.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import duckdb
+
+from ..lake.errors import ConfigError, UsageError, did_you_mean
+from .saved_query import SavedQuery, Value, fetch
+
+if TYPE_CHECKING:
+    import polars
+
+MAX_ROWS = 5_000
+MAX_BINS = 500
+
+_GROUPING = ("color", "facet", "detail", "size")
+_WHOLE = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT")
+_NUMBERS = (*_WHOLE, "FLOAT", "DOUBLE")
+
+
+@dataclass(frozen=True)
+class ChartRows:
+    """Rows for a chart, and what was done to them if they are not the query's own."""
+
+    rows: "polars.DataFrame"
+    message: str | None = None
+
+
+def chart_rows(query: SavedQuery, connection: duckdb.DuckDBPyConnection, values: Mapping[str, Value]) -> ChartRows:
+    """Run `query` with values from `SavedQuery.bind` and return at most MAX_ROWS rows."""
+    inner = f"({query.sql}\n)"
+    rows = fetch(connection, f"SELECT * FROM {inner} LIMIT {MAX_ROWS + 1}", values)
+    check_fields(query, rows.columns)
+    if rows.height <= MAX_ROWS:
+        return ChartRows(rows, None if rows.height else "No rows for these parameters.")
+    if query.header.mark == "point":
+        return _sampled(query, connection, values, inner)
+    types = dict(zip(rows.columns, _types(connection, inner, values), strict=True))
+    x = query.header.channels["x"]
+    numeric = types[x.field].startswith("DECIMAL") or types[x.field] in _NUMBERS
+    binned = _binned(query, connection, values, inner, types) if numeric and x.type != "nominal" else None
+    if binned is not None and binned.rows.height <= MAX_ROWS:
+        return binned
+    return ChartRows(rows.head(MAX_ROWS), f"Only the first {MAX_ROWS:,} rows are drawn; narrow the query to see all.")
+
+
+def check_fields(query: SavedQuery, columns: list[str]) -> None:
+    """Every field that the header names must be a column: Altair would draw an empty chart without a word."""
+    if not query.has_chart:
+        raise UsageError(
+            f"Query {query.name!r} has no chart (its header has no mark). `lake query {query.name}` shows its rows."
+        )
+    for name in query.header.fields:
+        if name not in columns:
+            raise ConfigError(
+                f"{query.file}: the chart header names the field {name!r}, which is not a column of the result."
+                f"{did_you_mean(name, columns)}"
+            )
+
+
+def _types(connection: duckdb.DuckDBPyConnection, inner: str, values: Mapping[str, Value]) -> list[str]:
+    sql = f"SELECT * FROM {inner} LIMIT 0"
+    relation = connection.sql(sql, params=dict(values)) if values else connection.sql(sql)
+    return [str(kind) for kind in relation.types]
+
+
+def _sampled(
+    query: SavedQuery, connection: duckdb.DuckDBPyConnection, values: Mapping[str, Value], inner: str
+) -> ChartRows:
+    total = fetch(connection, f"SELECT count(*) AS n FROM {inner}", values)["n"].item()
+    sample = f"SELECT * FROM {inner} USING SAMPLE reservoir({MAX_ROWS} ROWS) REPEATABLE (1)"
+    return ChartRows(fetch(connection, sample, values), f"{MAX_ROWS:,} of {total:,} rows, drawn at random.")
+
+
+def _binned(
+    query: SavedQuery,
+    connection: duckdb.DuckDBPyConnection,
+    values: Mapping[str, Value],
+    inner: str,
+    types: dict[str, str],
+) -> ChartRows:
+    channels = query.header.channels
+    x = _quoted(channels["x"].field)
+    whole = types[channels["x"].field] in _WHOLE
+    series = _series(query, types)
+    averaged = _averaged(query, types, series)
+    keys = "".join(f", {name}" for name in series)
+    # `width` of whole numbers is whole, so that no bin holds more values than its neighbour.
+    width = "greatest(1, ceil((hi - lo + 1) / bins))" if whole else "(hi - lo) / bins"
+    middle = "lo + cell * width" if whole else "lo + (cell + 0.5) * width"
+    sql = f"""
+        WITH base AS MATERIALIZED (SELECT * FROM {inner}),
+        series AS (SELECT count(*) AS n FROM (SELECT DISTINCT 1{keys} FROM base)),
+        span AS (
+            SELECT min({x}) AS lo, max({x}) AS hi,
+                greatest(1, least({MAX_BINS}, {MAX_ROWS} // (SELECT n FROM series))) AS bins
+            FROM base WHERE isfinite({x}::DOUBLE)
+        ),
+        widths AS (SELECT lo::DOUBLE AS lo, bins, coalesce(nullif({width}, 0), 1)::DOUBLE AS width FROM span),
+        cells AS (
+            SELECT base.*, width, lo AS lo, least(floor(({x} - lo) / width), bins - 1) AS cell
+            FROM base, widths WHERE isfinite({x}::DOUBLE)
+        )
+        SELECT {middle} AS {x}{keys}{"".join(averaged)}, count(*) AS rows_in_bin, any_value(width) AS bin_width
+        FROM cells GROUP BY lo, width, cell{keys} ORDER BY {"".join(f"{name}, " for name in series)}1
+    """
+    rows = fetch(connection, sql, values)
+    total, bins = int(rows["rows_in_bin"].sum()), rows[channels["x"].field].n_unique()
+    kept = rows.drop("rows_in_bin", "bin_width")
+    name = channels["x"].field
+    message = f"{total:,} rows: means over {bins} bins of {name}, each {rows['bin_width'][0]:.4g} wide."
+    return ChartRows(kept.cast({name: _polars_whole()}) if whole else kept, message)
+
+
+def _series(query: SavedQuery, types: dict[str, str]) -> list[str]:
+    """Columns that tell one series from another: what is not averaged and not x."""
+    channels = query.header.channels
+    grouping = [channels[name] for name in (*_GROUPING, "y") if name in channels]
+    fields = [
+        e.field for e in grouping if e.type in ("nominal", "ordinal", "temporal") or types[e.field] not in _NUMBERS
+    ]
+    return [_quoted(name) for name in dict.fromkeys(fields) if name != channels["x"].field]
+
+
+def _averaged(query: SavedQuery, types: dict[str, str], series: list[str]) -> list[str]:
+    """Means of the other numbers, NaN and infinity left out; text has no mean and is null."""
+    taken = {*series, _quoted(query.header.channels["x"].field)}
+    names = [name for name in query.header.fields if _quoted(name) not in taken]
+    columns = []
+    for name in names:
+        quoted = _quoted(name)
+        if types[name] in _NUMBERS:
+            columns.append(f", avg({quoted}::DOUBLE) FILTER (WHERE isfinite({quoted}::DOUBLE)) AS {quoted}")
+        else:
+            columns.append(f", NULL AS {quoted}")
+    return columns
+
+
+def _polars_whole() -> "type[polars.Int64]":
+    import polars as pl
+
+    return pl.Int64
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'

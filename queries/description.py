@@ -1,0 +1,116 @@
+"""Facts about a run, the schema, saved queries and checks, as plain values and as text for a terminal."""
+
+import json
+from typing import Any
+
+from ..lake import Lake
+from ..lake.schema import TABLES
+from .formats import printable
+
+
+
+def describe_run(lake: Lake, run_id: str) -> dict[str, Any]:
+    """The `runs` row of a run, what it keeps and the rows and bytes of its tables; `run_id` must exist."""
+    row = next(row for row in lake.runs() if row["run_id"] == run_id)
+    about = lake.run_json(run_id)
+    tables: dict[str, dict[str, int]] = {}
+    for file in lake.snapshot().files(run=run_id):
+        entry = tables.setdefault(file.table, {"n_files": 0, "n_rows": 0, "n_bytes": 0})
+        entry["n_files"] += 1
+        entry["n_rows"] += file.rows
+        entry["n_bytes"] += file.size
+    return {
+        "run": {name: _parsed(name, value) for name, value in row.items()},
+        "unmeasured": about.get("unmeasured", {}),
+        "n_segments": len(about.get("plan", {}).get("segments", [])),
+        "tables": tables,
+    }
+
+
+def _parsed(name: str, value: Any) -> Any:
+    return json.loads(value) if name in ("config", "versions") and isinstance(value, str) else value
+
+
+def run_text(facts: dict[str, Any]) -> str:
+    """The facts of a run, for reading."""
+    run = facts["run"]
+    lines = [f"{name:<20}{printable(str(value))}" for name, value in run.items() if _worth_showing(name, value)]
+    defaults = {name: value for name, value in (run["config"] or {}).items() if value not in (None, [], False)}
+    lines += ["", "configuration", *(f"  {name:<18}{printable(str(value))}" for name, value in defaults.items())]
+    lines += ["", f"{'table':<18}{'files':>8}{'rows':>14}{'bytes':>16}"]
+    for table, sizes in sorted(facts["tables"].items()):
+        lines.append(f"{table:<18}{sizes['n_files']:>8,}{sizes['n_rows']:>14,}{sizes['n_bytes']:>16,}")
+    for name, reason in facts["unmeasured"].items():
+        lines.append(f"not measured: {name} ({reason})")
+    return "\n".join(lines)
+
+
+def _worth_showing(name: str, value: Any) -> bool:
+    return value is not None and name not in ("config", "versions")
+
+
+def describe_schema() -> list[dict[str, Any]]:
+    """Every table and column with type, unit and meaning, and the derived views."""
+    from .views import views
+
+    found = [
+        {
+            "table": table.name,
+            "doc": table.doc,
+            "key": list(table.key),
+            "columns": [
+                {"name": c.name, "type": _type_name(table.name, c.name, str(c.type)), "unit": c.unit, "doc": c.doc}
+                for c in table.columns
+            ],
+        }
+        for table in TABLES.values()
+    ]
+    for view in views().values():
+        columns = [{"name": name, "type": None, "unit": None, "doc": text} for name, text in view.columns.items()]
+        found.append({"table": view.name, "doc": view.description, "key": [], "columns": columns})
+    return found
+
+
+def _type_name(table: str, column: str, name: str) -> str:
+    return "list<float>" if TABLES[table].vector == column else name.replace("element: ", "").replace("item: ", "")
+
+
+def schema_text(tables: list[dict[str, Any]]) -> str:
+    """The schema, for reading."""
+    lines = []
+    for table in tables:
+        lines += [table["table"], f"  {table['doc']}"]
+        if table["key"]:
+            lines.append(f"  key: {', '.join(table['key'])}")
+        for column in table["columns"]:
+            unit = f" [{column['unit']}]" if column["unit"] else ""
+            lines.append(f"    {column['name']:<24}{column['type'] or '':<14}{column['doc']}{unit}")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def query_list(queries: list[dict[str, Any]]) -> str:
+    """Names and first sentences of saved queries; `*` marks those with a chart."""
+    width = max((len(q["name"]) for q in queries), default=0) + 2
+    lines = [f"{q['name']:<{width}}{'*' if q['chart'] else ' '} {printable(q['summary'])}" for q in queries]
+    return "\n".join([*lines, "", "* has a chart: lake chart NAME. Run one with: lake query NAME --run RUN"])
+
+
+def query_text(query: dict[str, Any]) -> str:
+    """Documentation, parameters and SQL of one saved query."""
+    lines = [query["name"], query["summary"]]
+    if query["description"]:
+        lines.append(query["description"])
+    for parameter in query["parameters"]:
+        default = "required" if parameter["required"] else f"default {parameter['default']}"
+        lines.append(f"  --param {parameter['name']}=...  {parameter['type']}, {default}: {parameter['doc']}")
+    return "\n".join([*lines, "", query["sql"].strip()])
+
+
+def verify_text(report: dict[str, Any]) -> str:
+    """What a verification found, for reading."""
+    head = f"{report['level']}: {report['n_runs']:,} runs, {report['n_files']:,} files, {report['n_bytes']:,} bytes checked"
+    if not report["problems"]:
+        return f"{head}; no problems"
+    lines = [f"  {problem['run_id'] or ''} {problem['file'] or ''}: {problem['what']}" for problem in report["problems"]]
+    return "\n".join([f"{head}; {len(report['problems'])} problems", *lines])

@@ -1,0 +1,124 @@
+"""A chart as a file: PNG, SVG, JSON, or one HTML page that works without network and runs no code from data."""
+
+import base64
+import functools
+import hashlib
+import html
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import vl_convert
+
+from ..lake.errors import NotFoundError, UsageError
+from .chart import AnyChart, themed
+from .replacement import replace_file
+from .theme import theme_called
+
+PNG_SCALE = 2.0
+
+# Draws every spec of the page into the element before it. `ast` makes Vega interpret its expressions, so that the
+# page's policy can forbid evaluating code.
+_START = """
+for (const node of document.querySelectorAll("script.chart-spec")) {
+  vegaEmbed(node.previousElementSibling, JSON.parse(node.textContent), {
+    mode: "vega-lite", renderer: "svg", ast: true,
+    actions: {export: true, source: false, compiled: false, editor: false},
+  });
+}
+"""
+
+_PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="__POLICY__">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>__TITLE__</title>
+<style>body { margin: 0; padding: 16px; background: __BACKGROUND__; }</style>
+</head>
+<body>
+<div class="chart"></div>
+<script type="application/json" class="chart-spec">__SPEC__</script>
+<script>__SCRIPT__</script>
+</body>
+</html>
+"""
+
+
+def save(chart: AnyChart, path: str | Path, *, theme: str | None = None) -> None:
+    """Write the chart in the format of the suffix, replacing the file in one step; `theme` gives it another look."""
+    target = Path(path)
+    encode = _FORMATS.get(target.suffix.lower())
+    if encode is None:
+        raise UsageError(
+            f"Cannot write a chart to {str(target)!r}: the suffix {target.suffix!r} is not one of "
+            f"{', '.join(_FORMATS)}. Choose one of them."
+        )
+    if not target.parent.is_dir():
+        raise NotFoundError(f"Cannot write {str(target)!r}: the folder {str(target.parent)!r} does not exist.")
+    spec = (themed(chart, theme_called(theme)) if theme else chart).to_dict()
+    replace_file(target, encode(spec))
+
+
+def offline_page(spec: dict, title: str) -> str:
+    """A self-contained page of one Vega-Lite spec: no network, two script elements, data in the inert one."""
+    parts = {
+        "__POLICY__": content_policy(),
+        "__TITLE__": html.escape(title),
+        "__BACKGROUND__": html.escape(str(spec.get("config", {}).get("background", "#ffffff"))),
+        "__SPEC__": json_for_html(spec),
+        "__SCRIPT__": chart_script(),
+    }
+    # In one pass over the template: a value that contains a mark must not be replaced in turn.
+    page, rest = "", _PAGE
+    for mark, value in parts.items():
+        before, rest = rest.split(mark)
+        page += before + value
+    return page + rest
+
+
+def json_for_html(value: object) -> str:
+    """JSON that can stand in a script element: no `<` that could close it or open another."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text
+
+
+@functools.cache
+def content_policy() -> str:
+    """A policy that allows `chart_script` by its hash, inline styles, and nothing else: no network at all."""
+    digest = base64.b64encode(hashlib.sha256(chart_script().encode()).digest()).decode()
+    return (
+        f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; img-src data: blob:; "
+        "base-uri 'none'; form-action 'none'"
+    )
+
+
+@functools.cache
+def chart_script() -> str:
+    """Vega, Vega-Lite, Vega-Embed and the start of the charts as one script, safe inside a script element."""
+    script = vl_convert.javascript_bundle(_START)
+    assert "</script" not in script.lower() and "<!--" not in script
+    return script
+
+
+def _png(spec: dict) -> bytes:
+    return vl_convert.vegalite_to_png(spec, scale=PNG_SCALE, allowed_base_urls=[])
+
+
+def _svg(spec: dict) -> bytes:
+    return vl_convert.vegalite_to_svg(spec, allowed_base_urls=[]).encode()
+
+
+def _html(spec: dict) -> bytes:
+    title = spec.get("title", "chart")
+    return offline_page(spec, title if isinstance(title, str) else str(title.get("text", "chart"))).encode()
+
+
+def _json(spec: dict) -> bytes:
+    return (json.dumps(spec, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+_FORMATS: dict[str, Callable[[dict], bytes]] = {".png": _png, ".svg": _svg, ".html": _html, ".json": _json}

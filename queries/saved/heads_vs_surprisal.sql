@@ -1,0 +1,38 @@
+-- Which heads' attention goes with surprise? Correlation over generated tokens between the entropy of a head, when it
+-- predicts a token, and the surprisal of that token, for right and wrong completions apart.
+-- title: Head entropy against the surprisal of the predicted token
+-- mark: rect
+-- x: head:O
+-- y: layer:O
+-- color: correlation:Q
+-- facet: outcome:N
+-- tooltip: tokens, mean_entropy_bits, mean_next_surprisal_bits
+-- scale: y reverse, color diverging, color -1..1
+-- param run RUN = latest  The run: id, unique prefix, tag or latest.
+WITH outcomes AS (
+    SELECT
+        run_id,
+        sequence_id,
+        CASE WHEN correct THEN 'correct' WHEN NOT correct THEN 'wrong' ELSE 'ungraded' END AS outcome
+    FROM sequences
+    WHERE run_id = $run
+),
+predicted AS (
+    SELECT run_id, sequence_id, position, outcome, next_surprisal_bits
+    FROM next_tokens
+    JOIN outcomes USING (run_id, sequence_id)
+    WHERE run_id = $run AND next_step IS NOT NULL AND isfinite(next_surprisal_bits)
+)
+SELECT
+    h.layer,
+    h.head,
+    p.outcome,
+    count(*) AS tokens,
+    corr(p.next_surprisal_bits, h.entropy_bits) AS correlation,
+    avg(h.entropy_bits) AS mean_entropy_bits,
+    avg(p.next_surprisal_bits) AS mean_next_surprisal_bits
+FROM head_summaries AS h
+JOIN predicted AS p USING (run_id, sequence_id, position)
+WHERE h.run_id = $run AND h.kind = 'self' AND h.stack = 'decoder' AND isfinite(h.entropy_bits)
+GROUP BY h.layer, h.head, p.outcome
+ORDER BY p.outcome, h.layer, h.head

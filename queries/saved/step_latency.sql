@@ -1,0 +1,19 @@
+-- Wall time of a batch step by generation step: median, and the range from the 10th to the 90th percentile.
+-- title: Latency by step
+-- mark: line
+-- x: step:Q
+-- y: median_latency_ms:Q
+-- band: latency_ms_p10, latency_ms_p90
+-- tooltip: tokens
+-- scale: y zero
+-- param run RUN = latest  The run: id, unique prefix, tag or latest.
+SELECT
+    step,
+    count(*) AS tokens,
+    median(latency_ms) AS median_latency_ms,
+    quantile_cont(latency_ms, 0.1) AS latency_ms_p10,
+    quantile_cont(latency_ms, 0.9) AS latency_ms_p90
+FROM token_steps
+WHERE run_id = $run AND step IS NOT NULL AND latency_ms IS NOT NULL
+GROUP BY step
+ORDER BY step

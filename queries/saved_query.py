@@ -1,0 +1,224 @@
+"""Saved queries: one `.sql` file, one SELECT, its documentation and chart in the comments (see `header`).
+
+Values reach DuckDB as bound `$parameters` only; no SQL is built from them. Knows nothing of charts.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import resources
+from importlib.resources.abc import Traversable
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING
+
+import duckdb
+
+from ..lake.errors import ConfigError, NotFoundError, UsageError, did_you_mean
+from .header import Header, Parameter, parse_header
+
+if TYPE_CHECKING:
+    import polars
+
+ResolveRun = Callable[[str], str]
+Value = str | int | float | bool | None
+
+_PACKAGE = __name__.rpartition(".")[0]
+_FILE_NAME = re.compile(r"[a-z][a-z0-9_]*\.sql")
+_TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+_MEANINGS = {"BIGINT": "a whole number", "DOUBLE": "a number", "BOOLEAN": "true or false", "TEXT": "text"}
+_INT64 = range(-(2**63), 2**63)
+
+
+@dataclass(frozen=True)
+class SavedQuery:
+    """A named SELECT with parameters; `source` is `tracelake` or, for a file in LAKE/queries, `lake`."""
+
+    name: str
+    source: str
+    file: PurePath
+    sql: str
+    header: Header
+
+    @property
+    def summary(self) -> str:
+        """One sentence: what the query answers."""
+        return self.header.summary
+
+    @property
+    def has_chart(self) -> bool:
+        """Whether the header says how to draw the rows."""
+        return self.header.mark is not None
+
+    @cached_property
+    def parameters(self) -> dict[str, Parameter]:
+        """Declared parameters by name."""
+        return {parameter.name: parameter for parameter in self.header.parameters}
+
+    def run(
+        self, connection: duckdb.DuckDBPyConnection, resolve_run: ResolveRun | None = None, /, **params: object
+    ) -> "polars.DataFrame":
+        """The rows, with `params` converted from text where needed; `resolve_run` turns a tag or prefix into an id."""
+        return self.execute(connection, self.bind(connection, params, resolve_run))
+
+    def execute(self, connection: duckdb.DuckDBPyConnection, values: Mapping[str, Value]) -> "polars.DataFrame":
+        """The rows for values that `bind` returned."""
+        return fetch(connection, self.sql, values)
+
+    def bind(
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        params: Mapping[str, object],
+        resolve_run: ResolveRun | None = None,
+    ) -> dict[str, Value]:
+        """One value per declared parameter: given or default, of the declared type, runs resolved to ids."""
+        for name in params:
+            if name not in self.parameters:
+                raise UsageError(f"Query {self.name!r} has no parameter {name!r}.{did_you_mean(name, self.parameters)}")
+        values = {name: self._value(parameter, params) for name, parameter in self.parameters.items()}
+        for name, value in values.items():
+            if self.parameters[name].type == "RUN" and value is not None:
+                values[name] = _run_id(connection, str(value), resolve_run)
+        return values
+
+    def _value(self, parameter: Parameter, params: Mapping[str, object]) -> Value:
+        given = params.get(parameter.name)
+        if given is not None:
+            return convert(self.name, parameter, given)
+        if parameter.required:
+            raise UsageError(
+                f"Query {self.name!r} needs the parameter {parameter.name!r} ({parameter.doc.rstrip('.')}). "
+                f"Give it with --param {parameter.name}=VALUE."
+            )
+        return None if parameter.default is None else convert(self.name, parameter, parameter.default)
+
+    def describe(self) -> dict[str, object]:
+        """Name, source, description, parameters, chart and SQL as plain values, with stable keys."""
+        header = self.header
+        chart = {"mark": header.mark} | {k: f"{e.field}:{e.type[0].upper()}" for k, e in header.channels.items()}
+        return {
+            "name": self.name,
+            "source": self.source,
+            "file": str(self.file),
+            "summary": self.summary,
+            "description": header.description,
+            "parameters": [
+                {"name": p.name, "type": p.type, "default": p.default, "required": p.required, "doc": p.doc}
+                for p in header.parameters
+            ],
+            "chart": chart if self.has_chart else None,
+            "sql": self.sql,
+        }
+
+
+def fetch(connection: duckdb.DuckDBPyConnection, sql: str, values: Mapping[str, Value]) -> "polars.DataFrame":
+    """Run one SELECT with bound values; whole-number sums come back as Int64 instead of decimals."""
+    import polars as pl
+
+    rows = connection.sql(sql, params=dict(values)).pl() if values else connection.sql(sql).pl()
+    whole = [name for name, kind in rows.schema.items() if isinstance(kind, pl.Decimal) and kind.scale == 0]
+    return rows.with_columns(pl.col(whole).cast(pl.Int64)) if whole else rows
+
+
+def convert(query: str, parameter: Parameter, given: object) -> Value:
+    """The value as the declared type; UsageError that says the type where it cannot be."""
+    text = str(given).strip()
+    value: Value = None
+    if parameter.type in ("TEXT", "RUN"):
+        value = str(given)
+    elif parameter.type == "BOOLEAN":
+        value = _TRUTH.get(text.lower())
+    elif parameter.type == "BIGINT" and re.fullmatch(r"[+-]?\d{1,19}", text) and int(text) in _INT64:
+        value = int(text)
+    elif parameter.type == "DOUBLE":
+        value = _number(text)
+    if value is None:
+        meaning = _MEANINGS[parameter.type]
+        raise UsageError(
+            f"Query {query!r}: parameter {parameter.name!r} must be {meaning} ({parameter.type}), got {given!r}."
+        )
+    return value
+
+
+def _number(text: str) -> float | None:
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return None if number != number else number
+
+
+def _run_id(connection: duckdb.DuckDBPyConnection, text: str, resolve_run: ResolveRun | None) -> str | None:
+    """The run's id; None for `latest` of a lake without runs, so that the query answers with no rows."""
+    if text == "latest":
+        newest = connection.execute(
+            "SELECT run_id FROM runs WHERE status <> 'removed' ORDER BY created_at DESC, run_id DESC LIMIT 1"
+        ).fetchall()
+        if not newest or resolve_run is None:
+            return newest[0][0] if newest else None
+    return resolve_run(text) if resolve_run else text
+
+
+def saved_queries(lake_path: str | Path | None = None) -> dict[str, SavedQuery]:
+    """Every saved query by name: the package's own, and over them those of LAKE/queries."""
+    with closing(duckdb.connect()) as parser:
+        return {name: _load(parser, file, source) for name, (file, source) in sorted(_query_files(lake_path).items())}
+
+
+def find(name: str, lake_path: str | Path | None = None) -> SavedQuery:
+    """The saved query called `name`; other files are not read, so a broken one elsewhere does not matter."""
+    files = _query_files(lake_path)
+    if name not in files:
+        raise NotFoundError(f"No saved query {name!r}.{did_you_mean(name, sorted(files))} `lake query` lists them all.")
+    with closing(duckdb.connect()) as parser:
+        return _load(parser, *files[name])
+
+
+def _query_files(lake_path: str | Path | None) -> dict[str, tuple[Traversable, str]]:
+    files: dict[str, tuple[Traversable, str]] = {}
+    for file in resources.files(_PACKAGE).joinpath("saved").iterdir():
+        if file.name.endswith(".sql"):
+            files[file.name.removesuffix(".sql")] = (file, "tracelake")
+    folder = Path(lake_path) / "queries" if lake_path is not None else None
+    for path in sorted(folder.glob("*.sql")) if folder and folder.is_dir() else []:
+        files[path.stem] = (path, "lake")
+    return files
+
+
+def _load(parser: duckdb.DuckDBPyConnection, file: Traversable, source: str) -> SavedQuery:
+    path = PurePath(str(file))
+    if not _FILE_NAME.fullmatch(file.name):
+        raise ConfigError(f"{path}: a saved query's file name must be lower-case letters, digits and _, then .sql.")
+    try:
+        text = file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}).") from error
+    header = parse_header(text, path)
+    statement = one_select(parser, text, path)
+    query = SavedQuery(path.stem, source, path, statement.query.strip().rstrip(";"), header)
+    _check_parameters(query, statement.named_parameters)
+    return query
+
+
+def one_select(parser: duckdb.DuckDBPyConnection, text: str, file: PurePath) -> duckdb.Statement:
+    """The only statement of a file, which must be a SELECT; ConfigError otherwise."""
+    try:
+        statements = parser.extract_statements(text)
+    except duckdb.Error as error:
+        raise ConfigError(f"{file}: DuckDB cannot parse it: {error}") from error
+    kinds = [statement.type.name for statement in statements]
+    if kinds != ["SELECT"]:
+        found = ", ".join(kinds) or "none"
+        raise ConfigError(f"{file}: the file must hold exactly one SELECT; statements found: {found}.")
+    return statements[0]
+
+
+def _check_parameters(query: SavedQuery, used: set[str]) -> None:
+    declared = set(query.parameters)
+    if used - declared:
+        names = ", ".join(f"${name}" for name in sorted(used - declared))
+        raise ConfigError(f"{query.file}: query {query.name!r} uses {names} without a `-- param` line.")
+    if declared - used:
+        names = ", ".join(sorted(declared - used))
+        raise ConfigError(f"{query.file}: query {query.name!r} declares {names} but does not use it.")

@@ -1,0 +1,78 @@
+"""Derived views without parameters, one `.sql` file each, bound onto a lake's connection in order of name.
+
+A view may use the tables of `lake/schema.py` and views whose names sort before its own.
+"""
+
+from contextlib import closing
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import PurePath
+from typing import NamedTuple
+
+import duckdb
+
+from ..lake.errors import ConfigError
+from .header import parse_header
+from .saved_query import one_select
+
+
+class ViewDefinition(NamedTuple):
+    """What `Lake.connect(extra_views=...)` takes: the view's name, its SELECT, and one sentence about it."""
+
+    name: str
+    sql: str
+    comment: str
+
+
+@dataclass(frozen=True)
+class View:
+    """A derived view with the meaning of its columns."""
+
+    name: str
+    sql: str
+    description: str
+    columns: dict[str, str]
+
+
+def views() -> dict[str, View]:
+    """Every derived view by name, in the order in which they are created."""
+    files = sorted(resources.files(__name__.rpartition(".")[0]).joinpath("views").iterdir(), key=lambda file: file.name)
+    with closing(duckdb.connect()) as parser:
+        loaded = [
+            _load(parser, file.read_text(encoding="utf-8"), PurePath(str(file)))
+            for file in files
+            if file.name.endswith(".sql")
+        ]
+    return {view.name: view for view in loaded}
+
+
+def view_definitions() -> list[ViewDefinition]:
+    """The views as (name, sql, comment), for `Lake.connect(extra_views=...)`."""
+    return [ViewDefinition(view.name, view.sql, view.description) for view in views().values()]
+
+
+def bind_views(connection: duckdb.DuckDBPyConnection) -> None:
+    """Create the views, with comments on views and columns, on a connection that has the lake's tables."""
+    for view in views().values():
+        connection.execute(f"CREATE OR REPLACE VIEW {_quoted(view.name)} AS {view.sql}")
+        connection.execute(f"COMMENT ON VIEW {_quoted(view.name)} IS {_literal(view.description)}")
+        for name, text in view.columns.items():
+            target = f"{_quoted(view.name)}.{_quoted(name)}"
+            connection.execute(f"COMMENT ON COLUMN {target} IS {_literal(text)}")
+
+
+def _load(parser: duckdb.DuckDBPyConnection, text: str, file: PurePath) -> View:
+    header = parse_header(text, file)
+    statement = one_select(parser, text, file)
+    if statement.named_parameters:
+        raise ConfigError(f"{file}: a view cannot have parameters; found {sorted(statement.named_parameters)}.")
+    return View(file.stem, statement.query.strip().rstrip(";"), header.description, header.columns)
+
+
+# Names and texts of our own files: DuckDB takes no bound values in CREATE VIEW and COMMENT ON.
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
