@@ -3,13 +3,15 @@
     lake = tracelake.open("lakehouse")
     lake.sql("select token, surprisal_bits from token_steps limit 5")
     lake.chart("surprisal_trace", run="latest")
+    tracelake.collect("lakehouse", model="gpt2", prompt="The sky is")
 """
 
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
+from . import collect
+
 if TYPE_CHECKING:
-    from .collect.collector import Collected
     from .lake.lake import Lake
     from .queries.open_lake import OpenLake
 
@@ -21,20 +23,7 @@ def open(path: "str | PathLike[str]" = "lakehouse") -> "OpenLake":
     """Open a lake for reading; NotFoundError if there is none at `path`."""
     from .queries.open_lake import OpenLake
 
-    return OpenLake.open(path)
-
-
-def collect(lake: "Lake | str | PathLike[str]", *, assume_yes: bool = False, **settings: Any) -> "Collected":
-    """Run a model and record it: `settings` are the fields of `CollectConfig`, e.g. `model="gpt2", prompt="Hello"`.
-
-    A path is opened, or made if there is no lake yet. Progress bars and signals are the command line's business.
-    """
-    from .collect.collector import collect as run
-    from .collect.config import resolve_config
-    from .lake.lake import Lake
-
-    target = lake if isinstance(lake, Lake) else Lake.create(lake)
-    return run(target, resolve_config(settings), assume_yes=assume_yes)
+    return OpenLake.open(str(path))
 
 
 def __getattr__(name: str) -> Any:

@@ -241,9 +241,7 @@ def chart(
     opened = _open(lake)
     target = output or Path(f"{name}.png")
     with opened.connect(locked=True) as connection:
-        drawing = draw(
-            find(name, lake), connection, opened.resolve_run, theme=theme, params=_params(param, run)
-        )
+        drawing = draw(find(name, lake), connection, opened.resolve_run, theme=theme, params=_params(param, run))
     if drawing.message:
         _say(drawing.message)
     save(drawing.chart, target, theme=theme)
@@ -261,7 +259,7 @@ def verify(
     from .queries.description import verify_text
 
     opened = _open(lake)
-    report = opened.verify(level=level, run=None if run is None else opened.resolve_run(run)).as_json()
+    report = opened.verify(level=level, run=None if run is None else opened.resolve_run(run)).as_dict()
     _print_json(report) if as_json else print(verify_text(report))
     if report["problems"]:
         raise typer.Exit(6)
@@ -271,17 +269,17 @@ def verify(
 def rm(
     run: RunName,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do it; without it only says what would happen.")] = False,
-    now: Annotated[bool, typer.Option("--now", help="Delete the bytes at once instead of moving them to trash.")] = False,
+    now: Annotated[bool, typer.Option("--now", help="Delete the bytes at once, not to the trash.")] = False,
     as_json: AsJson = False,
     lake: LakePath = HERE,
 ) -> None:
     """Remove a run: it leaves all views at once; `lake vacuum` frees its bytes later."""
     opened = _open(lake)
-    result = opened.remove(opened.resolve_run(run), dry_run=not yes, now=now).as_json()
+    result = opened.remove(opened.resolve_run(run), dry_run=not yes, now=now).as_dict()
     if as_json:
         return _print_json(result)
     verb = "removed" if yes else "would remove (add --yes)"
-    return print(f"{verb} {result['run_id']}: {result['n_files']:,} files, {result['n_bytes']:,} bytes")
+    return print(f"{verb} {result['run_id']}: {result['files']:,} files, {result['bytes']:,} bytes")
 
 
 @app.command()
@@ -292,11 +290,11 @@ def vacuum(
     lake: LakePath = HERE,
 ) -> None:
     """Delete what removed runs and dead collectors left behind."""
-    result = _open(lake).vacuum(older_than_days=older_than, dry_run=not yes).as_json()
+    result = _open(lake).vacuum(older_than_days=older_than, dry_run=not yes).as_dict()
     if as_json:
         return _print_json(result)
     verb = "deleted" if yes else "would delete (add --yes)"
-    return print(f"{verb} {result['n_files']:,} files, {result['n_bytes']:,} bytes")
+    return print(f"{verb} {result['files']:,} files, {result['bytes']:,} bytes")
 
 
 @app.command()

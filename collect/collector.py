@@ -17,7 +17,7 @@ from .embed import Embedder, Scope
 from .keep import Keep
 from .model import LoadedModel, load_model
 from .observation import ObservedModel, VectorWish, Wishes, attention_is_observable
-from .plan import Estimate, Plan, estimate, make_plan
+from .plan import Estimate, Plan, estimate, make_plan, stored_dtype
 from .prompts import PromptSource, open_source
 from .provenance import check_same, new_run_id, run_json
 from .segment import SegmentRunner, operation_columns
@@ -113,9 +113,7 @@ class Collection:
         vectors = dict.fromkeys(
             VectorWish(item.site, layer, item.scope) for item in keep.activations for layer in item.resolve(n_layers)
         )
-        store = self.config.store_dtype
-        if store == "auto":
-            store = str(self.loaded.model.dtype).removeprefix("torch.")
+        store = stored_dtype(self.loaded, self.config)
         heads = keep.heads and observable
         return Wishes(keep.tokens, keep.layers, heads, tuple(vectors), store, self.config.topk, attention=observable)
 
@@ -174,7 +172,7 @@ class Collection:
         assert self.observed is not None
         self._last_write_ms = 0.0
         with self.observed.attached():
-            runner = self._runner(progress, embedder)
+            runner = self._runner(run.run_id, progress, embedder)
             for index, (start, stop), items in self._pending(run.committed):
                 self._check_limits(run)
                 with run.segment(index, (start, stop)) as segment:
@@ -204,7 +202,7 @@ class Collection:
 
     def _check_limits(self, run: Any) -> None:
         if self.callbacks.should_stop():
-            raise StoppedError(f"Stopped. Continue with: lake collect --resume {run.run_id}")
+            raise StoppedError(_stopped(run.run_id))
         limit = self.config.max_bytes
         if limit is not None and run.bytes_committed >= limit:
             raise StoppedError(
@@ -212,10 +210,10 @@ class Collection:
                 f"Continue without that limit: lake collect --resume {run.run_id} --max-bytes N"
             )
 
-    def _runner(self, progress: Progress, embedder: Embedder | None) -> SegmentRunner:
+    def _runner(self, run_id: str, progress: Progress, embedder: Embedder | None) -> SegmentRunner:
         assert self.observed is not None
         text = TokenText(self.loaded.tokenizer)
-        stopping = _Stopping(self.callbacks)
+        stopping = _Stopping(self.callbacks, run_id)
 
         def on_block(n_tokens: int) -> None:
             progress.n_tokens += n_tokens
@@ -246,8 +244,9 @@ class Collection:
 class _Stopping:
     """Decides, once a stop was asked for, whether the open segment is worth finishing."""
 
-    def __init__(self, callbacks: Callbacks) -> None:
+    def __init__(self, callbacks: Callbacks, run_id: str) -> None:
         self.callbacks = callbacks
+        self.run_id = run_id
         self.asked_at: float | None = None
         self.batch_started = time.perf_counter()
 
@@ -255,13 +254,17 @@ class _Stopping:
         if self.asked_at is None and self.callbacks.should_stop():
             self.asked_at = time.perf_counter()
         if self.asked_at is not None and time.perf_counter() - self.asked_at > SEAL_SECONDS:
-            raise StoppedError("Stopped; the open segment was dropped, committed segments are safe.")
+            raise StoppedError(_stopped(self.run_id))
 
     def after_batch(self, batches_left: int) -> None:
         now = time.perf_counter()
         seconds, self.batch_started = now - self.batch_started, now
         if self.asked_at is not None and batches_left * seconds > SEAL_SECONDS:
-            raise StoppedError("Stopped; the open segment was dropped, committed segments are safe.")
+            raise StoppedError(_stopped(self.run_id))
+
+
+def _stopped(run_id: str) -> str:
+    return f"Stopped; committed segments are safe. Continue with: lake collect --resume {run_id}"
 
 
 def _stop_finder(text: TokenText, stops: tuple[str, ...]) -> Callable[[list[int]], bool]:
@@ -273,13 +276,6 @@ def _stop_finder(text: TokenText, stops: tuple[str, ...]) -> Callable[[list[int]
         return any(stop in ending for stop in stops)
 
     return found
-
-
-def collect(
-    lake: Lake, config: CollectConfig, *, callbacks: Callbacks | None = None, assume_yes: bool = False
-) -> Collected:
-    """Collect one run into `lake` as `config` says; returns its id and counts."""
-    return Collection(config, callbacks).start(lake, assume_yes=assume_yes)
 
 
 def resume_run(

@@ -45,9 +45,8 @@ def run_collect(
 def _resume(lake: Path, run: str, flags: dict[str, Any], as_json: bool) -> str:
     extra = sorted(set(flags) - {"max_bytes"})
     if extra:
-        raise UsageError(
-            f"--resume takes everything from the run; leave out {', '.join('--' + name.replace('_', '-') for name in extra)}."
-        )
+        options = ", ".join("--" + name.replace("_", "-") for name in extra)
+        raise UsageError(f"--resume takes everything from the run; leave out {options}.")
     opened = Lake.open(lake)
     with Interrupt() as stop, ProgressBar() as bar:
         callbacks = Callbacks(bar.update, _say, stop)

@@ -93,7 +93,7 @@ class CollectConfig(BaseModel):
 def resolve_config(
     flags: Mapping[str, Any], *, file: str | Path | None = None, environ: Mapping[str, str] | None = None
 ) -> CollectConfig:
-    """Defaults, then the YAML file, then TRACELAKE_* variables, then `flags`; later ones win, unknown keys are errors."""
+    """Defaults, then the YAML file, then TRACELAKE_* variables, then `flags`; later ones win."""
     values = _from_file(file) if file is not None else {}
     values |= _from_environment(os.environ if environ is None else environ)
     values |= flags

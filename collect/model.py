@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, DynamicCache
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
+from transformers.utils.logging import disable_progress_bar
 
 from ..lake.errors import ConfigError, NotFoundError
 from .sites import Anatomy, dissect, find_blocks
@@ -194,7 +195,8 @@ def load_model(
         config = AutoConfig.from_pretrained(source, **options)
         if config.is_encoder_decoder:
             raise ConfigError(
-                f"{name} is an encoder-decoder model ({type(config).__name__}); this version collects decoder-only models."
+                f"{name} is an encoder-decoder model ({type(config).__name__}); "
+                "this version collects decoder-only models."
             )
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
         model = AutoModelForCausalLM.from_pretrained(
@@ -221,8 +223,9 @@ def load_model(
 
 
 def _quiet_transformers() -> None:
-    # Its notices about optional packages concern models that nobody asked for.
+    # Its notices about optional packages concern models that nobody asked for, and its bar is not ours.
     logging.getLogger("transformers").setLevel(logging.ERROR)
+    disable_progress_bar()
 
 
 def _not_loaded(name: str, error: Exception) -> Exception:

@@ -1,5 +1,6 @@
 """What will run, decided before anything runs: segments, batches, chunk length, and an estimate of tokens and bytes."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -16,9 +17,21 @@ LEAST_SEGMENTS = 8
 CPU_BUDGET, GPU_BUDGET = 64 * 2**20, 512 * 2**20
 LOGIT_BYTES_CPU, LOGIT_BYTES_GPU = 4 * 2**20, 256 * 2**20
 WIDTHS = {"float32": 4, "float16": 2, "bfloat16": 2}
+MINILM_DIM = 384
+"""Width of the default embedder; another one's is not known before it is loaded."""
 
-# Bytes per row after compression, measured on collected runs (benchmarks/sizes.py); they depend little on the model.
-ROW_BYTES = {"token_key": 9.0, "tokens": 34.0, "topk": 6.4, "layers": 41.0, "heads": 8.9, "sequence": 260.0}
+# Bytes on disk after compression, fitted to collected runs of several models (benchmarks/sizes.py measures them again).
+KEY_BYTES, DISTRIBUTION_BYTES, TOPK_BYTES, LAYER_BYTES, HEAD_BYTES, SEQUENCE_BYTES = 8.5, 23.0, 1.8, 33.0, 6.3, 160.0
+# Footer, schema and dictionaries of one file, whatever its rows.
+FILE_BYTES = {
+    "token_steps": 8_600,
+    "layer_summaries": 11_500,
+    "head_summaries": 7_500,
+    "activations": 3_400,
+    "sequences": 9_000,
+    "operations": 4_400,
+    "step_embeddings": 4_500,
+}
 
 
 @dataclass(frozen=True)
@@ -61,23 +74,31 @@ class Estimate:
         return sum(self.table_bytes.values())
 
 
-def token_bytes(loaded: LoadedModel, config: CollectConfig, keep: Keep) -> dict[str, float]:
+def token_bytes(loaded: LoadedModel, config: CollectConfig, keep: Keep, mean_length: float) -> dict[str, float]:
     """Bytes on disk per token and table, before anything has run."""
     n_layers, n_heads = loaded.n_layers, loaded.n_heads
-    dtype = config.store_dtype if config.store_dtype != "auto" else str(loaded.model.dtype).removeprefix("torch.")
-    sizes = {"token_steps": ROW_BYTES["token_key"]}
+    sizes = {"token_steps": KEY_BYTES}
     if keep.tokens:
-        sizes["token_steps"] += ROW_BYTES["tokens"] + ROW_BYTES["topk"] * config.topk
+        # An id of a vocabulary of d words takes log2(d) bits.
+        sizes["token_steps"] += DISTRIBUTION_BYTES + (TOPK_BYTES + math.log2(loaded.d_vocab) / 8) * config.topk
     if keep.layers:
-        sizes["layer_summaries"] = ROW_BYTES["layers"] * (n_layers + 2)
+        sizes["layer_summaries"] = LAYER_BYTES * (n_layers + 2)
     if keep.heads:
-        sizes["head_summaries"] = ROW_BYTES["heads"] * n_layers * n_heads
+        sizes["head_summaries"] = (HEAD_BYTES + math.log2(max(2.0, mean_length)) / 8) * n_layers * n_heads
+    width = WIDTHS[stored_dtype(loaded, config)]
     for item in keep.activations:
         if item.scope != "last":
-            width = site_width(loaded, item.site) * WIDTHS.get(dtype, 4)
-            share = len(item.resolve(n_layers)) * (width + 1.0)
+            share = len(item.resolve(n_layers)) * (site_width(loaded, item.site) * width + 0.5)
             sizes["activations"] = sizes.get("activations", 0.0) + share
     return sizes
+
+
+def stored_dtype(loaded: LoadedModel, config: CollectConfig) -> str:
+    """Number format of stored vectors: as asked, or the model's own."""
+    if config.store_dtype != "auto":
+        return config.store_dtype
+    own = str(loaded.model.dtype).removeprefix("torch.")
+    return own if own in WIDTHS else "float32"
 
 
 def site_width(loaded: LoadedModel, site: str) -> int:
@@ -96,7 +117,7 @@ def site_width(loaded: LoadedModel, site: str) -> int:
 
 def make_plan(loaded: LoadedModel, config: CollectConfig, keep: Keep, lengths: np.ndarray) -> Plan:
     """Group work items of the given prompt lengths into segments; everything else follows from the configuration."""
-    sizes = token_bytes(loaded, config, keep)
+    sizes = token_bytes(loaded, config, keep, float(lengths.mean()) + config.max_new_tokens)
     on_cpu = loaded.device.type == "cpu"
     budget = CPU_BUDGET if on_cpu else GPU_BUDGET
     widest = 4 * max(loaded.d_vocab, (loaded.n_layers + 2) * loaded.d_model)
@@ -139,15 +160,20 @@ def _segments(per_item: np.ndarray, config: CollectConfig) -> list[list[int]]:
 def estimate(plan: Plan, config: CollectConfig, keep: Keep, n_layers: int) -> Estimate:
     """Tokens, bytes and files; an upper bound where the model may stop before `max_new_tokens`."""
     n_tokens = plan.n_prompt_tokens + plan.n_sequences * config.max_new_tokens
-    table_bytes = {table: int(size * n_tokens) for table, size in plan.bytes_per_token.items()}
-    table_bytes["sequences"] = int(ROW_BYTES["sequence"] * plan.n_sequences)
-    vectors = sum(len(item.resolve(n_layers)) for item in keep.activations)
-    tables = 3 + keep.layers + keep.heads + keep.embeddings
+    n_segments = len(plan.segments)
+    table_bytes = {table: size * n_tokens for table, size in plan.bytes_per_token.items()}
+    table_bytes |= {"sequences": SEQUENCE_BYTES * plan.n_sequences, "operations": 0.0}
+    if keep.embeddings and config.max_new_tokens > 0:
+        rows = plan.n_sequences * config.max_new_tokens * len(config.embed_scope)
+        table_bytes["step_embeddings"] = rows * (MINILM_DIM * 4.0 + 1.0)
+    n_files = dict.fromkeys(table_bytes, n_segments)
+    if "activations" in n_files:
+        n_files["activations"] = n_segments * sum(len(item.resolve(n_layers)) for item in keep.activations)
     return Estimate(
         n_sequences=plan.n_sequences,
         n_tokens=n_tokens,
-        table_bytes=table_bytes,
-        n_files=len(plan.segments) * (tables + vectors + 1),
+        table_bytes={table: int(size) + n_files[table] * FILE_BYTES[table] for table, size in table_bytes.items()},
+        n_files=sum(n_files.values()) + n_segments + 2,
         exact=config.max_new_tokens == 0,
     )
 

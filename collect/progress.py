@@ -45,7 +45,8 @@ class ProgressBar:
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
         from rich.progress import Progress as Bar
 
-        columns = (BarColumn(), MofNCompleteColumn(), TextColumn("segments  {task.fields[numbers]}"), TimeRemainingColumn())
+        numbers = TextColumn("segments  {task.fields[numbers]}")
+        columns = (BarColumn(), MofNCompleteColumn(), numbers, TimeRemainingColumn())
         self._bar = Bar(*columns, console=Console(stderr=True), transient=True)
         self._task = self._bar.add_task("collect", total=1, numbers="")
         self._bar.start()

@@ -117,6 +117,8 @@ class BatchRows:
         if "head_entropy" not in self.states[0].values:
             return
         entropy = self._column("head_entropy", order)
+        weight, max_key = (self._column(name, order).reshape(-1) for name in ("head_weight", "head_key"))
+        broken = np.isnan(weight)
         n, n_layers, n_heads = entropy.shape
         per_token = n_layers * n_heads
         columns: dict[str, object] = {name: np.repeat(values, per_token) for name, values in key.items()}
@@ -127,8 +129,8 @@ class BatchRows:
             "stack": "decoder",
             "n_keys": np.repeat(self._column("n_keys", order).reshape(-1), n_heads),
             "entropy_bits": nullable(entropy.reshape(-1)),
-            "max_weight": nullable(self._column("head_weight", order).reshape(-1)),
-            "max_key": self._column("head_key", order).reshape(-1),
+            "max_weight": nullable(weight),
+            "max_key": pa.array(max_key, mask=broken) if broken.any() else max_key,
         }
         columns |= self._basin_columns(rows, positions, entropy.shape)
         self.segment.append("head_summaries", columns)
@@ -207,7 +209,9 @@ class BatchRows:
         if "logprob" in columns:
             logprob = columns["logprob"].to_numpy(zero_copy_only=False)  # type: ignore[attr-defined]
             columns["surprisal_bits"] = nullable((-logprob / np.log(2.0)).astype(np.float32))
-            columns["rank"] = columns["rank"].cast(pa.int32())  # type: ignore[attr-defined]
+            rank = columns["rank"].to_numpy(zero_copy_only=False)  # type: ignore[attr-defined]
+            # No logit is larger than NaN: without this, a token of a broken distribution would have rank 0.
+            columns["rank"] = nullable(np.where(np.isnan(logprob), np.nan, rank)).cast(pa.int32())
             columns |= self._topk_columns(starts, n)
         return columns
 
@@ -215,13 +219,14 @@ class BatchRows:
         blocks = [block for block in self.predictions if "topk_ids" in block.values]
         rows, positions = _joined(blocks, None)
         place = starts[rows] + positions
+        # A broken distribution (NaN) has no best tokens.
+        known = ~np.isnan(np.concatenate([block.values["logprob"] for block in blocks]))
+        order = np.flatnonzero(known)[np.argsort(place[known], kind="stable")]
+        present = np.zeros(n, dtype=bool)
+        present[place[known]] = True
         columns: dict[str, object] = {}
         for name in ("topk_ids", "topk_logprobs"):
-            values = np.concatenate([block.values[name] for block in blocks])
-            ordered = values[np.argsort(place, kind="stable")]
-            present = np.zeros(n, dtype=bool)
-            present[place] = True
-            columns[name] = _lists(ordered, present)
+            columns[name] = _lists(np.concatenate([block.values[name] for block in blocks])[order], present)
         return columns
 
 

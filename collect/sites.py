@@ -128,7 +128,7 @@ def _is_mixture(mlp: nn.Module) -> bool:
 
 
 def dissect(model: nn.Module, blocks: nn.ModuleList, probe: Callable[[], object]) -> Anatomy:
-    """Find the modules of every site by running `probe` once and testing resid_pre + attn_out + mlp_out = resid_post."""
+    """Find the modules of every site: run `probe` once and test resid_pre + attn_out + mlp_out = resid_post."""
     parts = [BlockParts.of(block) for block in blocks]
     anatomy = Anatomy(blocks, parts=parts)
     seen: dict[str, Tensor] = {}
@@ -152,7 +152,7 @@ def dissect(model: nn.Module, blocks: nn.ModuleList, probe: Callable[[], object]
 
 
 def _reaches(sum_of_parts: Tensor, state: Tensor, start: Tensor) -> bool:
-    """Whether `sum_of_parts` is `state`, judged by the way from `start`: in a wide residual stream all states are near."""
+    """Whether `sum_of_parts` is `state`, judged by the way from `start` (all residual states are near each other)."""
     if sum_of_parts.shape != state.shape:
         return False
     error = (sum_of_parts.float() - state.float()).norm()

@@ -27,8 +27,11 @@ class Distribution(NamedTuple):
     topk_logprobs: Float[Tensor, "n k"]
 
 
-def _log_normaliser(x: Float[Tensor, "n d_vocab"]) -> tuple[Float[Tensor, "n 1"], Float[Tensor, " n"]]:
-    """Log of the sum of exponentials, and the entropy in nats, from one exponential of the shifted logits."""
+def _normalised(x: Float[Tensor, "n d_vocab"]) -> tuple[Tensor, Tensor, Float[Tensor, " n"]]:
+    """Largest logit, log of the sum of exponentials relative to it, and the entropy in nats, from one exponential.
+
+    The two parts stay apart: added up, logits far from zero would cost the log-probabilities their last digits.
+    """
     top = x.amax(-1, keepdim=True)
     shifted = x - top
     # A masked logit is -inf, and 0 * -inf is NaN; its term is 0 by definition.
@@ -36,12 +39,12 @@ def _log_normaliser(x: Float[Tensor, "n d_vocab"]) -> tuple[Float[Tensor, "n 1"]
     weight = shifted.exp()
     total = weight.sum(-1)
     entropy = total.log() - torch.linalg.vecdot(weight, shifted) / total
-    return top + total.log().unsqueeze(-1), entropy
+    return top, total.log().unsqueeze(-1), entropy
 
 
 def entropy_bits(logits: Float[Tensor, "n d_vocab"]) -> Float[Tensor, " n"]:
     """Entropy of softmax(logits) over the whole vocabulary, in bits."""
-    return _log_normaliser(logits.float())[1].clamp_min(0) / LN2
+    return _normalised(logits.float())[2].clamp_min(0) / LN2
 
 
 def distribution(logits: Float[Tensor, "n d_vocab"], token_ids: Int[Tensor, " n"], *, k: int) -> Distribution:
@@ -50,14 +53,14 @@ def distribution(logits: Float[Tensor, "n d_vocab"], token_ids: Int[Tensor, " n"
     `rank` counts strictly larger logits; `margin` is p1 - p2; `top10_mass` the ten largest probabilities.
     """
     x = logits.float()
-    normaliser, entropy = _log_normaliser(x)
+    top, log_total, entropy = _normalised(x)
     best, ids = x.topk(min(max(k, N_TOP10), x.shape[-1]), dim=-1)
-    best_logprob = best - normaliser
+    best_logprob = best - top - log_total
     best_prob = best_logprob.exp()
     chosen = x.gather(-1, token_ids.unsqueeze(-1))
     runner_up = best_prob[:, 1] if best_prob.shape[-1] > 1 else torch.zeros_like(best_prob[:, 0])
     return Distribution(
-        logprob=(chosen - normaliser).squeeze(-1),
+        logprob=(chosen - top - log_total).squeeze(-1),
         entropy_bits=entropy.clamp_min(0) / LN2,
         rank=(x > chosen).sum(-1, dtype=torch.int32),
         top1_prob=best_prob[:, 0],
@@ -82,7 +85,8 @@ STATE_STATISTICS = (
 
 
 def _cosine(dot: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    return dot / (a * b).clamp_min(torch.finfo(torch.float32).tiny)
+    """Cosine out of a dot product and two norms; NaN marks "null" where a state is zero and has no direction."""
+    return dot / a / b
 
 
 def state_statistics(

@@ -1,5 +1,6 @@
 """Token ids to text: display strings, and where in the completion each token ends."""
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -37,33 +38,31 @@ class TokenText:
         if backend is None:
             return None
         stream, length, pieces = DecodeStream(skip_special_tokens=True), 0, []
+        held: list[int] = []
         ends = np.empty(len(ids), dtype=np.int32)
         for i, token_id in enumerate(ids):
-            piece = stream.step(backend, int(token_id))
+            held.append(int(token_id))
+            piece = stream.step(backend, held[-1])
             if piece:
                 pieces.append(piece)
                 length += len(piece)
+                held = []
             ends[i] = length
-        return ends if completion.startswith("".join(pieces)) and _unfinished(completion[length:]) else None
+            if held:
+                # The decoder waits for the rest of a character, also with the whole ones before it: " \xe2\x80".
+                whole = _complete(self.completion(held))
+                ends[i] += len(whole) if completion.startswith(whole, length) else 0
+        done = int(ends[-1]) if len(ids) else 0
+        return ends if completion.startswith("".join(pieces)) and not _complete(completion[done:]) else None
 
     def _by_prefix(self, ids: Sequence[int], completion: str) -> np.ndarray:
         """Decode every prefix and count what it shares with the completion; quadratic, for odd tokenizers only."""
         ends = np.empty(len(ids), dtype=np.int32)
         for i in range(len(ids)):
-            text = self.completion(ids[: i + 1])
-            ends[i] = _common_prefix(text, completion)
+            ends[i] = len(os.path.commonprefix((_complete(self.completion(ids[: i + 1])), completion)))
         return np.maximum.accumulate(ends) if len(ends) else ends
 
 
-def _unfinished(rest: str) -> bool:
-    """Whether the rest is only the sign that stands for the bytes of an unfinished character."""
-    return rest.strip("\ufffd") == ""
-
-
-def _common_prefix(a: str, b: str) -> int:
-    shared = 0
-    for x, y in zip(a, b, strict=False):
-        if x != y or x == "\ufffd":
-            break
-        shared += 1
-    return shared
+def _complete(text: str) -> str:
+    """The text without the signs at its end that stand for the bytes of an unfinished character."""
+    return text.rstrip("\ufffd")

@@ -1,5 +1,6 @@
-"""Damage that a quick look can tell: files that are missing, cut short or no Parquet any more."""
+"""Damaged files: what a look at their ends tells, and, after a failed read, which one has other bytes than committed."""
 
+import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,3 +32,26 @@ def visible_damage(path: Path, size: int) -> str | None:
     except OSError as error:
         return f"cannot be read ({error.strerror})"
     return None if start == end == b"PAR1" else "is no Parquet file any more"
+
+
+def changed_file(snapshot: Snapshot, run: str | None, *, budget: int = 2 << 30) -> tuple[str, str] | None:
+    """The first committed file (path, run) with another SHA-256 than recorded, smallest first, hashing `budget` bytes."""
+    entries = [
+        (entry, run_id)
+        for run_id, log in snapshot.runs.items()
+        if not log.removed and run in (None, run_id)
+        for entry in log.files
+    ]
+    for entry, run_id in sorted(entries, key=lambda e: e[0].size):
+        budget -= entry.size
+        if budget < 0:
+            return None
+        if file_sha256(snapshot.layout.root / entry.path) != entry.sha256:
+            return entry.path, run_id
+    return None
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

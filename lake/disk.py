@@ -13,7 +13,7 @@ from pathlib import Path
 from .errors import ConfigError, DiskFullError, LakeError
 
 FULL = {errno.ENOSPC, errno.EDQUOT}
-FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
+FORBIDDEN = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR})
 
 
 class DiskFile:
@@ -104,7 +104,7 @@ def sync_descriptor(fd: int) -> None:
 class Folders:
     """Makes folders under one root and syncs every ancestor once per process.
 
-    An ancestor that exists may have been made by a process that died before syncing its name, so existing is not enough.
+    An ancestor that exists may have been made by a process that died before syncing its name: existing is not enough.
     """
 
     def __init__(self, disk: Disk, root: Path) -> None:

@@ -14,9 +14,9 @@ import duckdb
 import pyarrow as pa
 
 from . import views
-from .damage import damaged_files
+from .damage import changed_file, damaged_files
 from .errors import DamageError, LakeError, NotFoundError, UsageError, did_you_mean
-from .schema import RUNS, stored_tables
+from .schema import RUNS, Table, stored_tables
 from .snapshot import Snapshot
 from .vectors import decode_column
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     import polars as pl
 
 Parameters = Sequence[Any] | dict[str, Any] | None
+DAMAGED = "tracelake-damaged: "
+_DECODING = re.compile(r"parquet|zstd|decompress|corrupt|page|thrift|UDF|No magic", re.I)
 
 
 class Connection:
@@ -39,7 +41,7 @@ class Connection:
         locked: bool = False,
     ) -> None:
         self.snapshot, self.locked = snapshot, locked
-        self._run = run
+        self.run = run
         self.duckdb = duckdb.connect(":memory:", config=_limits())
         self._finalizer = weakref.finalize(self, self.duckdb.close)  # also at exit: DuckDB warns about open ones
         self._create_views(runs, run)
@@ -59,9 +61,8 @@ class Connection:
 
     def arrow(self, query: str, parameters: Parameters = None) -> pa.Table:
         """The result of a query as an Arrow table."""
-        cursor = self.execute(query, parameters)
         with translated(self):
-            return cursor.to_arrow_table()
+            return self._relation(query, parameters).to_arrow_table()
 
     def sql(self, query: str, parameters: Parameters = None) -> "pl.DataFrame":
         """The result of a query as a polars DataFrame."""
@@ -73,9 +74,16 @@ class Connection:
 
     def batches(self, query: str, parameters: Parameters = None, *, rows: int = 65_536) -> Iterator[pa.RecordBatch]:
         """The result of a query as Arrow batches, so that it need not fit in memory."""
-        cursor = self.execute(query, parameters)
         with translated(self):
-            yield from cursor.to_arrow_reader(rows)
+            yield from self._relation(query, parameters).to_arrow_reader(rows)
+
+    def _relation(self, query: str, parameters: Parameters) -> "duckdb.DuckDBPyRelation":
+        if self.locked:
+            check_single_select(self.duckdb, query)
+        relation = self.duckdb.sql(query, params=parameters)
+        if relation is None:
+            raise UsageError("This statement has no result; use execute() for it.")
+        return relation
 
     def names(self) -> list[str]:
         """Names of all views and tables."""
@@ -108,7 +116,8 @@ class Connection:
             groups = self.snapshot.files_by_columns(table.name, run)
             for index, entries in enumerate(groups.values()):
                 con.execute(f"SET VARIABLE {views.variable(table, index)} = $1", [self.snapshot.paths(entries)])
-            script += [views.view_sql(table, list(groups), hive=hive), views.comments_sql(table)]
+            self._create_view(table, views.view_sql(table, list(groups), hive=hive))
+            script.append(views.comments_sql(table))
         con.register("runs_rows", runs)
         columns = ", ".join(f"{views.quoted(c.name)} {views.sql_type(c.type)}" for c in RUNS.columns)
         con.execute(f"CREATE TABLE runs ({columns}); INSERT INTO runs SELECT * FROM runs_rows;")
@@ -116,6 +125,16 @@ class Connection:
         script.append(views.comments_sql(RUNS).replace("COMMENT ON VIEW", "COMMENT ON TABLE", 1))
         with translated(self):
             con.execute("\n".join(script))
+
+    def _create_view(self, table: Table, query: str) -> None:
+        """One table's view; if its files are damaged, one that says so when it is read: other tables stay usable."""
+        try:
+            self.duckdb.execute(query)
+        except duckdb.Error as error:
+            damage = _translate(self, error)
+            if not isinstance(damage, DamageError):
+                raise damage from error
+            self.duckdb.execute(views.broken_view_sql(table, DAMAGED + str(damage)))
 
     def _lock(self) -> None:
         self.duckdb.execute(f"SET allowed_directories = [{views.literal(str(self.snapshot.layout.data))}]")
@@ -144,7 +163,11 @@ def check_single_select(connection: "duckdb.DuckDBPyConnection", query: str) -> 
     kinds = [statement.type.name for statement in statements]
     if kinds != ["SELECT"]:
         given = ", ".join(kinds) or "none"
-        hint = " Write PIVOT as `FROM (PIVOT ...)`." if "MULTI" in kinds or "pivot" in query.lower() else ""
+        hint = (
+            " Write PIVOT as `FROM (PIVOT t ON c IN (...) USING ...)`."
+            if "MULTI" in kinds or "pivot" in query.lower()
+            else ""
+        )
         raise UsageError(
             f"Exactly one SELECT is possible here (also FROM, WITH, DESCRIBE, SUMMARIZE, SHOW); given: {given}.{hint} "
             "For anything else use `Lake.connect()` in Python."
@@ -180,22 +203,21 @@ def _translate(connection: Connection, error: duckdb.Error) -> LakeError:
 
 
 def _damage(connection: Connection, error: duckdb.Error, text: str) -> DamageError | None:
-    """The damaged file behind an error, if there is one: named by DuckDB, or found missing or of the wrong size."""
-    suspicious = isinstance(error, duckdb.IOException | duckdb.SerializationException | duckdb.InternalException)
-    if not suspicious and not re.search(
-        r"parquet|zstd|decompress|corrupt|page|thrift|decode_vector|No magic", text, re.I
-    ):
+    """The damaged file behind an error, if there is one: marked, visibly damaged, named by DuckDB, or found by hash."""
+    if marked := re.search(f"{DAMAGED}(.*)", text):
+        return DamageError(marked[1])
+    odd = duckdb.IOException | duckdb.SerializationException | duckdb.InternalException
+    if not isinstance(error, odd) and type(error) is not duckdb.Error and not _DECODING.search(text):
         return None
-    damaged = damaged_files(connection.snapshot, connection._run)
-    for path, run_id, why in damaged:
-        return DamageError(f"{path} of run {run_id} {why}. Run `lake verify` to see what is hit. ({text})")
-    named = re.search(r"data/[\w./=-]+\.parquet", text)
-    if named:
-        run_id = (re.search(r"run=([^/]+)/", named[0]) or ["", "?"])[1]
-        return DamageError(f"{named[0]} of run {run_id} cannot be read: {text} Run `lake verify --level full`.")
-    if suspicious:
-        return DamageError(f"A file of the lake cannot be decoded: {text} Run `lake verify --level full` to find it.")
-    return None
+    snapshot, run = connection.snapshot, connection.run
+    for path, run_id, why in damaged_files(snapshot, run):
+        return DamageError(f"{path} of run {run_id} {why}. Run `lake verify` to see what is hit.")
+    if changed := changed_file(snapshot, run):
+        path, run_id = changed
+        return DamageError(
+            f"{path} of run {run_id} is not what was committed. Run `lake verify --level full`. ({text})"
+        )
+    return DamageError(f"A file of the lake cannot be decoded; run `lake verify --level full` to find it. ({text})")
 
 
 def _text(error: duckdb.Error) -> str:

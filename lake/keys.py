@@ -51,7 +51,7 @@ def _codes(column: pa.Array) -> np.ndarray | None:
     if pa.types.is_string(column.type):
         encoded = column.dictionary_encode()
         ranks = np.empty(len(encoded.dictionary), np.int64)
-        ranks[pc.sort_indices(encoded.dictionary).to_numpy()] = np.arange(len(ranks))
+        ranks[pc.call_function("array_sort_indices", [encoded.dictionary]).to_numpy()] = np.arange(len(ranks))
         indices = encoded.indices
         values = (
             ranks[indices.fill_null(0).to_numpy(zero_copy_only=False)]
@@ -93,7 +93,7 @@ def key_ranges(columns: dict[str, pa.Array]) -> dict[str, list[int | str]]:
     """Smallest and largest value of each key column that has any."""
     ranges = {}
     for name, column in columns.items():
-        ends = pc.min_max(column)
+        ends = pc.call_function("min_max", [column])
         if ends["min"].is_valid:
             ranges[name] = [ends["min"].as_py(), ends["max"].as_py()]
     return ranges

@@ -234,7 +234,9 @@ class Lake:
         """Remove a run: its rows vanish at once, its files go to the trash (`now`: are deleted)."""
         from .maintenance import remove
 
-        return remove(self.disk, self.layout, self.resolve_run(run_id), dry_run=dry_run, now=now)
+        buried = now and run_id in run_ids(self.disk, self.layout)  # a removed run may still be deleted for good
+        found = run_id if buried else self.resolve_run(run_id)
+        return remove(self.disk, self.layout, found, dry_run=dry_run, now=now)
 
     def vacuum(self, older_than_days: float = 7, dry_run: bool = True) -> "Vacuumed":
         """Delete old trash and leftovers of dead writers."""

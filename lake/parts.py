@@ -1,4 +1,4 @@
-"""One open Parquet file in staging: written forward, hashed on the way, synced, then described for the commit record."""
+"""One open Parquet file in staging: written forward, hashed on the way, synced, described for the commit record."""
 
 import hashlib
 import secrets
@@ -18,8 +18,9 @@ from .layout import Layout
 from .schema import SCHEMA_VERSION, Table
 
 ROW_GROUP_BYTES = 16 << 20
-_INLINE_BYTES = 64 << 10
-_AHEAD = 4  # chunks that may wait for the hashing thread: bounds memory
+_HASH_BYTES = 1 << 20  # handed to the hashing thread at once
+_AHEAD = 8  # such batches that may wait: bounds memory
+_VECTOR_PAGE_BYTES = 256 << 10  # pages that stay in the processor's cache while they are checksummed
 
 
 class Threads:
@@ -27,27 +28,39 @@ class Threads:
 
     def __init__(self, disk: Disk) -> None:
         self._hash = ThreadPoolExecutor(1, "lake-hash") if disk.parallel else None
-        self._sync = ThreadPoolExecutor(2, "lake-sync") if disk.parallel else None
+        self._sync = ThreadPoolExecutor(4, "lake-sync") if disk.parallel else None
 
-    def hash(self, digest: "hashlib._Hash", data: bytes) -> Future[None] | None:
-        """Feed the digest; chunks of one file keep their order."""
+    def hash(self, digest: "hashlib._Hash", pieces: list[bytes]) -> Future[None] | None:
+        """Feed the digest; pieces of one file keep their order."""
         if self._hash is None:
-            digest.update(data)
-            return None
-        return self._hash.submit(digest.update, data)
+            return _feed(digest, pieces)
+        return self._hash.submit(_feed, digest, pieces)
 
     def sync(self, file: DiskFile) -> Future[None] | None:
         """Sync the file; the caller waits for the future before it trusts the bytes."""
         if self._sync is None:
-            file.sync()
-            return None
+            return file.sync()
         return self._sync.submit(file.sync)
+
+    def sync_folders(self, disk: Disk, folders: list[Path]) -> None:
+        """Sync all folders; together they cost little more than one."""
+        if self._sync is None:
+            for folder in folders:
+                disk.sync_folder(folder)
+        else:
+            for future in [self._sync.submit(disk.sync_folder, folder) for folder in folders]:
+                future.result()
 
     def close(self) -> None:
         """End the threads."""
         for pool in (self._hash, self._sync):
             if pool is not None:
                 pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _feed(digest: "hashlib._Hash", pieces: list[bytes]) -> None:
+    for piece in pieces:
+        digest.update(piece)
 
 
 class HashedFile:
@@ -61,6 +74,8 @@ class HashedFile:
         self._threads = threads
         self._digest = hashlib.sha256()
         self._waiting: deque[Future[None]] = deque()
+        self._pieces: list[bytes] = []
+        self._pieces_bytes = 0
         self._given_up = False
 
     def write(self, data: bytes) -> int:
@@ -69,16 +84,22 @@ class HashedFile:
             return len(data)
         self.file.write(data)
         self.size += len(data)
-        if not self._waiting and len(data) < _INLINE_BYTES:
-            self._digest.update(data)
-        elif future := self._threads.hash(self._digest, data):
+        self._pieces.append(data)
+        self._pieces_bytes += len(data)
+        if self._pieces_bytes >= _HASH_BYTES:
+            self._hash_pieces()
+        return len(data)
+
+    def _hash_pieces(self) -> None:
+        pieces, self._pieces, self._pieces_bytes = self._pieces, [], 0
+        if future := self._threads.hash(self._digest, pieces):
             self._waiting.append(future)
             while self._waiting and (self._waiting[0].done() or len(self._waiting) > _AHEAD):
                 self._waiting.popleft().result()
-        return len(data)
 
     def sha256(self) -> str:
         """The digest of all bytes written."""
+        self._hash_pieces()
         while self._waiting:
             self._waiting.popleft().result()
         return self._digest.hexdigest()
@@ -198,7 +219,7 @@ def _options(table: Table) -> dict[str, Any]:
     compression = {c.name: "none" if c.name == table.vector else "zstd" for c in table.columns}
     return {
         "compression": "zstd" if table.compressed else compression,
-        "compression_level": None,
+        "data_page_size": _VECTOR_PAGE_BYTES if table.vector else None,
         "use_dictionary": [c.name for c in table.columns if c.name not in plain],
         "write_statistics": [name for name in table.key if name != table.vector],
         "write_page_checksum": True,

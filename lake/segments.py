@@ -1,4 +1,4 @@
-"""One segment of a run: buffers rows of all tables, spills when the buffers are full, becomes visible whole or not at all.
+"""One segment of a run: buffers rows of all tables, spills when full, becomes visible whole or not at all.
 
 Order of a seal: files written and synced in staging, renamed into data/, folders synced, then the commit record
 published create-only and its folder synced. Only then does progress count.
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 class SegmentWriter:
     """One segment: buffers rows of all tables, spills when the buffers are full, seals when the block ends well."""
 
-    def __init__(self, run: RunWriter, index: int, items: tuple[int, int], *, buffer_bytes: int) -> None:
+    def __init__(self, run: "RunWriter", index: int, items: tuple[int, int], *, buffer_bytes: int) -> None:
         self.run, self.index, self.items = run, index, items
         self.bytes_buffered = 0
         self._written = 0
@@ -159,8 +159,8 @@ class SegmentWriter:
         for part, target in zip(self._parts, targets, strict=True):
             self._disk.rename(part.draft, target)
             moved.append(target)
-        for folder in folders:
-            self._disk.sync_folder(folder)
+        if self._threads is not None:
+            self._threads.sync_folders(self._disk, folders)
         rows = {name: sum(e.rows for e in entries if e.table == name) for name in ("sequences", "token_steps")}
         counters = {"n_sequences": rows["sequences"], "n_tokens": rows["token_steps"]} | self._counters
         columns = {entry.table: TABLES[entry.table].names for entry in entries}

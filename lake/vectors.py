@@ -66,7 +66,7 @@ def from_binary(column: pa.Array, dtype: str) -> np.ndarray:
 
 
 def to_float32(stored: np.ndarray, dtype: str, scale: np.ndarray | None = None) -> np.ndarray:
-    """Values of a stored matrix as float32: itself for float32, exact for float16 and bfloat16, times scale for int8."""
+    """Values of a stored matrix as float32: exact for float16 and bfloat16, times scale for int8."""
     if dtype == "float32":
         return stored.view(np.float32)
     if dtype == "bfloat16":
@@ -82,7 +82,7 @@ def to_float32(stored: np.ndarray, dtype: str, scale: np.ndarray | None = None) 
 
 
 def decode_column(vector: pa.ChunkedArray, dtype: pa.ChunkedArray, scale: pa.ChunkedArray) -> pa.Array:
-    """The Arrow function behind FLOAT[] in SQL: binary, dtype and scale to lists of float32, row by row equal or null."""
+    """The Arrow function behind FLOAT[] in SQL: binary, dtype and scale to lists of float32, null for null."""
     vectors, kinds, scales = (_one(column) for column in (vector, dtype, scale))
     if not len(vectors):
         return pa.array([], pa.list_(pa.float32()))
@@ -122,7 +122,7 @@ def _decode_mixed(vectors: pa.Array, kinds: pa.Array, scales: pa.Array) -> pa.Ar
     """Batches that mix formats, widths or nulls: decode each (format, width) group at once, then restore the order."""
     import pyarrow.compute as pc
 
-    sizes = pc.fill_null(pc.binary_length(vectors), -1).to_numpy(zero_copy_only=False)
+    sizes = pc.fill_null(pc.call_function("binary_length", [vectors]), -1).to_numpy(zero_copy_only=False)
     names = np.array(["" if name is None else name for name in kinds.to_pylist()])
     pieces, origin = [], []
     for name, size in sorted({(str(n), int(s)) for n, s in zip(names, sizes, strict=True)}):

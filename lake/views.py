@@ -63,6 +63,11 @@ def _empty(table: Table) -> str:
     return f"SELECT {', '.join(columns)} WHERE false"
 
 
+def broken_view_sql(table: Table, message: str) -> str:
+    """A typed view that raises `message` when its rows are read."""
+    return f"CREATE VIEW {quoted(table.name)} AS {_empty(table)} OR error({literal(message)}) IS NULL;"
+
+
 def _scan(table: Table, written: tuple[str, ...], group: int, *, hive: bool) -> str:
     """Files whose columns are as declared are pruned by their folders; others get what they lack as nulls."""
     files = f"getvariable({literal(variable(table, group))})"
@@ -70,7 +75,8 @@ def _scan(table: Table, written: tuple[str, ...], group: int, *, hive: bool) -> 
     if as_declared and hive:
         kinds = {"run": "VARCHAR"} | {name: sql_type(table.column(name).type) for name in table.partitions}
         pairs = ", ".join(f"{literal(k)}: {literal(v)}" for k, v in kinds.items())
-        return f"SELECT {_columns(table, {'run_id': 'run'})} FROM read_parquet({files}, hive_partitioning = true, hive_types = {{{pairs}}})"
+        options = f"hive_partitioning = true, hive_types = {{{pairs}}}"
+        return f"SELECT {_columns(table, {'run_id': 'run'})} FROM read_parquet({files}, {options})"
     fields = ", ".join(
         f"{literal(c.name)}: {{name: {literal(c.name)}, type: {literal(sql_type(c.type))}, default_value: NULL}}"
         for c in table.columns

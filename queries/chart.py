@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import altair as alt
-import duckdb
 
 from ..lake.errors import UsageError
 from .chart_rows import MAX_ROWS, chart_rows, check_fields
@@ -19,6 +18,8 @@ from .theme import Theme, configuration, theme_called
 
 if TYPE_CHECKING:
     import polars
+
+    from ..lake.duck import Connection
 
 AnyChart = alt.Chart | alt.LayerChart | alt.FacetChart
 
@@ -32,7 +33,7 @@ class Drawing(NamedTuple):
 
 def draw(
     query: SavedQuery,
-    connection: duckdb.DuckDBPyConnection,
+    connection: "Connection",
     resolve_run: ResolveRun | None = None,
     /,
     *,

@@ -14,20 +14,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import duckdb
-
 from ..lake.errors import ConfigError, UsageError, did_you_mean
-from .saved_query import SavedQuery, Value, fetch
+from .saved_query import SavedQuery, Value
 
 if TYPE_CHECKING:
     import polars
+
+    from ..lake.duck import Connection
 
 MAX_ROWS = 5_000
 MAX_BINS = 500
 
 _GROUPING = ("color", "facet", "detail", "size")
-_WHOLE = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT")
-_NUMBERS = (*_WHOLE, "FLOAT", "DOUBLE")
 
 
 @dataclass(frozen=True)
@@ -38,19 +36,18 @@ class ChartRows:
     message: str | None = None
 
 
-def chart_rows(query: SavedQuery, connection: duckdb.DuckDBPyConnection, values: Mapping[str, Value]) -> ChartRows:
+def chart_rows(query: SavedQuery, connection: "Connection", values: Mapping[str, Value]) -> ChartRows:
     """Run `query` with values from `SavedQuery.bind` and return at most MAX_ROWS rows."""
     inner = f"({query.sql}\n)"
-    rows = fetch(connection, f"SELECT * FROM {inner} LIMIT {MAX_ROWS + 1}", values)
+    rows = query.fetch(connection, f"SELECT * FROM {inner} LIMIT {MAX_ROWS + 1}", values)
     check_fields(query, rows.columns)
     if rows.height <= MAX_ROWS:
         return ChartRows(rows, None if rows.height else "No rows for these parameters.")
     if query.header.mark == "point":
         return _sampled(query, connection, values, inner)
-    types = dict(zip(rows.columns, _types(connection, inner, values), strict=True))
-    x = query.header.channels["x"]
-    numeric = types[x.field].startswith("DECIMAL") or types[x.field] in _NUMBERS
-    binned = _binned(query, connection, values, inner, types) if numeric and x.type != "nominal" else None
+    x, types = query.header.channels["x"], rows.schema
+    numeric = types[x.field].is_numeric() and x.type in ("quantitative", "ordinal")
+    binned = _binned(query, connection, values, inner, types) if numeric else None
     if binned is not None and binned.rows.height <= MAX_ROWS:
         return binned
     return ChartRows(rows.head(MAX_ROWS), f"Only the first {MAX_ROWS:,} rows are drawn; narrow the query to see all.")
@@ -70,30 +67,22 @@ def check_fields(query: SavedQuery, columns: list[str]) -> None:
             )
 
 
-def _types(connection: duckdb.DuckDBPyConnection, inner: str, values: Mapping[str, Value]) -> list[str]:
-    sql = f"SELECT * FROM {inner} LIMIT 0"
-    relation = connection.sql(sql, params=dict(values)) if values else connection.sql(sql)
-    return [str(kind) for kind in relation.types]
-
-
-def _sampled(
-    query: SavedQuery, connection: duckdb.DuckDBPyConnection, values: Mapping[str, Value], inner: str
-) -> ChartRows:
-    total = fetch(connection, f"SELECT count(*) AS n FROM {inner}", values)["n"].item()
+def _sampled(query: SavedQuery, connection: "Connection", values: Mapping[str, Value], inner: str) -> ChartRows:
+    total = query.fetch(connection, f"SELECT count(*) AS n FROM {inner}", values)["n"].item()
     sample = f"SELECT * FROM {inner} USING SAMPLE reservoir({MAX_ROWS} ROWS) REPEATABLE (1)"
-    return ChartRows(fetch(connection, sample, values), f"{MAX_ROWS:,} of {total:,} rows, drawn at random.")
+    return ChartRows(query.fetch(connection, sample, values), f"{MAX_ROWS:,} of {total:,} rows, drawn at random.")
 
 
 def _binned(
     query: SavedQuery,
-    connection: duckdb.DuckDBPyConnection,
+    connection: "Connection",
     values: Mapping[str, Value],
     inner: str,
-    types: dict[str, str],
+    types: "polars.Schema",
 ) -> ChartRows:
     channels = query.header.channels
     x = _quoted(channels["x"].field)
-    whole = types[channels["x"].field] in _WHOLE
+    whole = types[channels["x"].field].is_integer()
     series = _series(query, types)
     averaged = _averaged(query, types, series)
     keys = "".join(f", {name}" for name in series)
@@ -116,7 +105,7 @@ def _binned(
         SELECT {middle} AS {x}{keys}{"".join(averaged)}, count(*) AS rows_in_bin, any_value(width) AS bin_width
         FROM cells GROUP BY lo, width, cell{keys} ORDER BY {"".join(f"{name}, " for name in series)}1
     """
-    rows = fetch(connection, sql, values)
+    rows = query.fetch(connection, sql, values)
     total, bins = int(rows["rows_in_bin"].sum()), rows[channels["x"].field].n_unique()
     kept = rows.drop("rows_in_bin", "bin_width")
     name = channels["x"].field
@@ -124,24 +113,24 @@ def _binned(
     return ChartRows(kept.cast({name: _polars_whole()}) if whole else kept, message)
 
 
-def _series(query: SavedQuery, types: dict[str, str]) -> list[str]:
+def _series(query: SavedQuery, types: "polars.Schema") -> list[str]:
     """Columns that tell one series from another: what is not averaged and not x."""
     channels = query.header.channels
     grouping = [channels[name] for name in (*_GROUPING, "y") if name in channels]
     fields = [
-        e.field for e in grouping if e.type in ("nominal", "ordinal", "temporal") or types[e.field] not in _NUMBERS
+        e.field for e in grouping if e.type in ("nominal", "ordinal", "temporal") or not types[e.field].is_numeric()
     ]
     return [_quoted(name) for name in dict.fromkeys(fields) if name != channels["x"].field]
 
 
-def _averaged(query: SavedQuery, types: dict[str, str], series: list[str]) -> list[str]:
+def _averaged(query: SavedQuery, types: "polars.Schema", series: list[str]) -> list[str]:
     """Means of the other numbers, NaN and infinity left out; text has no mean and is null."""
     taken = {*series, _quoted(query.header.channels["x"].field)}
     names = [name for name in query.header.fields if _quoted(name) not in taken]
     columns = []
     for name in names:
         quoted = _quoted(name)
-        if types[name] in _NUMBERS:
+        if types[name].is_numeric():
             columns.append(f", avg({quoted}::DOUBLE) FILTER (WHERE isfinite({quoted}::DOUBLE)) AS {quoted}")
         else:
             columns.append(f", NULL AS {quoted}")

@@ -4,9 +4,8 @@ import json
 from typing import Any
 
 from ..lake import Lake
-from ..lake.schema import TABLES
+from ..lake.schema import TABLES, stored_tables
 from .formats import printable
-
 
 
 def describe_run(lake: Lake, run_id: str) -> dict[str, Any]:
@@ -14,11 +13,15 @@ def describe_run(lake: Lake, run_id: str) -> dict[str, Any]:
     row = next(row for row in lake.runs() if row["run_id"] == run_id)
     about = lake.run_json(run_id)
     tables: dict[str, dict[str, int]] = {}
-    for file in lake.snapshot().files(run=run_id):
-        entry = tables.setdefault(file.table, {"n_files": 0, "n_rows": 0, "n_bytes": 0})
-        entry["n_files"] += 1
-        entry["n_rows"] += file.rows
-        entry["n_bytes"] += file.size
+    snapshot = lake.snapshot(run_id)
+    for table in stored_tables():
+        files = snapshot.files(table.name)
+        if files:
+            tables[table.name] = {
+                "n_files": len(files),
+                "n_rows": sum(file.rows for file in files),
+                "n_bytes": sum(file.size for file in files),
+            }
     return {
         "run": {name: _parsed(name, value) for name, value in row.items()},
         "unmeasured": about.get("unmeasured", {}),
@@ -109,8 +112,12 @@ def query_text(query: dict[str, Any]) -> str:
 
 def verify_text(report: dict[str, Any]) -> str:
     """What a verification found, for reading."""
-    head = f"{report['level']}: {report['n_runs']:,} runs, {report['n_files']:,} files, {report['n_bytes']:,} bytes checked"
-    if not report["problems"]:
-        return f"{head}; no problems"
-    lines = [f"  {problem['run_id'] or ''} {problem['file'] or ''}: {problem['what']}" for problem in report["problems"]]
-    return "\n".join([f"{head}; {len(report['problems'])} problems", *lines])
+    counts = ", ".join(f"{report[name]:,} {name}" for name in ("runs", "files", "bytes"))
+    head = f"{report['level']}: {counts} checked"
+    lines = [f"  {_problem(problem)}" for problem in report["problems"]]
+    notes = [f"  note: {_problem(note)}" for note in report["notes"]]
+    return "\n".join([f"{head}; {len(lines)} problems" if lines else f"{head}; no problems", *lines, *notes])
+
+
+def _problem(problem: dict[str, Any]) -> str:
+    return printable(" ".join(str(value) for value in problem.values() if value is not None))

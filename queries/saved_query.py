@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING
 
 import duckdb
 
-from ..lake.errors import ConfigError, NotFoundError, UsageError, did_you_mean
+from ..lake.errors import ConfigError, LakeError, NotFoundError, UsageError, did_you_mean
 from .header import Header, Parameter, parse_header
 
 if TYPE_CHECKING:
     import polars
+
+    from ..lake.duck import Connection
 
 ResolveRun = Callable[[str], str]
 Value = str | int | float | bool | None
@@ -57,18 +59,29 @@ class SavedQuery:
         return {parameter.name: parameter for parameter in self.header.parameters}
 
     def run(
-        self, connection: duckdb.DuckDBPyConnection, resolve_run: ResolveRun | None = None, /, **params: object
+        self, connection: "Connection", resolve_run: ResolveRun | None = None, /, **params: object
     ) -> "polars.DataFrame":
         """The rows, with `params` converted from text where needed; `resolve_run` turns a tag or prefix into an id."""
         return self.execute(connection, self.bind(connection, params, resolve_run))
 
-    def execute(self, connection: duckdb.DuckDBPyConnection, values: Mapping[str, Value]) -> "polars.DataFrame":
+    def execute(self, connection: "Connection", values: Mapping[str, Value]) -> "polars.DataFrame":
         """The rows for values that `bind` returned."""
-        return fetch(connection, self.sql, values)
+        return self.fetch(connection, self.sql, values)
+
+    def fetch(self, connection: "Connection", sql: str, values: Mapping[str, Value]) -> "polars.DataFrame":
+        """The rows of SQL made from this query's; errors name the query, whole-number sums come as Int64."""
+        import polars as pl
+
+        try:
+            rows = connection.sql(sql, dict(values) or None)
+        except LakeError as error:
+            raise type(error)(f"Query {self.name!r} ({self.file}): {error}") from error
+        whole = [name for name, kind in rows.schema.items() if isinstance(kind, pl.Decimal) and kind.scale == 0]
+        return rows.with_columns(pl.col(whole).cast(pl.Int64)) if whole else rows
 
     def bind(
         self,
-        connection: duckdb.DuckDBPyConnection,
+        connection: "Connection",
         params: Mapping[str, object],
         resolve_run: ResolveRun | None = None,
     ) -> dict[str, Value]:
@@ -94,7 +107,7 @@ class SavedQuery:
         return None if parameter.default is None else convert(self.name, parameter, parameter.default)
 
     def describe(self) -> dict[str, object]:
-        """Name, source, description, parameters, chart and SQL as plain values, with stable keys."""
+        """Plain values with stable keys; `description` is what follows the summary."""
         header = self.header
         chart = {"mark": header.mark} | {k: f"{e.field}:{e.type[0].upper()}" for k, e in header.channels.items()}
         return {
@@ -102,7 +115,7 @@ class SavedQuery:
             "source": self.source,
             "file": str(self.file),
             "summary": self.summary,
-            "description": header.description,
+            "description": header.description.removeprefix(self.summary).strip(),
             "parameters": [
                 {"name": p.name, "type": p.type, "default": p.default, "required": p.required, "doc": p.doc}
                 for p in header.parameters
@@ -110,15 +123,6 @@ class SavedQuery:
             "chart": chart if self.has_chart else None,
             "sql": self.sql,
         }
-
-
-def fetch(connection: duckdb.DuckDBPyConnection, sql: str, values: Mapping[str, Value]) -> "polars.DataFrame":
-    """Run one SELECT with bound values; whole-number sums come back as Int64 instead of decimals."""
-    import polars as pl
-
-    rows = connection.sql(sql, params=dict(values)).pl() if values else connection.sql(sql).pl()
-    whole = [name for name, kind in rows.schema.items() if isinstance(kind, pl.Decimal) and kind.scale == 0]
-    return rows.with_columns(pl.col(whole).cast(pl.Int64)) if whole else rows
 
 
 def convert(query: str, parameter: Parameter, given: object) -> Value:
@@ -149,7 +153,7 @@ def _number(text: str) -> float | None:
     return None if number != number else number
 
 
-def _run_id(connection: duckdb.DuckDBPyConnection, text: str, resolve_run: ResolveRun | None) -> str | None:
+def _run_id(connection: "Connection", text: str, resolve_run: ResolveRun | None) -> str | None:
     """The run's id; None for `latest` of a lake without runs, so that the query answers with no rows."""
     if text == "latest":
         newest = connection.execute(

@@ -46,7 +46,7 @@ def show_tour(lake: Any, run_id: str, folder: Path, *, theme: str) -> list[Path]
     """Print the answers, write the charts as PNG and one page as HTML; returns the files written."""
     for question, template in QUESTIONS:
         statement = template.format(run=run_id)
-        print(f"\n{question}\n  lake sql \"{statement}\"\n")
+        print(f'\n{question}\n  lake sql "{statement}"\n')
         print(render(lake.sql(statement), "table").decode(), end="")
     folder.mkdir(parents=True, exist_ok=True)
     print("\nCharts (lake chart NAME --run latest -o FILE):")

@@ -47,18 +47,8 @@ def views() -> dict[str, View]:
 
 
 def view_definitions() -> list[ViewDefinition]:
-    """The views as (name, sql, comment), for `Lake.connect(extra_views=...)`."""
+    """The views as (name, sql, comment), for `Lake.connect(extra_views=...)`; later ones may use earlier ones."""
     return [ViewDefinition(view.name, view.sql, view.description) for view in views().values()]
-
-
-def bind_views(connection: duckdb.DuckDBPyConnection) -> None:
-    """Create the views, with comments on views and columns, on a connection that has the lake's tables."""
-    for view in views().values():
-        connection.execute(f"CREATE OR REPLACE VIEW {_quoted(view.name)} AS {view.sql}")
-        connection.execute(f"COMMENT ON VIEW {_quoted(view.name)} IS {_literal(view.description)}")
-        for name, text in view.columns.items():
-            target = f"{_quoted(view.name)}.{_quoted(name)}"
-            connection.execute(f"COMMENT ON COLUMN {target} IS {_literal(text)}")
 
 
 def _load(parser: duckdb.DuckDBPyConnection, text: str, file: PurePath) -> View:
@@ -67,12 +57,3 @@ def _load(parser: duckdb.DuckDBPyConnection, text: str, file: PurePath) -> View:
     if statement.named_parameters:
         raise ConfigError(f"{file}: a view cannot have parameters; found {sorted(statement.named_parameters)}.")
     return View(file.stem, statement.query.strip().rstrip(";"), header.description, header.columns)
-
-
-# Names and texts of our own files: DuckDB takes no bound values in CREATE VIEW and COMMENT ON.
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
-
-
-def _literal(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"

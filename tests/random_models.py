@@ -38,13 +38,14 @@ SENTENCES = (
 )
 
 PROMPTS = (
-    "Tom has three apples 🙂 and gives two to Mia, the café is closed.",
+    "Tom has three apples 🙂 and gives<pad> two to Mia, the café is closed.",
     "a",
     "The bill is 12.50 € in the",
     "Mia",
     "one, two,",
 )
-"""Of unequal length, the second of one token (without a begin token), the first more than ten times longer."""
+"""Of unequal length, the second of one token, the first more than ten times longer and with a padding token that must
+be read like any other (several architectures give it the embedding zero)."""
 
 CHAT_TEMPLATE = (
     "{{ '<begin>' }}{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '\\n' }}{% endfor %}"
@@ -66,7 +67,15 @@ class Architecture:
 
 
 def _gpt2() -> PreTrainedConfig:
-    return GPT2Config(vocab_size=D_VOCAB, n_positions=CONTEXT, n_embd=D_MODEL, n_layer=N_LAYERS, n_head=N_HEADS)
+    return GPT2Config(
+        vocab_size=D_VOCAB,
+        n_positions=CONTEXT,
+        n_embd=D_MODEL,
+        n_layer=N_LAYERS,
+        n_head=N_HEADS,
+        bos_token_id=0,
+        eos_token_id=1,
+    )
 
 
 def _llama_like(kind: type[PreTrainedConfig], **options: object) -> Callable[[], PreTrainedConfig]:
@@ -80,6 +89,8 @@ def _llama_like(kind: type[PreTrainedConfig], **options: object) -> Callable[[],
         "head_dim": D_HEAD,
         "max_position_embeddings": CONTEXT,
         "tie_word_embeddings": False,
+        "bos_token_id": 0,
+        "eos_token_id": 1,
         "pad_token_id": 2,
     }
     return lambda: kind(**{**shape, **options})
@@ -94,6 +105,9 @@ def _neox() -> PreTrainedConfig:
         num_attention_heads=N_HEADS,
         max_position_embeddings=CONTEXT,
         use_parallel_residual=True,
+        rotary_pct=0.5,
+        bos_token_id=0,
+        eos_token_id=1,
     )
 
 
@@ -126,7 +140,6 @@ ARCHITECTURES = {
 def random_model(name: str, *, seed: int = 0) -> PreTrainedModel:
     """A model of the named architecture with large random weights, biases and norms; float32, on the CPU."""
     config = ARCHITECTURES[name].make()
-    config.bos_token_id, config.eos_token_id = 0, 1
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)](config)

@@ -3,13 +3,20 @@
 import functools
 import hashlib
 import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
-import duckdb
 import numpy as np
 import polars as pl
 import pyarrow as pa
+from tracelake.lake.duck import Connection
+from tracelake.lake.lake import Lake
 from tracelake.lake.schema import TABLES
+from tracelake.lake.segments import SegmentWriter
+from tracelake.queries.views import view_definitions
 
 LAYERS, HEADS, PROMPTS, SAMPLES = 6, 4, 32, 4
 RUN, OTHER, ENCODER = "sampled-01", "greedy-01", "encoder-01"
@@ -302,18 +309,45 @@ def view_schema(name: str) -> pa.Schema:
     return schema.set(schema.get_field_index(vector), pa.field(vector, pa.list_(pa.float32())))
 
 
-def connection_to(tables: dict[str, pl.DataFrame]) -> duckdb.DuckDBPyConnection:
-    """An in-memory DuckDB with these tables and the derived views."""
-    from tracelake.queries.views import bind_views
+def write_lake(folder: Path, tables: dict[str, pl.DataFrame]) -> Lake:
+    """A real lake with these rows, every run in two segments."""
+    lake = Lake.create(folder / "lake")
+    for run in tables["runs"].iter_rows(named=True):
+        model = {name: run[name] for name in ("architecture", "is_encoder_decoder", "n_layers", "n_heads", "d_model")}
+        body = {"tag": run["tag"], "kind": run["kind"], "model": {"name": run["model"]} | model}
+        with lake.start_run(run["run_id"], body | {"created_at": run["created_at"].isoformat()}) as writer:
+            for segment, (low, high) in enumerate(((0, 64), (64, 10_000))):
+                with writer.segment(segment, (low, high)) as open_segment:
+                    for name, frame in tables.items():
+                        rows = frame.filter(pl.col("run_id") == run["run_id"]) if name != "runs" else frame.clear()
+                        ours = "sequence_id" if "sequence_id" in rows.columns else "segment"
+                        if rows.height:
+                            append(open_segment, name, rows.filter(pl.col(ours).is_between(low, high - 1)))
+            writer.finish()
+    return lake
 
-    connection = duckdb.connect()
-    connection.execute("SET threads = 2")
-    for name, frame in tables.items():
-        connection.register(f"rows_{name}", frame.to_arrow())
-        connection.execute(f"CREATE TABLE {name} AS SELECT * FROM rows_{name}")
-        connection.unregister(f"rows_{name}")
-    bind_views(connection)
-    return connection
+
+def append(segment: SegmentWriter, name: str, rows: pl.DataFrame) -> None:
+    if rows.height == 0:
+        return
+    vector = TABLES[name].vector
+    drop = {"run_id", "dtype", "dim"} if vector else {"run_id"}
+    columns = {c: rows[c].to_arrow() for c in rows.columns if c not in drop and c != vector}
+    if vector:
+        segment.append_vectors(
+            name, columns=columns, vectors=np.stack(rows[vector].to_list()).astype(np.float32), dtype="float32"
+        )
+    else:
+        segment.append(name, columns)
+
+
+@contextmanager
+def connection_to(tables: dict[str, pl.DataFrame]) -> Iterator[Connection]:
+    """The locked connection, derived views included, of a lake with these rows, in a folder that goes away."""
+    with tempfile.TemporaryDirectory() as folder:
+        lake = write_lake(Path(folder), tables)
+        with lake.connect(extra_views=view_definitions(), locked=True) as connection:
+            yield connection
 
 
 def without(*tables: str) -> dict[str, pl.DataFrame]:

@@ -5,10 +5,10 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path, PurePath
 
-import duckdb
 import polars as pl
 import pytest
 from test_queries_rows import OTHER, RUN, connection_to, frames, without
+from tracelake.lake.duck import Connection
 from tracelake.lake.errors import ConfigError, NotFoundError, UsageError
 from tracelake.lake.schema import TABLES
 from tracelake.queries.header import parse_header
@@ -21,17 +21,15 @@ NEEDS_DAMAGE = "nan_report"
 
 
 @pytest.fixture(scope="module")
-def full() -> Iterator[duckdb.DuckDBPyConnection]:
-    connection = connection_to(frames())
-    yield connection
-    connection.close()
+def full() -> Iterator[Connection]:
+    with connection_to(frames()) as connection:
+        yield connection
 
 
 @pytest.fixture(scope="module")
-def empty() -> Iterator[duckdb.DuckDBPyConnection]:
-    connection = connection_to(without(*TABLES))
-    yield connection
-    connection.close()
+def empty() -> Iterator[Connection]:
+    with connection_to(without(*TABLES)) as connection:
+        yield connection
 
 
 def query_file(folder: Path, name: str, text: str) -> Path:
@@ -42,27 +40,26 @@ def query_file(folder: Path, name: str, text: str) -> Path:
 
 
 @pytest.mark.parametrize("query", QUERIES.values(), ids=QUERIES)
-def test_runs_with_defaults(query: SavedQuery, full: duckdb.DuckDBPyConnection) -> None:
+def test_runs_with_defaults(query: SavedQuery, full: Connection) -> None:
     rows = query.run(full)
     assert rows.height > 0 or query.name == NEEDS_DAMAGE
     assert set(query.header.fields) <= set(rows.columns)
 
 
 @pytest.mark.parametrize("query", QUERIES.values(), ids=QUERIES)
-def test_no_rows_and_no_error_on_an_empty_lake(query: SavedQuery, empty: duckdb.DuckDBPyConnection) -> None:
+def test_no_rows_and_no_error_on_an_empty_lake(query: SavedQuery, empty: Connection) -> None:
     assert query.run(empty).height == 0
 
 
 @pytest.mark.parametrize("table", KEPT)
 def test_runs_where_a_kept_table_is_empty(table: str) -> None:
-    connection = connection_to(without(table))
-    for query in QUERIES.values():
-        query.run(connection)
-    connection.close()
+    with connection_to(without(table)) as connection:
+        for query in QUERIES.values():
+            query.run(connection)
 
 
 @pytest.mark.parametrize("query", QUERIES.values(), ids=QUERIES)
-def test_concerns_one_run_only(query: SavedQuery, full: duckdb.DuckDBPyConnection) -> None:
+def test_concerns_one_run_only(query: SavedQuery, full: Connection) -> None:
     assert "run" in query.parameters
     rows = query.run(full, run=OTHER)
     if "run_id" in rows.columns:
@@ -77,29 +74,29 @@ def test_every_query_is_documented_and_enough_join_three_tables() -> None:
     assert len(joins) >= 4
 
 
-def test_types_of_values_given_as_text(full: duckdb.DuckDBPyConnection) -> None:
+def test_types_of_values_given_as_text(full: Connection) -> None:
     query = find("surprisal_trace")
     assert query.run(full, run=RUN, sequence="3").equals(query.run(full, run=RUN, sequence=3))
 
 
 @pytest.mark.parametrize("given", ["x", "1.5", "", "1e3", "99999999999999999999"])
-def test_a_bad_number_is_a_usage_error_that_says_the_type(given: str, full: duckdb.DuckDBPyConnection) -> None:
+def test_a_bad_number_is_a_usage_error_that_says_the_type(given: str, full: Connection) -> None:
     with pytest.raises(UsageError, match=r"'sequence' must be a whole number \(BIGINT\)"):
         find("surprisal_trace").run(full, sequence=given)
 
 
-def test_an_unknown_parameter_says_what_exists(full: duckdb.DuckDBPyConnection) -> None:
+def test_an_unknown_parameter_says_what_exists(full: Connection) -> None:
     with pytest.raises(UsageError, match="no parameter 'sequnce'. Did you mean 'sequence'"):
         find("surprisal_trace").run(full, sequnce=1)
 
 
-def test_values_are_bound_not_pasted(full: duckdb.DuckDBPyConnection) -> None:
+def test_values_are_bound_not_pasted(full: Connection) -> None:
     hostile = "x' OR 1=1; DROP TABLE sequences; --"
     assert find("run_overview").run(full, run=hostile).height == 0
     assert find("layer_norms").run(full, site=hostile).height == 0
 
 
-def test_runs_are_resolved_by_the_lake(full: duckdb.DuckDBPyConnection) -> None:
+def test_runs_are_resolved_by_the_lake(full: Connection) -> None:
     asked = []
 
     def resolve(text: str) -> str:
@@ -110,9 +107,7 @@ def test_runs_are_resolved_by_the_lake(full: duckdb.DuckDBPyConnection) -> None:
     assert asked == ["latest"] and rows["run_id"].to_list() == [OTHER]
 
 
-def test_latest_is_the_newest_run_and_nothing_where_there_is_none(
-    full: duckdb.DuckDBPyConnection, empty: duckdb.DuckDBPyConnection
-) -> None:
+def test_latest_is_the_newest_run_and_nothing_where_there_is_none(full: Connection, empty: Connection) -> None:
     def refuse(text: str) -> str:
         raise NotFoundError(text)
 
@@ -127,7 +122,7 @@ def test_unknown_name_has_the_nearest() -> None:
         find("suprisal_trace")
 
 
-def test_the_lakes_own_queries_come_first(tmp_path: Path, full: duckdb.DuckDBPyConnection) -> None:
+def test_the_lakes_own_queries_come_first(tmp_path: Path, full: Connection) -> None:
     query_file(tmp_path, "run_overview", "-- Mine.\nSELECT 1 AS one;\n")
     query_file(tmp_path, "lengths", "-- Lengths.\n-- param least DOUBLE = 50  Least length.\nSELECT $least AS least")
     found = saved_queries(tmp_path)
@@ -169,7 +164,7 @@ def test_a_declared_parameter_must_be_used(tmp_path: Path) -> None:
         find("idle", tmp_path)
 
 
-def test_a_required_parameter_must_be_given(tmp_path: Path, full: duckdb.DuckDBPyConnection) -> None:
+def test_a_required_parameter_must_be_given(tmp_path: Path, full: Connection) -> None:
     query_file(tmp_path, "need", "-- Need.\n-- param flag BOOLEAN  Which way.\nSELECT $flag AS flag")
     query = find("need", tmp_path)
     assert query.run(full, flag="yes")["flag"].to_list() == [True]
@@ -222,5 +217,5 @@ def test_listing_loads_neither_altair_nor_polars() -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_whole_sums_are_integers(full: duckdb.DuckDBPyConnection) -> None:
+def test_whole_sums_are_integers(full: Connection) -> None:
     assert find("run_overview").run(full).schema["generated_tokens"] == pl.Int64

@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator
 
-import duckdb
 import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 from test_queries_rows import ENCODER, RUN, connection_to, frames, without
+from tracelake.lake.duck import Connection
 from tracelake.lake.schema import TABLES
 from tracelake.queries.views import view_definitions, views
 
@@ -14,14 +14,13 @@ KEY = ["run_id", "sequence_id", "position"]
 
 
 @pytest.fixture(scope="module")
-def connection() -> Iterator[duckdb.DuckDBPyConnection]:
-    connection = connection_to(frames())
-    yield connection
-    connection.close()
+def connection() -> Iterator[Connection]:
+    with connection_to(frames()) as connection:
+        yield connection
 
 
-def predictions(connection: duckdb.DuckDBPyConnection, where: str = "true") -> pl.DataFrame:
-    return connection.sql(f"SELECT * FROM predictions WHERE {where} ORDER BY ALL").pl()
+def predictions(connection: Connection, where: str = "true") -> pl.DataFrame:
+    return connection.sql(f"SELECT * FROM predictions WHERE {where} ORDER BY ALL")
 
 
 def shifted(tokens: pl.DataFrame, by: int) -> pl.DataFrame:
@@ -35,7 +34,7 @@ def pairs_by_hand(by: int) -> pl.DataFrame:
     return states.join(shifted(frames()["token_steps"], by), on=KEY).sort(KEY + ["layer", "site"])
 
 
-def test_predictions_pair_the_state_with_the_token_after_it(connection: duckdb.DuckDBPyConnection) -> None:
+def test_predictions_pair_the_state_with_the_token_after_it(connection: Connection) -> None:
     found = predictions(connection, f"run_id <> '{ENCODER}'").sort(KEY + ["layer", "site"])
     renamed = {"token_id": "next_token_id", "surprisal_bits": "next_surprisal_bits"}
     found = found.select(*KEY, "layer", "site", "l2_norm", **renamed)
@@ -45,7 +44,7 @@ def test_predictions_pair_the_state_with_the_token_after_it(connection: duckdb.D
         assert not found.equals(pairs_by_hand(by=wrong))
 
 
-def test_predictions_by_one_explicit_pair(connection: duckdb.DuckDBPyConnection) -> None:
+def test_predictions_by_one_explicit_pair(connection: Connection) -> None:
     token = frames()["token_steps"].row(
         by_predicate=(pl.col("run_id") == RUN) & (pl.col("sequence_id") == 5) & (pl.col("position") == 40), named=True
     )
@@ -56,42 +55,41 @@ def test_predictions_by_one_explicit_pair(connection: duckdb.DuckDBPyConnection)
     assert (row["next_token"], row["next_surprisal_bits"]) == (token["token"], token["surprisal_bits"])
 
 
-def test_the_last_prompt_token_predicts_step_zero(connection: duckdb.DuckDBPyConnection) -> None:
+def test_the_last_prompt_token_predicts_step_zero(connection: Connection) -> None:
     rows = predictions(connection, f"run_id = '{RUN}' AND next_step = 0 AND site = 'final_norm'")
     joined = rows.join(frames()["sequences"], on=["run_id", "sequence_id"])
     assert rows.height == 128
     assert (joined["position"] == joined["n_prompt_tokens"] - 1).all()
 
 
-def test_the_last_token_predicts_nothing(connection: duckdb.DuckDBPyConnection) -> None:
+def test_the_last_token_predicts_nothing(connection: Connection) -> None:
     last = frames()["token_steps"].group_by("run_id", "sequence_id").agg(pl.col("position").max())
     assert predictions(connection).join(last, on=KEY, how="semi").height == 0
 
 
-def test_encoder_tokens_predict_nothing(connection: duckdb.DuckDBPyConnection) -> None:
+def test_encoder_tokens_predict_nothing(connection: Connection) -> None:
     rows = predictions(connection, f"run_id = '{ENCODER}'")
     # Encoder tokens 0-3, start token 4, generated 5-7: only 4, 5 and 6 predict something.
     assert rows["position"].to_list() == [4, 5, 6]
     assert rows["next_token"].to_list() == ["t5", "t6", "t7"]
-    tokens = connection.sql(f"SELECT position FROM next_tokens WHERE run_id = '{ENCODER}' ORDER BY 1").pl()
+    tokens = connection.sql(f"SELECT position FROM next_tokens WHERE run_id = '{ENCODER}' ORDER BY 1")
     assert tokens["position"].to_list() == [4, 5, 6]
 
 
-def test_pairs_do_not_need_the_distribution_columns() -> None:
+def test_pairs_do_not_need_the_distribution_columns(connection: Connection) -> None:
     tables = dict(frames())
     unkept = ["logprob", "surprisal_bits", "entropy_bits", "rank", "top1_prob", "margin", "top10_mass"]
     tables["token_steps"] = tables["token_steps"].with_columns(
         pl.lit(None).cast(tables["token_steps"].schema[name]).alias(name) for name in unkept
     )
-    connection = connection_to(tables)
-    assert predictions(connection).height == predictions(connection_to(frames())).height
-    connection.close()
+    with connection_to(tables) as bare:
+        assert predictions(bare).height == predictions(connection).height
 
 
-def test_generated_tokens_and_answers(connection: duckdb.DuckDBPyConnection) -> None:
-    generated = connection.sql("SELECT count(*) FROM generated_tokens").fetchall()[0][0]
+def test_generated_tokens_and_answers(connection: Connection) -> None:
+    generated = connection.sql("SELECT count(*) FROM generated_tokens").item()
     assert generated == frames()["token_steps"]["step"].count()
-    answers = connection.sql("SELECT * FROM answers").pl()
+    answers = connection.sql("SELECT * FROM answers")
     assert answers.height == frames()["sequences"]["correct"].count()
     assert set(answers["level"]) == {"1", "2", "3"}
     assert set(answers["outcome"]) == {"correct", "wrong"}
@@ -100,22 +98,20 @@ def test_generated_tokens_and_answers(connection: duckdb.DuckDBPyConnection) -> 
 def test_metadata_that_is_not_json_has_no_level() -> None:
     tables = dict(frames())
     tables["sequences"] = tables["sequences"].with_columns(metadata=pl.lit("{not json"))
-    connection = connection_to(tables)
-    assert connection.sql("SELECT DISTINCT level FROM answers").fetchall() == [(None,)]
-    connection.close()
+    with connection_to(tables) as connection:
+        assert connection.sql("SELECT DISTINCT level FROM answers").rows() == [(None,)]
 
 
 def test_views_bind_on_an_empty_lake() -> None:
-    connection = connection_to(without(*TABLES))
-    for view in views():
-        assert connection.sql(f"FROM {view}").pl().height == 0
-    connection.close()
+    with connection_to(without(*TABLES)) as connection:
+        for view in views():
+            assert connection.sql(f"FROM {view}").height == 0
 
 
-def test_comments_name_real_columns(connection: duckdb.DuckDBPyConnection) -> None:
+def test_comments_name_real_columns(connection: Connection) -> None:
     for view in views().values():
         columns = set(connection.sql(f"FROM {view.name}").columns)
         assert set(view.columns) <= columns, view.name
-    comments = dict(connection.sql("SELECT view_name, comment FROM duckdb_views() WHERE NOT internal").fetchall())
+    comments = dict(connection.sql("SELECT view_name, comment FROM duckdb_views() WHERE NOT internal").rows())
     assert comments["predictions"].startswith("The states at `position` paired with")
     assert [name for name, _, _ in view_definitions()] == sorted(views())

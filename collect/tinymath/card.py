@@ -44,37 +44,60 @@ Written by
 
 ## Training
 
-    {train_command}
+{train_commands}
 
-{steps:,} steps of {batch_size} examples drawn fresh from the generator's train split: levels in the shares
-{level_shares}, each with one of the two solutions at random. AdamW, learning rate {learning_rate}, {warmup_steps} steps
-of warmup, then a cosine; question tokens weigh {question_weight} in the loss. The same command on the same processor,
-thread count and versions gives the same weights. `recipe.json` holds the settings, `metrics.json` the figures above.
+{training}
+
+Examples are drawn fresh from the generator's train split, each with one of the two solutions. AdamW with warmup and a
+cosine; question tokens weigh less than answer tokens in the loss. `split` is shown more often at the end, so that
+greedy decoding prefers it. The same commands on the same processor, thread count and versions give the same weights.
+`recipe.json` holds all settings, `metrics.json` the figures above.
 """
 
 
 def render(metrics: dict[str, Any], recipe: dict[str, Any]) -> str:
     """Return the card as Markdown."""
+    stages = recipe["stages"]
     return _CARD.format(
-        **recipe | {"seed": metrics["seed"], "threads": metrics["threads"]},
         parameters=metrics["parameters"],
+        d_vocab=stages[0]["d_vocab"],
         limit=metrics["problems"]["limit"],
-        samples=metrics["samples_per_problem"],
         grader=metrics["grader"],
+        samples=metrics["samples_per_problem"],
+        seed=metrics["seed"],
+        threads=metrics["threads"],
         torch=metrics["torch"],
         table=_table(metrics),
         method_table=_method_table(metrics),
-        train_command=train_command(recipe),
+        train_commands="\n".join(f"    {command}" for command in train_commands(stages)),
+        training="\n".join(_stage(number, stage) for number, stage in enumerate(stages, start=1)),
     )
 
 
-def train_command(recipe: dict[str, Any]) -> str:
-    """Return the command that trains by this recipe."""
-    shares = " ".join(map(str, recipe["level_shares"]))
+def train_commands(stages: list[dict[str, Any]]) -> list[str]:
+    """Return the commands that train the stages one after another, into `stage1`, `stage2` and so on."""
+    commands: list[str] = []
+    for number, stage in enumerate(stages, start=1):
+        start = f" --start stage{number - 1}" if number > 1 else ""
+        commands.append(
+            f"python -m tracelake.collect.tinymath.train --out stage{number}{start} --steps {stage['steps']} "
+            f"--stop-at {stage['stop_at']} --seed {stage['seed']} --threads {stage['threads']} "
+            f"--learning-rate {stage['learning_rate']} --level-shares {_words(stage['level_shares'])} "
+            f"--methods {_words(stage['methods'])}"
+        )
+    return commands
+
+
+def _stage(number: int, stage: dict[str, Any]) -> str:
     return (
-        f"python -m tracelake.collect.tinymath.train --out DIR --steps {recipe['steps']} --seed {recipe['seed']} "
-        f"--threads {recipe['threads']} --learning-rate {recipe['learning_rate']} --level-shares {shares}"
+        f"{number}. {stage['stop_at']:,} steps of {stage['batch_size']} examples, the schedule {stage['steps']:,} "
+        f"steps long, levels in the shares {_words(stage['level_shares'])}, methods drawn from "
+        f"{_words(stage['methods'])}."
     )
+
+
+def _words(values: list[Any]) -> str:
+    return " ".join(map(str, values))
 
 
 def _table(metrics: dict[str, Any]) -> str:

@@ -1,6 +1,6 @@
-"""Train `tinymath` from nothing: `python -m tracelake.collect.tinymath.train --out DIR`.
+"""Train `tinymath`, from nothing or from an earlier stage: `python -m tracelake.collect.tinymath.train --out DIR`.
 
-The same command on the same processor, thread count and versions gives the same weights. A checkpoint that loads with
+The same commands on the same processor, thread count and versions give the same weights. A checkpoint that loads with
 `from_pretrained` is written at every evaluation, so an early stop is useful.
 """
 
@@ -12,7 +12,9 @@ import random
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,9 +35,12 @@ IGNORED = -100
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that the weights depend on, besides processor and versions."""
+    """Everything that one stage's weights depend on, besides the start, the processor and the versions."""
 
     steps: int = 5000
+    """Length of the learning-rate schedule."""
+    stop_at: int = 5000
+    """Steps actually made."""
     seed: int = 0
     threads: int = 1
     batch_size: int = 48
@@ -45,22 +50,23 @@ class Recipe:
     question_weight: float = 0.1
     """Weight of a question token's loss, an answer token's being 1: operands cannot be foreseen."""
     level_shares: tuple[float, float, float] = (0.4, 0.25, 0.35)
+    methods: tuple[Method, ...] = METHODS
+    """Drawn from evenly: a method named twice is shown twice as often."""
     d_vocab: int = 448
 
 
-def train(recipe: Recipe, out: Path, *, evaluate_every: int, evaluate_problems: int) -> None:
-    """Train a model by the recipe and keep the latest checkpoint in `out`."""
+def train(recipe: Recipe, out: Path, *, start: Path | None, evaluate_every: int, evaluate_problems: int) -> None:
+    """Train by the recipe, from the weights in `start` if given, and keep the latest checkpoint in `out`."""
     torch.set_num_threads(recipe.threads)
     torch.manual_seed(recipe.seed)
-    tokenizer = train_tokenizer(_tokenizer_texts(recipe.seed), d_vocab=recipe.d_vocab)
-    model = new_model(tokenizer).train()
+    tokenizer, model, stages = begin(recipe, start)
     optimizer = torch.optim.AdamW(
         _parameter_groups(model, recipe), lr=recipe.learning_rate, betas=(0.9, 0.98), fused=True
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, recipe))
     held_out = list(problems("train", limit=evaluate_problems, seed=recipe.seed + 1))
     started, losses = time.perf_counter(), list[float]()
-    for step, (ids, weights) in enumerate(batches(tokenizer, recipe), start=1):
+    for step, (ids, weights) in enumerate(islice(batches(tokenizer, recipe), recipe.stop_at), start=1):
         loss = weighted_loss(model(ids, use_cache=False, attention_mask=torch.ones_like(ids)).logits, ids, weights)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -70,12 +76,21 @@ def train(recipe: Recipe, out: Path, *, evaluate_every: int, evaluate_problems: 
         losses.append(loss.item())
         if step % 50 == 0:
             log.info("step %d loss %.4f %.0f s", step, sum(losses[-50:]) / 50, time.perf_counter() - started)
-        if step % evaluate_every == 0 or step == recipe.steps:
-            save(model, tokenizer, recipe, out)
+        if step % evaluate_every == 0 or step == recipe.stop_at:
+            save(model, tokenizer, [*stages, asdict(recipe)], out)
             log.info("step %d greedy accuracy %s", step, greedy_accuracy(model, tokenizer, held_out))
             model.train()
-        if step == recipe.steps:
-            return
+
+
+def begin(recipe: Recipe, start: Path | None) -> tuple[PreTrainedTokenizerFast, GPT2LMHeadModel, list[dict[str, Any]]]:
+    """Return tokenizer, model in training mode, and the settings of the stages before this one."""
+    if start is None:
+        tokenizer = train_tokenizer(_tokenizer_texts(recipe.seed), d_vocab=recipe.d_vocab)
+        return tokenizer, new_model(tokenizer).train(), []
+    stages = json.loads((start / "recipe.json").read_text(encoding="utf-8"))["stages"]
+    # Made again, not loaded: a loaded tokenizer writes how it was loaded into its configuration.
+    tokenizer = train_tokenizer(_tokenizer_texts(stages[0]["seed"]), d_vocab=stages[0]["d_vocab"])
+    return tokenizer, GPT2LMHeadModel.from_pretrained(start).train(), stages
 
 
 def new_model(tokenizer: PreTrainedTokenizerFast) -> GPT2LMHeadModel:
@@ -94,9 +109,7 @@ def new_model(tokenizer: PreTrainedTokenizerFast) -> GPT2LMHeadModel:
         eos_token_id=EOS_ID,
         pad_token_id=PAD_ID,
     )
-    model = GPT2LMHeadModel(config)
-    model.generation_config = GenerationConfig(bos_token_id=BOS_ID, eos_token_id=EOS_ID, pad_token_id=PAD_ID)
-    return model
+    return GPT2LMHeadModel(config)
 
 
 def batches(tokenizer: PreTrainedTokenizerFast, recipe: Recipe) -> Iterator[tuple[Tensor, Tensor]]:
@@ -106,7 +119,7 @@ def batches(tokenizer: PreTrainedTokenizerFast, recipe: Recipe) -> Iterator[tupl
     sources = {level: stream("train", level, seed=recipe.seed + 1000) for level in LEVELS}
     while True:
         levels = rng.choices(LEVELS, weights=recipe.level_shares, k=recipe.batch_size * BUCKET_BATCHES)
-        examples = [_encode(tokenizer, next(sources[level]), rng.choice(METHODS), recipe) for level in levels]
+        examples = [_encode(tokenizer, next(sources[level]), rng.choice(recipe.methods), recipe) for level in levels]
         examples.sort(key=lambda example: len(example[0]))
         starts = list(range(0, len(examples), recipe.batch_size))
         rng.shuffle(starts)
@@ -121,13 +134,16 @@ def weighted_loss(logits: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
     return (losses * weights).sum() / weights.sum()
 
 
-def save(model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, recipe: Recipe, out: Path) -> None:
-    """Write a folder for `from_pretrained`, and the recipe beside it."""
+def save(model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, stages: list[dict[str, Any]], out: Path) -> None:
+    """Write a folder for `from_pretrained`, and beside it the settings of all stages that made it."""
     out.mkdir(parents=True, exist_ok=True)
+    model.generation_config = GenerationConfig(bos_token_id=BOS_ID, eos_token_id=EOS_ID, pad_token_id=PAD_ID)
     model.save_pretrained(out)
     (out / "model.safetensors").chmod(0o644)
+    # Batch generation has left its padding in the tokenizer; saved, it would pad every later call.
+    tokenizer.backend_tokenizer.no_padding()
     tokenizer.save_pretrained(out)
-    (out / "recipe.json").write_text(json.dumps(asdict(recipe), indent=2) + "\n", encoding="utf-8")
+    (out / "recipe.json").write_text(json.dumps({"stages": stages}, indent=2) + "\n", encoding="utf-8")
 
 
 def _encode(
@@ -171,26 +187,28 @@ def _rate(step: int, recipe: Recipe) -> float:
 
 
 def main() -> None:
-    """Read the command line and train."""
+    """Read the command line and train one stage."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument(
+        "--start", type=Path, help="folder of an earlier stage; without it, training begins from nothing"
+    )
     parser.add_argument("--steps", type=int, default=Recipe.steps)
+    parser.add_argument("--stop-at", type=int, help="stop here, in the middle of the schedule; without it, at its end")
     parser.add_argument("--seed", type=int, default=Recipe.seed)
     parser.add_argument("--threads", type=int, default=Recipe.threads)
     parser.add_argument("--learning-rate", type=float, default=Recipe.learning_rate)
     parser.add_argument("--level-shares", type=float, nargs=3, default=Recipe.level_shares)
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=Recipe.methods)
     parser.add_argument("--evaluate-every", type=int, default=500)
     parser.add_argument("--evaluate-problems", type=int, default=192)
-    options = parser.parse_args()
+    options = vars(parser.parse_args())
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    recipe = Recipe(
-        steps=options.steps,
-        seed=options.seed,
-        threads=options.threads,
-        learning_rate=options.learning_rate,
-        level_shares=tuple(options.level_shares),
-    )
-    train(recipe, options.out, evaluate_every=options.evaluate_every, evaluate_problems=options.evaluate_problems)
+    out, start = options.pop("out"), options.pop("start")
+    every, count = options.pop("evaluate_every"), options.pop("evaluate_problems")
+    options["stop_at"] = options["steps"] if options["stop_at"] is None else options["stop_at"]
+    options["level_shares"], options["methods"] = tuple(options["level_shares"]), tuple(options["methods"])
+    train(Recipe(**options), out, start=start, evaluate_every=every, evaluate_problems=count)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@
 -- param min_keys BIGINT = 8  Least number of keys that a token must have.
 WITH first_tokens AS (
     SELECT
-        s.run_id,
         s.sequence_id,
         CASE WHEN r.is_encoder_decoder THEN s.n_prompt_tokens - 1 ELSE 0 END AS first_key
     FROM sequences AS s
@@ -25,7 +24,7 @@ SELECT
     avg((h.max_key = f.first_key)::INTEGER) AS share_on_first_token,
     avg(h.max_weight) AS mean_max_weight
 FROM head_summaries AS h
-JOIN first_tokens AS f USING (run_id, sequence_id)
+JOIN first_tokens AS f USING (sequence_id)
 WHERE h.run_id = $run AND h.kind = 'self' AND h.stack = 'decoder' AND h.n_keys >= $min_keys
 GROUP BY h.layer, h.head
 ORDER BY h.layer, h.head

@@ -10,29 +10,26 @@
 -- scale: y reverse, color diverging, color -1..1
 -- param run RUN = latest  The run: id, unique prefix, tag or latest.
 WITH outcomes AS (
-    SELECT
-        run_id,
-        sequence_id,
-        CASE WHEN correct THEN 'correct' WHEN NOT correct THEN 'wrong' ELSE 'ungraded' END AS outcome
+    SELECT sequence_id, correct
     FROM sequences
     WHERE run_id = $run
 ),
 predicted AS (
-    SELECT run_id, sequence_id, position, outcome, next_surprisal_bits
-    FROM next_tokens
-    JOIN outcomes USING (run_id, sequence_id)
-    WHERE run_id = $run AND next_step IS NOT NULL AND isfinite(next_surprisal_bits)
+    SELECT n.sequence_id, n.position, o.correct, n.next_surprisal_bits
+    FROM next_tokens AS n
+    JOIN outcomes AS o USING (sequence_id)
+    WHERE n.run_id = $run AND n.next_step IS NOT NULL AND isfinite(n.next_surprisal_bits)
 )
 SELECT
     h.layer,
     h.head,
-    p.outcome,
+    CASE WHEN p.correct THEN 'correct' WHEN NOT p.correct THEN 'wrong' ELSE 'ungraded' END AS outcome,
     count(*) AS tokens,
     corr(p.next_surprisal_bits, h.entropy_bits) AS correlation,
     avg(h.entropy_bits) AS mean_entropy_bits,
     avg(p.next_surprisal_bits) AS mean_next_surprisal_bits
 FROM head_summaries AS h
-JOIN predicted AS p USING (run_id, sequence_id, position)
+JOIN predicted AS p USING (sequence_id, position)
 WHERE h.run_id = $run AND h.kind = 'self' AND h.stack = 'decoder' AND isfinite(h.entropy_bits)
-GROUP BY h.layer, h.head, p.outcome
-ORDER BY p.outcome, h.layer, h.head
+GROUP BY h.layer, h.head, p.correct
+ORDER BY outcome, h.layer, h.head

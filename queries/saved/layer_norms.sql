@@ -1,24 +1,44 @@
 -- How the norm of the state grows from layer to layer; the first token is apart because it often carries a huge norm.
+-- Geometric means; the band is one geometric standard deviation either way.
 -- title: Norm of the state by layer
 -- mark: line
 -- x: layer:Q  layer
--- y: median_l2_norm:Q
+-- y: geometric_mean_l2_norm:Q  L2 norm, geometric mean (model units)
 -- color: part:N
--- band: l2_norm_p10, l2_norm_p90
--- tooltip: mean_l2_norm, tokens
+-- band: l2_norm_low, l2_norm_high
+-- tooltip: mean_l2_norm, max_l2_norm, tokens
 -- scale: y log
 -- param run RUN = latest  The run: id, unique prefix, tag or latest.
 -- param site TEXT = resid_post  The site whose states to use.
+WITH prompts AS (
+    SELECT sequence_id, n_prompt_tokens
+    FROM sequences
+    WHERE run_id = $run
+),
+-- Both sides are of one run, so the join need not compare run ids; parts are named after the grouping. Both for speed.
+grouped AS (
+    SELECT
+        l.layer,
+        l.position = 0 AS is_first,
+        l.position < p.n_prompt_tokens AS is_prompt,
+        count(*) AS tokens,
+        avg(ln(l.l2_norm)) AS mean_log,
+        stddev_samp(ln(l.l2_norm)) AS deviation_log,
+        avg(l.l2_norm) AS mean_l2_norm,
+        max(l.l2_norm) AS max_l2_norm
+    FROM layer_summaries AS l
+    JOIN prompts AS p USING (sequence_id)
+    WHERE l.run_id = $run AND l.site = $site AND l.stack = 'decoder' AND isfinite(l.l2_norm) AND l.l2_norm > 0
+    GROUP BY ALL
+)
 SELECT
-    l.layer,
-    CASE WHEN l.position = 0 THEN 'first token' WHEN l.position < s.n_prompt_tokens THEN 'prompt' ELSE 'generated' END AS part,
-    count(*) AS tokens,
-    median(l.l2_norm) AS median_l2_norm,
-    avg(l.l2_norm) AS mean_l2_norm,
-    quantile_cont(l.l2_norm, 0.1) AS l2_norm_p10,
-    quantile_cont(l.l2_norm, 0.9) AS l2_norm_p90
-FROM layer_summaries AS l
-JOIN sequences AS s USING (run_id, sequence_id)
-WHERE l.run_id = $run AND l.site = $site AND l.stack = 'decoder' AND isfinite(l.l2_norm)
-GROUP BY ALL
-ORDER BY part DESC, l.layer
+    layer,
+    CASE WHEN is_first THEN 'first token' WHEN is_prompt THEN 'prompt' ELSE 'generated' END AS part,
+    tokens,
+    exp(mean_log) AS geometric_mean_l2_norm,
+    exp(mean_log - deviation_log) AS l2_norm_low,
+    exp(mean_log + deviation_log) AS l2_norm_high,
+    mean_l2_norm,
+    max_l2_norm
+FROM grouped
+ORDER BY part DESC, layer

@@ -10,28 +10,40 @@
 -- tooltip: sequences, mean_cos_prev_position, mean_attn_entropy_bits
 -- param run RUN = latest  The run: id, unique prefix, tag or latest.
 -- param site TEXT = resid_post  The site whose states to use.
-WITH peaks AS (
-    SELECT run_id, sequence_id, outcome, arg_max(position, surprisal_bits) - 1 AS position
-    FROM generated_tokens
-    WHERE run_id = $run AND correct IS NOT NULL AND isfinite(surprisal_bits)
+WITH graded AS (
+    SELECT sequence_id, correct
+    FROM sequences
+    WHERE run_id = $run AND correct IS NOT NULL
+),
+peaks AS (
+    SELECT t.sequence_id, g.correct, arg_max(t.position, t.surprisal_bits) - 1 AS position
+    FROM token_steps AS t
+    JOIN graded AS g USING (sequence_id)
+    WHERE t.run_id = $run AND t.step IS NOT NULL AND isfinite(t.surprisal_bits)
     GROUP BY ALL
 ),
+-- The pairing of the view `predictions`, for one token per sequence: joining the few peaks is faster than all pairs.
 states AS (
-    SELECT *, delta_norm / nullif(l2_norm, 0) AS relative_update
-    FROM predictions
-    WHERE run_id = $run AND site = $site
+    SELECT
+        l.layer,
+        p.correct,
+        l.delta_norm / nullif(l.l2_norm, 0) AS relative_update,
+        l.cos_prev_position,
+        l.attn_entropy_bits_mean
+    FROM layer_summaries AS l
+    JOIN peaks AS p USING (sequence_id, position)
+    WHERE l.run_id = $run AND l.site = $site AND l.stack = 'decoder'
 )
 SELECT
-    s.layer,
-    p.outcome,
+    layer,
+    CASE WHEN correct THEN 'correct' ELSE 'wrong' END AS outcome,
     count(*) AS sequences,
-    avg(s.relative_update) AS mean_relative_update,
-    avg(s.relative_update) - 1.96 * stddev_samp(s.relative_update) / sqrt(count(*)) AS update_low,
-    avg(s.relative_update) + 1.96 * stddev_samp(s.relative_update) / sqrt(count(*)) AS update_high,
-    avg(s.cos_prev_position) AS mean_cos_prev_position,
-    avg(s.attn_entropy_bits_mean) AS mean_attn_entropy_bits
-FROM states AS s
-JOIN peaks AS p USING (run_id, sequence_id, position)
-WHERE isfinite(s.relative_update)
+    avg(relative_update) AS mean_relative_update,
+    avg(relative_update) - 1.96 * stddev_samp(relative_update) / sqrt(count(*)) AS update_low,
+    avg(relative_update) + 1.96 * stddev_samp(relative_update) / sqrt(count(*)) AS update_high,
+    avg(cos_prev_position) AS mean_cos_prev_position,
+    avg(attn_entropy_bits_mean) AS mean_attn_entropy_bits
+FROM states
+WHERE isfinite(relative_update)
 GROUP BY ALL
-ORDER BY p.outcome, s.layer
+ORDER BY outcome, layer

@@ -9,15 +9,24 @@
 -- scale: y zero
 -- param run RUN = latest  The run: id, unique prefix, tag or latest.
 -- param min_tokens BIGINT = 5  Leave out positions that fewer tokens reach.
+WITH grouped AS (
+    SELECT
+        position,
+        step IS NULL AS is_prompt,
+        count(*) AS tokens,
+        avg(surprisal_bits) AS mean_surprisal_bits,
+        1.96 * stddev_samp(surprisal_bits) / sqrt(count(*)) AS half_interval
+    FROM token_steps
+    WHERE run_id = $run AND isfinite(surprisal_bits)
+    GROUP BY ALL
+    HAVING count(*) >= $min_tokens
+)
 SELECT
     position,
-    CASE WHEN step IS NULL THEN 'prompt' ELSE 'generated' END AS part,
-    count(*) AS tokens,
-    avg(surprisal_bits) AS mean_surprisal_bits,
-    greatest(0, avg(surprisal_bits) - 1.96 * stddev_samp(surprisal_bits) / sqrt(count(*))) AS surprisal_low,
-    avg(surprisal_bits) + 1.96 * stddev_samp(surprisal_bits) / sqrt(count(*)) AS surprisal_high
-FROM token_steps
-WHERE run_id = $run AND isfinite(surprisal_bits)
-GROUP BY ALL
-HAVING count(*) >= $min_tokens
+    CASE WHEN is_prompt THEN 'prompt' ELSE 'generated' END AS part,
+    tokens,
+    mean_surprisal_bits,
+    greatest(0, mean_surprisal_bits - half_interval) AS surprisal_low,
+    mean_surprisal_bits + half_interval AS surprisal_high
+FROM grouped
 ORDER BY part DESC, position

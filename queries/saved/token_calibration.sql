@@ -10,13 +10,22 @@
 -- reference: diagonal
 -- param run RUN = latest  The run: id, unique prefix, tag or latest.
 -- param bins BIGINT = 10  Number of bins of probability.
+WITH binned AS (
+    SELECT
+        step IS NULL AS is_prompt,
+        least(floor(top1_prob * $bins::FLOAT), $bins::FLOAT - 1)::INTEGER AS bin,
+        count(*) AS tokens,
+        avg(top1_prob) AS mean_top1_prob,
+        count(*) FILTER (WHERE rank = 0) AS top1_tokens
+    FROM token_steps
+    WHERE run_id = $run AND isfinite(top1_prob) AND rank IS NOT NULL
+    GROUP BY ALL
+)
 SELECT
-    CASE WHEN step IS NULL THEN 'prompt' ELSE 'generated' END AS part,
-    least(floor(top1_prob * $bins), $bins - 1)::INTEGER AS bin,
-    count(*) AS tokens,
-    avg(top1_prob) AS mean_top1_prob,
-    avg((rank = 0)::INTEGER) AS share_top1
-FROM token_steps
-WHERE run_id = $run AND isfinite(top1_prob) AND rank IS NOT NULL
-GROUP BY ALL
+    CASE WHEN is_prompt THEN 'prompt' ELSE 'generated' END AS part,
+    bin,
+    tokens,
+    mean_top1_prob,
+    top1_tokens / tokens AS share_top1
+FROM binned
 ORDER BY part DESC, bin

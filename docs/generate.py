@@ -1,0 +1,248 @@
+"""Write the pages of `docs/` that derive from the code: `python docs/generate.py`, or `--check` to only compare.
+
+`cli.md` comes from the Typer app and `CollectConfig`, `schema.md` from the schema and the views as DuckDB binds them,
+`queries.md` from the headers of the saved queries. Not part of the installed package.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+import duckdb
+import tracelake
+import typer
+from tracelake.cli import app
+from tracelake.collect.config import CollectConfig
+from tracelake.lake import Lake
+from tracelake.lake.errors import LakeError
+from tracelake.lake.schema import SCHEMA_VERSION, TABLES, Table
+from tracelake.queries.saved_query import SavedQuery, saved_queries
+from tracelake.queries.views import View, views
+
+DOCS = Path(__file__).parent
+NOTE = "<!-- Written by `make docs`; changes made here are lost. -->"
+ABOUT_THE_CALL = ("config", "resume", "dry_run", "yes", "as_json", "lake")
+"""Options of `lake collect` that are no settings of the run."""
+
+
+def pages() -> dict[str, str]:
+    """Text of every generated page by file name."""
+    return {"cli.md": cli_page(), "schema.md": schema_page(), "queries.md": queries_page()}
+
+
+# -- cli.md ------------------------------------------------------------------------------------------------------------
+
+
+def commands() -> dict[str, Any]:
+    """The commands of `lake` in the order of its help."""
+    return dict(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
+
+
+def cli_page() -> str:
+    """Every command with its arguments, options and defaults, and the exit codes."""
+    lines = [NOTE, "", "# Commands", "", *_INTRODUCTION.strip().splitlines(), ""]
+    hints = {_name(info): get_type_hints(info.callback, include_extras=True) for info in app.registered_commands}
+    for name, command in commands().items():
+        lines += [f"## lake {name}", "", *_paragraphs(command.help), ""]
+        lines += ["| argument or option | value | default | meaning |", "|---|---|---|---|"]
+        lines += [_row(*_parameter(name, parameter, hints[name])) for parameter in command.params]
+        lines.append("")
+    lines += ["## Exit codes", "", "| code | meaning |", "|---|---|", "| 0 | Done. |", "| 1 | Something unexpected. |"]
+    lines += [_row(str(error.exit_code), (error.__doc__ or "").strip()) for error in _errors()]
+    return "\n".join(lines) + "\n"
+
+
+_INTRODUCTION = """
+`lake` and `tracelake` are the same program. Results go to standard output; progress and messages go to standard error.
+`--json` prints one JSON value with stable keys. `RUN` is a run's id, a unique prefix of it, a tag, or `latest`.
+
+Settings of `lake collect` are taken from a YAML file (`--config`), then from environment variables (`TRACELAKE_` and
+the setting's name in capitals, for example `TRACELAKE_BATCH_SIZE`), then from the options; later ones win.
+`--trust-remote-code` counts only where it is typed. Unknown names are errors. The Python call
+`tracelake.collect(lake, ...)` takes the same names with underscores.
+"""
+
+
+def _name(info: Any) -> str:
+    return info.name or info.callback.__name__.replace("_", "-")
+
+
+def _parameter(command: str, parameter: Any, hints: dict[str, Any]) -> tuple[str, str, str, str]:
+    flag = parameter.param_type_name == "option"
+    named = ", ".join(f"`{name}`" for name in parameter.opts) if flag else f"`{parameter.metavar or parameter.name}`"
+    annotation = hints[parameter.name]
+    annotation = get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
+    value, default = _value(annotation, parameter), _shown(parameter.default)
+    if command == "collect" and parameter.name not in ABOUT_THE_CALL:
+        field = CollectConfig.model_fields[parameter.name]
+        default = _shown(field.default)
+        if get_origin(field.annotation) is Literal:
+            value = ", ".join(f"`{word}`" for word in get_args(field.annotation))
+    if parameter.envvar:
+        default += f" (or `{parameter.envvar}`)"
+    if not default and not flag and not str(parameter.metavar).startswith("["):
+        default = "required" if parameter.required else ""
+    return named, value, default, parameter.help or ""
+
+
+def _value(annotation: Any, parameter: Any) -> str:
+    if parameter.metavar and parameter.param_type_name == "option":
+        return parameter.metavar
+    kinds = set(get_args(annotation)) or {annotation}
+    for kind, word in ((bool, ""), (int, "whole number"), (float, "number"), (Path, "path")):
+        if kind in kinds:
+            return word
+    return "text, repeatable" if parameter.multiple else "text"
+
+
+def _shown(value: Any) -> str:
+    if value is None or value is False or value == () or value == []:
+        return ""
+    if isinstance(value, tuple | list):
+        return ", ".join(f"`{item}`" for item in value)
+    return f"`{value}`"
+
+
+def _errors() -> Iterator[type[LakeError]]:
+    return iter(sorted(LakeError.__subclasses__(), key=lambda error: error.exit_code))
+
+
+# -- schema.md ---------------------------------------------------------------------------------------------------------
+
+
+def schema_page() -> str:
+    """Every table and view with type, unit and meaning of each column, as DuckDB shows them."""
+    with tempfile.TemporaryDirectory() as folder:
+        Lake.create(folder)
+        opened = tracelake.open(folder)
+        types = {name: dict(_described(opened, name)) for name in (*TABLES, *views())}
+    lines = [NOTE, "", "# Tables and views", "", *_SCHEMA.format(version=SCHEMA_VERSION).strip().splitlines(), ""]
+    for name, table in TABLES.items():
+        lines += _table_lines(table, types[name])
+    lines += ["# Views", "", "Views hold no rows of their own; they are there in every connection.", ""]
+    for name, view in views().items():
+        lines += _view_lines(view, types[name])
+    return "\n".join(lines).rstrip() + "\n"
+
+
+_SCHEMA = """
+What `lake sql`, `tracelake.open(path).sql(...)` and saved queries see; schema version {version}. The words are in
+[the glossary](glossary.md). `lake show --schema` prints the same. A **bold** column is part of the key: all tables join
+on `run_id, sequence_id, position` and, where they have them, `layer`, `site`, `head`. Every table is there in every
+lake; one that a run did not keep has no rows.
+
+The row at a position belongs to the token at that position: `token_steps` holds the distribution that *predicted* it,
+the other tables hold what the network computed when it *read* it. To pair a state with what it predicts, use the view
+`predictions` or `next_tokens`.
+"""
+
+
+def _described(opened: Any, name: str) -> Iterator[tuple[str, str]]:
+    yield from opened.sql(f"describe {name}").select("column_name", "column_type").iter_rows()
+
+
+def _table_lines(table: Table, types: dict[str, str]) -> list[str]:
+    lines = [f"## {table.name}", "", table.doc, "", "| column | type | unit | meaning |", "|---|---|---|---|"]
+    for column in table.columns:
+        name = f"**{column.name}**" if column.name in table.key else column.name
+        lines.append(_row(name, types[column.name], column.unit or "", column.doc))
+    return [*lines, ""]
+
+
+def _view_lines(view: View, types: dict[str, str]) -> list[str]:
+    lines = [f"## {view.name}", "", view.description, "", "| column | type | meaning |", "|---|---|---|"]
+    known: dict[str, str] = {}
+    for column in (column for table in TABLES.values() for column in table.columns):
+        known.setdefault(column.name, column.doc)
+    for name, kind in types.items():
+        source = name.removeprefix("next_")
+        of_next = f"Of the predicted token: {known[source]}" if name.startswith("next_") and source in known else ""
+        lines.append(_row(name, kind, view.columns.get(name) or known.get(name) or of_next))
+    return [*lines, ""]
+
+
+# -- queries.md --------------------------------------------------------------------------------------------------------
+
+
+def queries_page() -> str:
+    """The catalogue of saved queries with parameters, the tables they read and whether they draw themselves."""
+    lines = [NOTE, "", "# Saved queries", "", *_QUERIES.strip().splitlines(), ""]
+    for query in saved_queries().values():
+        lines += _query_lines(query)
+    return "\n".join(lines).rstrip() + "\n"
+
+
+_QUERIES = """
+Run one with `lake query NAME`, draw one that has a chart with `lake chart NAME`; give parameters with
+`--param NAME=VALUE`, and the run also with `--run RUN`. `lake query NAME --sql` prints the SQL. In Python:
+`tracelake.open("lakehouse").query(NAME, run="latest")` and `.chart(NAME, run="latest")`.
+
+A file `LAKE/queries/NAME.sql` is a saved query of yours: comments first (what it answers, then `-- param` lines and the
+chart's encoding, as in the files of `queries/saved/`), then one SELECT.
+"""
+
+
+def _query_lines(query: SavedQuery) -> list[str]:
+    lines = [f"## {query.name}", "", query.header.description, ""]
+    facts = f"Reads {', '.join(f'`{name}`' for name in sorted(_sources(query)))}."
+    if query.has_chart:
+        channels = query.header.channels
+        drawn = ", ".join(f"{channel} `{encoding.field}`" for channel, encoding in channels.items())
+        facts += f" Chart: {query.header.mark}, {drawn}."
+    lines += [facts, ""]
+    if query.parameters:
+        lines += ["| parameter | type | default | meaning |", "|---|---|---|---|"]
+        for parameter in query.parameters.values():
+            default = "required" if parameter.required else _shown(parameter.default) or "not given"
+            lines.append(_row(f"`{parameter.name}`", parameter.type, default, parameter.doc))
+        lines.append("")
+    return lines
+
+
+def _sources(query: SavedQuery) -> set[str]:
+    with duckdb.connect() as connection:
+        [[parsed]] = connection.execute("SELECT json_serialize_sql(?)", [query.sql]).fetchall()
+    return set(_named_tables(json.loads(parsed))) & {*TABLES, *views()}
+
+
+def _named_tables(node: Any) -> Iterator[str]:
+    if isinstance(node, dict) and node.get("type") == "BASE_TABLE":
+        yield node["table_name"]
+    for child in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
+        yield from _named_tables(child)
+
+
+# -- common ------------------------------------------------------------------------------------------------------------
+
+
+def _row(*cells: str) -> str:
+    return "| " + " | ".join(" ".join(cell.split()).replace("|", "\\|") for cell in cells) + " |"
+
+
+def _paragraphs(text: str | None) -> list[str]:
+    return [line.strip() for line in (text or "").strip().splitlines()]
+
+
+def outdated() -> list[Path]:
+    """Generated pages whose file is missing or says something else."""
+    wanted = {DOCS / name: text for name, text in pages().items()}
+    return [path for path, text in wanted.items() if not path.is_file() or path.read_text(encoding="utf-8") != text]
+
+
+def main() -> None:
+    """Write the pages, or with --check fail if one is not current."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing; fail if a page is not current")
+    if parser.parse_args().check:
+        old = ", ".join(path.name for path in outdated())
+        sys.exit(f"not current: {old}. Run `make docs`." if old else 0)
+    for name, text in pages().items():
+        (DOCS / name).write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,23 @@
+"""Fixtures that several test files share."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from random_models import random_model, save
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Folder of a small random model of the named architecture (see `random_models`), saved once per session."""
+    saved: dict[str, Path] = {}
+
+    def folder(architecture: str) -> Path:
+        if architecture not in saved:
+            saved[architecture] = save(random_model(architecture), tmp_path_factory.mktemp(architecture))
+        return saved[architecture]
+
+    return folder
