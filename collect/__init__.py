@@ -28,7 +28,7 @@ class CallablePackage(ModuleType):
 
         config = resolve_config(settings)
         collection = Collection(config)
-        return collection.start(lake if isinstance(lake, Lake) else Lake.create(lake), assume_yes=assume_yes)
+        return collection.start(lake if isinstance(lake, Lake) else Lake.create(str(lake)), assume_yes=assume_yes)
 
 
 sys.modules[__name__].__class__ = CallablePackage

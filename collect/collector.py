@@ -16,7 +16,7 @@ from .decode import BatchDecoder, Limits
 from .embed import Embedder, Scope
 from .keep import Keep
 from .model import LoadedModel, load_model
-from .observation import ObservedModel, VectorWish, Wishes, attention_is_observable
+from .observation import ObservedModel, VectorWish, Wishes, attention_is_observable, each_once
 from .plan import Estimate, Plan, estimate, make_plan, stored_dtype
 from .prompts import PromptSource, open_source
 from .provenance import check_same, new_run_id, run_json
@@ -110,12 +110,11 @@ class Collection:
                 raise ConfigError(f"heads cannot be kept: {reason}. Use --keep tokens,layers,activations:resid_post.")
             self.notice(f"Attention is not observed: {reason}.")
             self.unmeasured = {"head_summaries": reason, "layer_summaries.attn_*": reason}
-        vectors = dict.fromkeys(
-            VectorWish(item.site, layer, item.scope) for item in keep.activations for layer in item.resolve(n_layers)
-        )
+        asked = [VectorWish(a.site, layer, a.scope) for a in keep.activations for layer in a.resolve(n_layers)]
+        vectors = each_once(asked, generates=self.config.max_new_tokens > 0)
         store = stored_dtype(self.loaded, self.config)
         heads = keep.heads and observable
-        return Wishes(keep.tokens, keep.layers, heads, tuple(vectors), store, self.config.topk, attention=observable)
+        return Wishes(keep.tokens, keep.layers, heads, vectors, store, self.config.topk, attention=observable)
 
     def notice(self, text: str) -> None:
         """Tell the caller something that is no error."""

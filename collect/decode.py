@@ -131,9 +131,9 @@ class BatchDecoder:
                     self.ids[:, start:end], self._mask_until(end), self.cache, start, in_prompt=True
                 )
             yield STATES, self._prompt_states(_real(self.pads, start, end), start, end)
+            self.last_states = states[:, -1]
             if self.observed.wishes.tokens:
                 yield from self._prompt_predictions(states, start, end)
-        self.last_states = states[:, -1]
 
     def _prompt_states(self, select: np.ndarray, start: int, end: int) -> Block:
         n_new = end - start

@@ -74,7 +74,13 @@ class Keep:
             else:
                 names = [*PLAIN_ITEMS, "activations:SITE[@LAYERS][:prompt|:generated|:last]"]
                 raise UsageError(f"Cannot keep {item!r}.{did_you_mean(item, names)}")
-        return cls(*(name in plain for name in PLAIN_ITEMS), tuple(activations))
+        return cls(
+            tokens="tokens" in plain,
+            layers="layers" in plain,
+            heads="heads" in plain,
+            embeddings="embeddings" in plain,
+            activations=tuple(activations),
+        )
 
 
 def _activation(match: re.Match[str]) -> ActivationKeep:

@@ -128,6 +128,15 @@ class LoadedModel:
         }
 
 
+class GivenStates(BaseModelOutputWithPastAndCrossAttentions):
+    """Final-normed states as a base model returns them; whatever else its output holds (router logits...) is None."""
+
+    def __getattr__(self, name: str) -> None:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return None
+
+
 class Unembedding:
     """Final-normed states to logits, by the model's own forward (soft caps and scales included).
 
@@ -142,8 +151,8 @@ class Unembedding:
     def _given(self, states: Tensor) -> Iterator[None]:
         base = self._model.base_model
 
-        def forward(*args: Any, **kwargs: Any) -> BaseModelOutputWithPastAndCrossAttentions:
-            return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=states)
+        def forward(*args: Any, **kwargs: Any) -> GivenStates:
+            return GivenStates(last_hidden_state=states)
 
         had_own = "forward" in vars(base)
         before = base.forward
@@ -210,7 +219,7 @@ def load_model(
         raise _not_loaded(name, error) from error
     model.eval().requires_grad_(False)
     if getattr(model.config, "quantization_config", None) is None:
-        model.to(where)
+        model.to(where)  # type: ignore[arg-type]
     folder = Path(source)
     return LoadedModel(
         name=name,

@@ -3,7 +3,7 @@
 A row is a token that the model read. Rows leave as tensors with the row axis first; the caller moves them to the host.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -30,6 +30,21 @@ class VectorWish:
     @property
     def name(self) -> str:
         return f"vector/{self.site}/{self.layer}/{self.scope or 'all'}"
+
+
+def each_once(wishes: Iterable[VectorWish], *, generates: bool) -> tuple[VectorWish, ...]:
+    """The same vectors without repetitions: where scopes of one site and layer overlap, the wider one stays."""
+    scopes: dict[tuple[str, int], set[str | None]] = {}
+    for wish in wishes:
+        scopes.setdefault((wish.site, wish.layer), set()).add(wish.scope)
+    found: list[VectorWish] = []
+    for (site, layer), names in scopes.items():
+        if None in names or {"prompt", "generated"} <= names:
+            names = {None}
+        elif ("generated" if generates else "prompt") in names:
+            names = names - {"last"}
+        found += [VectorWish(site, layer, scope) for scope in sorted(names, key=str)]
+    return tuple(found)
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ class ProgressBar:
         if not sys.stderr.isatty() or now - self._shown < REFRESH_SECONDS:
             return
         if self._bar is None:
-            self._open(now)
+            self._bar = self._open(now)
         self._shown = now
         rate = progress.n_tokens / max(now - self._started, 1e-9)
         self._bar.update(
@@ -40,14 +40,15 @@ class ProgressBar:
             numbers=f"{progress.n_tokens:,} tokens  {rate:,.0f}/s  {progress.n_bytes / 1e6:,.1f} MB",
         )
 
-    def _open(self, now: float) -> None:
+    def _open(self, now: float) -> Any:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
         from rich.progress import Progress as Bar
 
         numbers = TextColumn("segments  {task.fields[numbers]}")
         columns = (BarColumn(), MofNCompleteColumn(), numbers, TimeRemainingColumn())
-        self._bar = Bar(*columns, console=Console(stderr=True), transient=True)
-        self._task = self._bar.add_task("collect", total=1, numbers="")
-        self._bar.start()
+        bar = Bar(*columns, console=Console(stderr=True), transient=True)
+        self._task = bar.add_task("collect", total=1, numbers="")
+        bar.start()
         self._started = now
+        return bar

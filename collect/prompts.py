@@ -42,8 +42,15 @@ class Prompt:
 class PromptSource(Protocol):
     """A sequence of prompts that can be read more than once."""
 
-    dataset: str | None
-    split: str | None
+    @property
+    def dataset(self) -> str | None:
+        """Name of the dataset or file."""
+        ...
+
+    @property
+    def split(self) -> str | None:
+        """Split of the dataset."""
+        ...
 
     def describe(self) -> dict[str, Any]:
         """What run.json needs to find the same prompts again, and to notice if they changed."""

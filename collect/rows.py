@@ -259,4 +259,6 @@ def _lists(values: np.ndarray, present: np.ndarray) -> pa.ListArray:
 def _reordered(values: object, order: np.ndarray) -> object:
     if isinstance(values, np.ndarray):
         return values[order]
-    return values.take(pa.array(order)) if isinstance(values, pa.Array) else values
+    if isinstance(values, (pa.Array, pa.ListArray)):
+        return values.take(pa.array(order))  # type: ignore[attr-defined]
+    return values

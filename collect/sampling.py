@@ -86,7 +86,9 @@ def choose(
 
     `context` holds prompt and generated ids for the repetition penalty; padded columns repeat an id of their own row.
     """
-    scores = processors(context, logits.float()) if len(processors) else logits.float()
+    scores = logits.float()
+    if len(processors):
+        scores = processors(context, scores)  # type: ignore[arg-type]
     if draws is None:
         return Choice(scores.argmax(-1), None, None)
     logprobs = scores.log_softmax(-1)

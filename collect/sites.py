@@ -30,6 +30,10 @@ OUT_PROJECTION_NAMES = ("o_proj", "c_proj", "out_proj", "dense", "wo", "o")
 DOWN_PROJECTION_NAMES = ("down_proj", "c_proj", "dense_4h_to_h", "fc2", "fc_out", "wo", "w2")
 
 
+LARGEST_MISS = 0.1
+"""Rounding in half precision stays below this share, a wrong module does not."""
+
+
 def check_site(site: str) -> None:
     """ConfigError with the possible names if `site` is not one of SITES."""
     if site not in SITES:
@@ -134,29 +138,38 @@ def dissect(model: nn.Module, blocks: nn.ModuleList, probe: Callable[[], object]
     seen: dict[str, Tensor] = {}
     with torch.no_grad(), _recording(blocks[0], parts[0], seen):
         probe()
-    for attn_name in ("after_attention", "attention"):
-        for mlp_name in ("after_mlp", "mlp"):
-            if attn_name in seen and mlp_name in seen:
-                middle = seen["input"] + seen[attn_name]
-                if _reaches(middle + seen[mlp_name], seen["output"], seen["input"]):
-                    anatomy.attn_out = lambda p, name=attn_name: getattr(p, name)
-                    anatomy.mlp_out = lambda p, name=mlp_name: getattr(p, name)
-                    anatomy.parallel = not any(
-                        _reaches(middle, state, seen["input"])
-                        for name, state in seen.items()
-                        if name.startswith("read:")
-                    )
-                    return anatomy
-    anatomy.reason = f"in {type(blocks[0]).__name__} no two modules add up to the change of the residual stream."
+    misses = {
+        (attn_name, mlp_name): _miss(seen["input"] + seen[attn_name] + seen[mlp_name], seen["output"], seen["input"])
+        for attn_name in ("after_attention", "attention")
+        for mlp_name in ("after_mlp", "mlp")
+        if attn_name in seen and mlp_name in seen
+    }
+    best = min(misses, key=misses.__getitem__, default=None)
+    if best is None or not misses[best] <= LARGEST_MISS:
+        anatomy.reason = f"in {type(blocks[0]).__name__} no two modules add up to the change of the residual stream."
+        return anatomy
+    attn_name, mlp_name = best
+    anatomy.attn_out = lambda p: getattr(p, attn_name)
+    anatomy.mlp_out = lambda p: getattr(p, mlp_name)
+    read = [state for name, state in seen.items() if name.startswith("read:")]
+    anatomy.parallel = not any(_is_sum(state, seen["input"], seen[attn_name]) for state in read)
     return anatomy
 
 
-def _reaches(sum_of_parts: Tensor, state: Tensor, start: Tensor) -> bool:
-    """Whether `sum_of_parts` is `state`, judged by the way from `start` (all residual states are near each other)."""
+def _miss(sum_of_parts: Tensor, state: Tensor, start: Tensor) -> float:
+    """How far `sum_of_parts` is from `state`, relative to the way from `start`: all residual states are near others."""
     if sum_of_parts.shape != state.shape:
+        return float("inf")
+    way = (state.float() - start.float()).norm()
+    return float((sum_of_parts.float() - state.float()).norm() / way)
+
+
+def _is_sum(state: Tensor, a: Tensor, b: Tensor) -> bool:
+    """Whether `state` is a + b, judged by the smaller of them: where one is large, it alone is near the sum."""
+    if state.shape != a.shape:
         return False
-    error = (sum_of_parts.float() - state.float()).norm()
-    return bool(error <= 0.1 * (state.float() - start.float()).norm())
+    error = (state.float() - (a + b).float()).norm()
+    return bool(error <= LARGEST_MISS * torch.minimum(a.float().norm(), b.float().norm()))
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Damaged files: what a look at their ends tells, and, after a failed read, which one has other bytes than committed."""
+"""Damaged files: what a look at their ends tells, and which one has other bytes than committed."""
 
 import hashlib
 import os
@@ -35,7 +35,7 @@ def visible_damage(path: Path, size: int) -> str | None:
 
 
 def changed_file(snapshot: Snapshot, run: str | None, *, budget: int = 2 << 30) -> tuple[str, str] | None:
-    """The first committed file (path, run) with another SHA-256 than recorded, smallest first, hashing `budget` bytes."""
+    """The first committed file (path, run) with another SHA-256 than recorded, smallest first, within a budget."""
     entries = [
         (entry, run_id)
         for run_id, log in snapshot.runs.items()

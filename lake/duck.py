@@ -3,11 +3,13 @@
 Knows files by the lists a snapshot gives; never globs.
 """
 
+import json
 import os
 import re
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import duckdb
@@ -34,7 +36,7 @@ class Connection:
     def __init__(
         self,
         snapshot: Snapshot,
-        runs: pa.Table,
+        runs: Sequence[dict[str, Any]],
         *,
         run: str | None = None,
         extra_views: Sequence[tuple[str, str, str]] = (),
@@ -99,7 +101,7 @@ class Connection:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _create_views(self, runs: pa.Table, run: str | None) -> None:
+    def _create_views(self, runs: Sequence[dict[str, Any]], run: str | None) -> None:
         con = self.duckdb
         con.create_function(
             views.DECODER,
@@ -118,10 +120,11 @@ class Connection:
                 con.execute(f"SET VARIABLE {views.variable(table, index)} = $1", [self.snapshot.paths(entries)])
             self._create_view(table, views.view_sql(table, list(groups), hive=hive))
             script.append(views.comments_sql(table))
-        con.register("runs_rows", runs)
-        columns = ", ".join(f"{views.quoted(c.name)} {views.sql_type(c.type)}" for c in RUNS.columns)
-        con.execute(f"CREATE TABLE runs ({columns}); INSERT INTO runs SELECT * FROM runs_rows;")
-        con.unregister("runs_rows")
+        # As JSON: building an Arrow table from Python values would import pandas wherever it is installed.
+        rows = json.dumps(
+            [{k: v.isoformat() if isinstance(v, datetime) else v for k, v in row.items()} for row in runs]
+        )
+        con.execute(views.runs_sql(RUNS), [rows]).fetchall()
         script.append(views.comments_sql(RUNS).replace("COMMENT ON VIEW", "COMMENT ON TABLE", 1))
         with translated(self):
             con.execute("\n".join(script))

@@ -188,12 +188,12 @@ class Lake:
         `locked` allows single SELECTs over the lake's own files and nothing else.
         """
         from .duck import Connection
-        from .runs import run_rows, runs_table
+        from .runs import run_rows
 
         run_id = None if run is None else self.resolve_run(run)
         snapshot = self.snapshot(run_id)
-        table = runs_table(run_rows(snapshot.runs.values(), self.layout))
-        return Connection(snapshot, table, run=run_id, extra_views=extra_views, locked=locked)
+        rows = run_rows(snapshot.runs.values(), self.layout)
+        return Connection(snapshot, rows, run=run_id, extra_views=extra_views, locked=locked)
 
     def sql(self, query: str, parameters: "Sequence[Any] | dict[str, Any] | None" = None) -> "pl.DataFrame":
         """The result of one SELECT as a polars DataFrame, through the locked connection."""

@@ -49,6 +49,13 @@ def view_sql(table: Table, groups: Sequence[tuple[str, ...]], *, hive: bool) -> 
     return f"CREATE VIEW {quoted(table.name)} AS {body};"
 
 
+def runs_sql(table: Table) -> str:
+    """The table `runs` from its rows as one JSON text, the statement's parameter."""
+    fields = ", ".join(f'"{c.name}": "{sql_type(c.type)}"' for c in table.columns)
+    rows = f"unnest(from_json($1::JSON, {literal(f'[{{{fields}}}]')}))"
+    return f"CREATE TABLE {quoted(table.name)} AS SELECT run.* FROM (SELECT {rows} AS run)"
+
+
 def comments_sql(table: Table) -> str:
     """Comments that explain the view and its columns."""
     lines = [f"COMMENT ON VIEW {quoted(table.name)} IS {literal(table.doc)};"]

@@ -1,5 +1,6 @@
 """The layers, scales and sizes of one chart, made from a header and the shape of its rows."""
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import altair as alt
@@ -77,7 +78,8 @@ class Plot:
             few = self.count(self.x) <= _DOTS_UP_TO
             return chart.mark_line(point=alt.OverlayMarkDef(size=28) if few else False, **style)
         if self.mark == "point":
-            return chart.mark_point(filled=True, size=45, opacity=0.7, **style)
+            crowd = min(1.0, self.rows.height / 2_000)
+            return chart.mark_point(filled=True, size=45 - 33 * crowd, opacity=0.7 - 0.35 * crowd, **style)
         if self.mark == "bar":
             return chart.mark_bar(**style)
         if self.mark == "area":
@@ -163,6 +165,8 @@ class Plot:
                 given["scale"] = alt.Scale(domain=categories, range=[meanings[str(c)] for c in categories])
             else:
                 given["sort"] = categories
+                if len(categories) > len(self.theme.categories):
+                    given["scale"] = alt.Scale(scheme="viridis")  # colours must not repeat
         elif scale := self._scale("color", encoding):
             given["scale"] = scale
         return alt.Color(**given)
@@ -214,11 +218,19 @@ class Plot:
         return [one.encode(**{kind: alt.datum(value)})]
 
     def _common_span(self) -> tuple[float, float]:
-        import polars as pl
+        """Where both axes have values: the diagonal must not stretch either."""
+        spans = [self._span(name) for name in ("x", "y")]
+        low, high = max(span[0] for span in spans), min(span[1] for span in spans)
+        return (low, max(low, high))
 
-        both = pl.concat([self.rows[e.field].cast(pl.Float64) for e in (self.x, self.y)])
-        kept = both.filter(both.is_finite())
-        return (float(kept.min() or 0), float(kept.max() or 1)) if len(kept) else (0.0, 1.0)  # type: ignore[arg-type]
+    def _span(self, name: str) -> tuple[float, float]:
+        for word in self.header.scales.get(name, ()):
+            if isinstance(word, tuple):
+                return word
+        values = [
+            v for v in self.rows[self.header.channels[name].field].to_list() if v is not None and math.isfinite(v)
+        ]
+        return (min(values), max(values)) if values else (0.0, 1.0)
 
 
 def _title(encoding: Encoding) -> str:

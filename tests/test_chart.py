@@ -8,6 +8,7 @@ import altair as alt
 import polars as pl
 import pytest
 from test_queries_rows import HOSTILE, RUN, connection_to, frames, without
+
 from tracelake.lake.duck import Connection
 from tracelake.lake.errors import ConfigError, UsageError
 from tracelake.lake.schema import TABLES

@@ -12,6 +12,7 @@ import polars as pl
 import pytest
 from test_chart import CHARTS, query_of
 from test_queries_rows import HOSTILE, connection_to, frames
+
 from tracelake.lake.duck import Connection
 from tracelake.lake.errors import NotFoundError, UsageError
 from tracelake.queries import page

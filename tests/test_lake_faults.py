@@ -1,4 +1,4 @@
-"""Errors of the disk at every single operation: the lake stays whole, says what happened, and the run can be resumed."""
+"""Errors of the disk at every single operation: the lake stays whole, says so, and the run can be resumed."""
 
 import errno
 import subprocess
@@ -104,11 +104,13 @@ def n_operations(tmp_path):
 @pytest.mark.parametrize(
     ("code", "stays", "kind"),
     [(errno.ENOSPC, False, DiskFullError), (errno.ENOSPC, True, DiskFullError), (errno.EIO, False, LakeError)],
+    ids=["full once", "full for good", "broken once"],
 )
 def test_every_operation_may_fail(tmp_path, code, stays, kind):
     steps = n_operations(tmp_path)
     assert steps > 60
-    for at in range(1, steps + 1):
+    # Failing for good differs from failing once only in the cleaning up: a sample of it is enough.
+    for at in range(1, steps + 1, 3 if stays else 1):
         root = tmp_path / f"lake{at}"
         acknowledged, error = whole_life(root, FailingDisk(at, code, stays=stays))
         # Cleaning up after a success may fail without harm; anything else must be told.
@@ -123,11 +125,7 @@ def test_every_operation_may_fail(tmp_path, code, stays, kind):
         except LakeError as again:
             raise AssertionError(f"step {at} after {error}: cannot resume: {again}") from again
         assert run.committed >= acknowledged
-        assert (
-            list(lake.path.rglob("*.part")) == []
-            or not (lake.path / "_staging" / RUN / "w0").exists()
-            or all("lake-" in p.name for p in lake.path.rglob("*.part"))
-        )
+        assert list((lake.path / "_staging" / RUN).rglob("*.part")) == []
         if not run.finished:
             for index in sorted({0, 1} - run.committed):
                 write_segment(run, index)

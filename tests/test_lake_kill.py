@@ -110,6 +110,7 @@ def test_kill_inside_the_commit(tmp_path, place):
     assert acknowledged <= look(lake)
     assert lake.run_status("killed-run") == "interrupted" and lake.verify("deep").ok
     for writer in ("w0", "w1"):
-        assert start(lake.path, writer).wait() == 0
+        with start(lake.path, writer) as process:
+            assert process.wait() == 0
     assert lake.run_status("killed-run") == "complete" and json.dumps(lake.verify("deep").as_dict())
     assert look(lake) == set(range(SEGMENTS))

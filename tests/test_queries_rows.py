@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pyarrow as pa
+
 from tracelake.lake.duck import Connection
 from tracelake.lake.lake import Lake
 from tracelake.lake.schema import TABLES

@@ -6,6 +6,7 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 from test_queries_rows import ENCODER, RUN, connection_to, frames, without
+
 from tracelake.lake.duck import Connection
 from tracelake.lake.schema import TABLES
 from tracelake.queries.views import view_definitions, views
