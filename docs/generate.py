@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import duckdb
-import tracelake
 import typer
+
+import tracelake
 from tracelake.cli import app
 from tracelake.collect.config import CollectConfig
 from tracelake.lake import Lake
@@ -171,8 +172,9 @@ def _view_lines(view: View, types: dict[str, str]) -> list[str]:
 def queries_page() -> str:
     """The catalogue of saved queries with parameters, the tables they read and whether they draw themselves."""
     lines = [NOTE, "", "# Saved queries", "", *_QUERIES.strip().splitlines(), ""]
+    readable = {*TABLES, *views()}
     for query in saved_queries().values():
-        lines += _query_lines(query)
+        lines += _query_lines(query, readable)
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -186,9 +188,9 @@ chart's encoding, as in the files of `queries/saved/`), then one SELECT.
 """
 
 
-def _query_lines(query: SavedQuery) -> list[str]:
+def _query_lines(query: SavedQuery, readable: set[str]) -> list[str]:
     lines = [f"## {query.name}", "", query.header.description, ""]
-    facts = f"Reads {', '.join(f'`{name}`' for name in sorted(_sources(query)))}."
+    facts = f"Reads {', '.join(f'`{name}`' for name in sorted(_sources(query) & readable))}."
     if query.has_chart:
         channels = query.header.channels
         drawn = ", ".join(f"{channel} `{encoding.field}`" for channel, encoding in channels.items())
@@ -206,7 +208,7 @@ def _query_lines(query: SavedQuery) -> list[str]:
 def _sources(query: SavedQuery) -> set[str]:
     with duckdb.connect() as connection:
         [[parsed]] = connection.execute("SELECT json_serialize_sql(?)", [query.sql]).fetchall()
-    return set(_named_tables(json.loads(parsed))) & {*TABLES, *views()}
+    return set(_named_tables(json.loads(parsed)))
 
 
 def _named_tables(node: Any) -> Iterator[str]:

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 
 from . import keys
-from .columns import Chunk, Repeat, chunk_of, joined, length
+from .columns import Chunk, Repeat, chunk_of, joined, length, numpy_type
 from .errors import UsageError, did_you_mean
 from .schema import Table
 from .vectors import to_binary, width
@@ -22,6 +22,7 @@ class TableBuffer:
         self.table = table
         self.constants = dict(constants)
         self.given = [c for c in table.columns if c.name not in constants and c.name != table.vector]
+        self._plan = [(c, numpy_type(c)) for c in self.given]
         self._names = frozenset(c.name for c in self.given)
         self._required = frozenset(c.name for c in self.given if c.required)
         self._chunks: dict[str, list[Chunk | Repeat]] = {c.name: [] for c in self.given}
@@ -35,8 +36,8 @@ class TableBuffer:
         n_rows = len(vectors) if vectors is not None else length(columns.values())
         n_bytes = 0
         chunks = {}
-        for column in self.given:
-            chunk = chunk_of(self.table, column, columns.get(column.name), n_rows)
+        for column, plain in self._plan:
+            chunk = chunk_of(self.table, column, columns.get(column.name), n_rows, plain)
             n_bytes += 0 if isinstance(chunk, Repeat) else chunk.nbytes
             chunks[column.name] = chunk
         if not n_rows:

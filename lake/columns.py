@@ -32,14 +32,16 @@ def length(values: Iterable[Any]) -> int:
     return 1
 
 
-def chunk_of(table: Table, column: Column, value: Any, n_rows: int) -> Chunk | Repeat:
-    """One appended column, checked; plain numpy of the right type passes through untouched."""
-    if (
-        isinstance(value, np.ndarray)
-        and value.ndim == 1
-        and value.dtype == _NUMPY.get(column.type)
-        and type(value) is np.ndarray
-    ):
+def numpy_type(column: Column) -> np.dtype | None:
+    """The numpy type that needs no conversion; None if there is none."""
+    return _NUMPY.get(column.type)
+
+
+def chunk_of(table: Table, column: Column, value: Any, n_rows: int, plain: np.dtype | None) -> Chunk | Repeat:
+    """One appended column, checked; numpy of the type `plain` passes through untouched."""
+    if value is None and not column.required:
+        return Repeat(None, n_rows)
+    if type(value) is np.ndarray and value.dtype == plain and value.ndim == 1:
         chunk: Chunk | Repeat = value
     elif isinstance(value, np.ndarray | pa.Array | pa.ChunkedArray | list | tuple):
         array = _converted(table, column, value)
@@ -48,7 +50,7 @@ def chunk_of(table: Table, column: Column, value: Any, n_rows: int) -> Chunk | R
             raise UsageError(f"{table.name}.{column.name} must not be null: {nulls}.")
         chunk = array
     else:
-        if value is None and column.required:
+        if value is None:
             raise UsageError(f"{table.name}.{column.name} must not be null.")
         chunk = Repeat(_scalar(table, column, value), n_rows)
     if len(chunk) != n_rows:
@@ -56,6 +58,7 @@ def chunk_of(table: Table, column: Column, value: Any, n_rows: int) -> Chunk | R
     return chunk
 
 
+_TEXT = pa.string()
 _NUMPY = {
     pa.int16(): np.dtype(np.int16),
     pa.int32(): np.dtype(np.int32),
@@ -111,10 +114,10 @@ def _check_kind(given: pa.DataType, wanted: pa.DataType) -> None:
 
 
 def _scalar(table: Table, column: Column, value: Any) -> Any:
-    if value is None:
-        return None
     if isinstance(value, np.generic):
         value = value.item()
+    if type(value) is str and column.type == _TEXT:
+        return value
     kinds = pa.types
     whole = isinstance(value, int) and not isinstance(value, bool)
     fine = (

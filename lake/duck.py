@@ -6,6 +6,7 @@ Knows files by the lists a snapshot gives; never globs.
 import json
 import os
 import re
+import tempfile
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -146,14 +147,15 @@ class Connection:
 
 
 def _limits() -> dict[str, Any]:
-    """Settings of every connection: nothing is downloaded, and variables of the caller are not tables."""
+    """Settings of every connection: nothing is downloaded, variables of the caller are no tables, memory is bounded."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return {
         "autoinstall_known_extensions": "false",
         "autoload_known_extensions": "false",
         "python_enable_replacements": "false",
-        "threads": str(
-            max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-        ),
+        "threads": str(cores),
+        "memory_limit": "60%",  # beyond it DuckDB spills, to the system's folder rather than the caller's
+        "temp_directory": os.path.join(tempfile.gettempdir(), f"tracelake-{os.getpid()}"),
     }
 
 

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from .errors import DamageError, UsageError
 
@@ -11,6 +11,7 @@ RUN_ID = re.compile(r"[a-z][a-z0-9_-]{2,63}")
 WRITER = re.compile(r"[a-z][a-z0-9_]{0,31}")  # no hyphen: it separates the parts of a file name
 SAFE_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
 PART = re.compile(r"part-(?P<writer>[a-z][a-z0-9_]{0,31})-(?P<seq>\d{6,})-(?P<nonce>[0-9a-f]{8})\.parquet")
+DATA_PATH = re.compile(r"data(?:/(?!\.)[A-Za-z0-9_=.-]+)+/(?!\.)[A-Za-z0-9_.-]+\.parquet")
 RECORD = re.compile(r"(?P<writer>[a-z][a-z0-9_]{0,31})-(?P<seq>\d{6,})\.json")
 
 
@@ -23,9 +24,7 @@ def check_name(value: str, pattern: re.Pattern[str], what: str) -> str:
 
 def check_data_path(path: str, record: str) -> str:
     """A path from a commit record, if it is relative, normal and under data/; DamageError otherwise."""
-    parts = PurePosixPath(path).parts
-    normal = "/".join(parts) == path and ".." not in parts and "\\" not in path and "\0" not in path
-    if not (normal and len(parts) > 2 and parts[0] == "data" and path.endswith(".parquet")):
+    if not DATA_PATH.fullmatch(path):
         raise DamageError(f"{record} names the file {path!r}, which is not a normal relative path under data/.")
     return path
 

@@ -82,9 +82,11 @@ class SegmentWriter:
         if "scale" in declared.names and (dtype == "int8") == (columns.get("scale") is None):
             raise UsageError(f"{table}.scale must be given for int8 vectors and only for them; dtype is {dtype}.")
         dim = matrix.shape[1]
-        self._layout.part(table, self.run.run_id, partition, "x")  # refuses values that cannot be folders, now
+        key = (table, *partition.values(), dtype, dim)
+        if key not in self._buffers:
+            self._layout.part(table, self.run.run_id, partition, "x")  # refuses values that cannot be folders, now
         self._add(
-            (table, *partition.values(), dtype, dim),
+            key,
             declared,
             partition | {"dtype": dtype, "dim": dim},
             columns,

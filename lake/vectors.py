@@ -3,8 +3,6 @@
 Knows numpy and Arrow buffers; nothing of files.
 """
 
-import sys
-
 import numpy as np
 import pyarrow as pa
 
@@ -29,12 +27,10 @@ def check_vectors(vectors: np.ndarray, dtype: str, where: str) -> np.ndarray:
         raise UsageError(
             f"{where}: vectors must be a matrix [rows, dim], not {type(vectors).__name__} of shape {shape}."
         )
-    if vectors.dtype.newbyteorder("=") != stored.newbyteorder("="):
+    if vectors.dtype != stored and vectors.dtype.newbyteorder("=") != stored.newbyteorder("="):
         hint = " (bfloat16 is passed as its uint16 bit patterns)" if dtype == "bfloat16" else ""
         raise UsageError(f"{where}: dtype {dtype} needs numpy {stored.newbyteorder('=')}, not {vectors.dtype}{hint}.")
-    if vectors.dtype != stored and sys.byteorder == "big":
-        vectors = vectors.astype(stored)
-    vectors = np.ascontiguousarray(vectors)
+    vectors = np.ascontiguousarray(vectors, stored)
     # A small slice keeps the whole array it was cut from alive, and the buffer's size would be a lie.
     base = getattr(vectors.base, "nbytes", 0)
     return vectors.copy() if base > 2 * vectors.nbytes else vectors

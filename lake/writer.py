@@ -1,5 +1,7 @@
 """One writer of one run: its lock, its chain of commit records, and the segments it opens."""
 
+from functools import cache
+from importlib.metadata import version
 from typing import Any, Literal
 
 from . import commits
@@ -12,6 +14,12 @@ from .segments import SegmentWriter
 from .snapshot import RunLog, read_run
 
 BUFFER_BYTES = 256 << 20
+
+
+@cache
+def tool_version() -> str:
+    """Version of the installed tracelake (read from its metadata: the facade above must not be imported here)."""
+    return version("tracelake")
 
 
 class RunWriter:
@@ -98,11 +106,9 @@ class RunWriter:
 
     def publish(self, **fields: Any) -> Record:
         """Publish this writer's next commit record; part of sealing, not for callers."""
-        from .. import __version__
-
         layout, previous = self._layout, self._chain[-1].digest if self._chain else self._log.digest
         place = {"run_id": self.run_id, "writer": self.writer, "seq": self.next_seq}
-        record = Record(**place, previous=previous, time=commits.now(), tool_version=__version__, **fields)
+        record = Record(**place, previous=previous, time=commits.now(), tool_version=version("tracelake"), **fields)
         data, digest = commits.encode(record)
         if layout.tombstone(self.run_id).exists():
             raise NotFoundError(f"Run {self.run_id} was removed while it was being written.")

@@ -200,3 +200,18 @@ def test_a_lake_below_a_folder_that_looks_like_a_partition(tmp_path):
             "activations", layer=2, site="z", columns=columns, vectors=np.ones((1, 2), np.float32), dtype="float32"
         )
     assert lake.sql("select run_id, layer, site, vector from activations").rows() == [("plain", 2, "z", [1.0, 1.0])]
+
+
+def test_a_query_larger_than_memory_spills_outside_the_lake(lake, tmp_path, monkeypatch):
+    from tracelake.lake import duck
+
+    limits = duck._limits() | {"memory_limit": "60MB", "threads": "1", "temp_directory": str(tmp_path / "spill")}
+    monkeypatch.setattr(duck, "_limits", lambda: limits)
+    before = sorted(lake.path.rglob("*"))
+    rows = "select row_number() over (order by hash(range)) as n, repeat('x', 60) || range as x from range(1000000)"
+    query = f"select max(n), max(x) from ({rows})"
+    assert lake.sql(query).row(0)[0] == 1_000_000
+    assert sorted(lake.path.rglob("*")) == before
+    monkeypatch.setattr(duck, "_limits", lambda: limits | {"max_temp_directory_size": "1MB"})
+    with pytest.raises(LakeError, match="memory"):
+        lake.sql(query)

@@ -9,6 +9,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+
 import tracelake
 
 ROOT = Path(tracelake.__file__).parent

@@ -21,13 +21,14 @@ from random_models import (
     save,
 )
 from scipy import stats
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
 from tracelake.collect.collector import Collection
 from tracelake.collect.config import CollectConfig
 from tracelake.collect.model import Unembedding
 from tracelake.collect.sampling import Sampling, choose, uniform_draws
 from tracelake.lake import Lake
 from tracelake.lake.errors import ConfigError
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 END = 1
 

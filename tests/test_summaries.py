@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from plain_forward import entropy_of, log_probabilities, uniform_basin
+
 from tracelake.collect.summaries import (
     STATE_STATISTICS,
     attention_rows,

@@ -14,13 +14,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2LMHeadModel, PreTrainedTokenizerFast
+
 from tracelake.collect.grading import grade, solution_method
 from tracelake.collect.tinymath import LEVELS, METHODS, WEIGHTS, Problem, card, problems
 from tracelake.collect.tinymath.evaluate import complete, render_prompt
 from tracelake.collect.tinymath.problems import SIZES, split_of, stream
 from tracelake.collect.tinymath.train import Recipe, batches, new_model, weighted_loss
 from tracelake.collect.tinymath.vocabulary import BOS_ID, EOS_ID, N_POSITIONS, PAD_ID, plain_text
-from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 FIRST_TEST_IDS = ["tinymath-1-2a332d454152", "tinymath-2-4c255f7fbd2f", "tinymath-3-de0fdfb09a8f"]
 SIGNS = {ast.Add: operator.add, ast.Sub: operator.sub}

@@ -1,7 +1,7 @@
 """Train `tinymath`, from nothing or from an earlier stage: `python -m tracelake.collect.tinymath.train --out DIR`.
 
-The same commands on the same processor, thread count and versions give the same weights. A checkpoint that loads with
-`from_pretrained` is written at every evaluation, so an early stop is useful.
+All draws come from the seed, so the same commands on the same processor, thread count and versions should give the same
+weights. A checkpoint that loads with `from_pretrained` is written at every evaluation, so an early stop is useful.
 """
 
 import argparse

@@ -1,0 +1,209 @@
+"""Collection speed at GPT-2 size, over loops that compute the same logits and keep nothing."""
+
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from gpt2_size import D_VOCAB, prompt_ids, prompt_texts, save_model
+from measurement import Result, Sample, arguments, interleave, ratio_range, speed_ratio, timed
+from report import finish
+from transformers import DynamicCache
+
+from tracelake.collect.collector import Collection
+from tracelake.collect.config import CollectConfig
+from tracelake.lake import Lake
+
+BATCH = 8
+LOGIT_ROWS = 20
+KEEPS = {
+    "nothing (ids and texts)": (),
+    "tokens": ("tokens",),
+    "tokens, layers": ("tokens", "layers"),
+    "tokens, layers, heads": ("tokens", "layers", "heads"),
+    "tokens, layers, heads, resid_post of all layers": ("tokens", "layers", "heads", "activations:resid_post"),
+}
+EVERYTHING = list(KEEPS)[-1]
+STEPS = ("prefill", "prompt_logits", "decode", "choose", "summaries", "rows", "write")
+
+
+class Collecting:
+    """Collects the same prompts again and again; the model is loaded once, each run is removed after its timing."""
+
+    def __init__(self, lake: Path, model: Path, texts: tuple[str, ...], keep: tuple[str, ...], new_tokens: int) -> None:
+        self.lake = Lake.create(lake)
+        config = CollectConfig(
+            model=str(model), prompt=texts, keep=keep, max_new_tokens=new_tokens, batch_size=BATCH, device="cpu"
+        )
+        self.collection = Collection(config)
+        self.n_tokens = 0
+        self.n_bytes = 0
+        self.lengths: list[int] = []
+        self.operations: dict[str, float] = {}
+
+    def __call__(self) -> float:
+        """One committed run; returns its seconds."""
+        start = time.perf_counter()
+        collected = self.collection.start(self.lake, assume_yes=True)
+        seconds = time.perf_counter() - start
+        self.n_tokens, self.n_bytes = collected.n_tokens, collected.n_bytes
+        found = self.lake.sql("select name, sum(total_ms) as ms from operations group by name")
+        self.operations = {name: ms / 1000 for name, ms in found.rows()}
+        lengths = self.lake.sql("select n_generated_tokens from sequences order by sequence_id")
+        self.lengths = lengths["n_generated_tokens"].to_list()
+        self.lake.remove(collected.run_id, dry_run=False, now=True)
+        return seconds
+
+
+def same_logits(model: Any, ids: torch.Tensor, new_tokens: int, *, whole: bool) -> None:
+    """The cached loop: logits of all prompt positions (at once or in groups of rows) and of every new token."""
+    cache = DynamicCache(config=model.config)
+    states = model.base_model(input_ids=ids, past_key_values=cache, use_cache=True).last_hidden_state
+    if whole:
+        logits = model.lm_head(states)[:, -1]
+    else:
+        flat = states[:, :-1].flatten(0, 1)
+        for start in range(0, len(flat), LOGIT_ROWS):
+            model.lm_head(flat[start : start + LOGIT_ROWS])
+        logits = model.lm_head(states[:, -1])
+    for _ in range(new_tokens):
+        token = logits.argmax(-1, keepdim=True)
+        states = model.base_model(input_ids=token, past_key_values=cache, use_cache=True).last_hidden_state
+        logits = model.lm_head(states[:, -1])
+
+
+def in_batches(ids: torch.Tensor, step: Callable[[torch.Tensor], object]) -> Callable[[], float]:
+    """A timed case that takes the prompts batch by batch, without gradients."""
+
+    def run() -> None:
+        with torch.inference_mode():
+            for batch in ids.split(BATCH):
+                step(batch)
+
+    return timed(run)
+
+
+def generate(model: Any, batch: torch.Tensor, new_tokens: int) -> torch.Tensor:
+    """Plain greedy `generate`."""
+    return model.generate(
+        batch, attention_mask=torch.ones_like(batch), max_new_tokens=new_tokens, do_sample=False, use_cache=True
+    )
+
+
+def compare_equal_lengths(result: Result, scratch: Path, model: Path, length: int, options: Any) -> None:
+    """Prompts of one length, 48 new tokens each: the promise, and the ratio to `generate`."""
+    n_batches, new_tokens = (1, 4) if options.quick else (options.batches, 48)
+    ids = prompt_ids(n_batches * BATCH, length)
+    ours = Collecting(scratch / f"lake{length}", model, prompt_texts(ids), KEEPS[EVERYTHING], new_tokens)
+    hf = ours.collection.loaded.model
+    found = interleave(
+        {
+            "collection": ours,
+            "loop, prompt logits in groups": in_batches(ids, lambda b: same_logits(hf, b, new_tokens, whole=False)),
+            "loop, prompt logits at once": in_batches(ids, lambda b: same_logits(hf, b, new_tokens, whole=True)),
+            "generate": in_batches(ids, lambda b: generate(hf, b, new_tokens)),
+        },
+        options.repeats or (1 if options.quick else 7),
+    )
+    table = result.table(f"Prompts of {length} tokens", "case", "tokens/s", "rounds", "collection over it", "per round")
+    for name, sample in found.items():
+        over = "" if name == "collection" else round(speed_ratio(found["collection"], sample), 3)
+        per_round = "" if name == "collection" else ratio_range(found["collection"], sample)
+        table.add(name, round(ours.n_tokens / sample.median, 1), sample.spread, over, per_round)
+    loops = [name for name in found if name.startswith("loop")]
+    fastest = min(loops, key=lambda name: found[name].median)
+    ratio = speed_ratio(found["collection"], found[fastest])
+    result.promise(f"collection over the fastest loop with the same logits, prompts of {length}", 0.9, ratio)
+    _add_operations(result, ours, found["collection"], length)
+
+
+def _add_operations(result: Result, ours: Collecting, sample: Sample, length: int) -> None:
+    table = result.table(f"Where the time of one collection goes, prompts of {length}", "operation", "seconds", "share")
+    for name in STEPS:
+        seconds = ours.operations.get(name, 0.0)
+        table.add(name, round(seconds, 3), f"{seconds / sample.seconds[-1]:.1%}")
+
+
+def compare_mixed_lengths(result: Result, scratch: Path, options: Any) -> None:
+    """Greedy completions that end at very different steps: finished sequences leave our batch."""
+    torch.manual_seed(1)
+    end_ids = tuple(sorted(torch.randperm(D_VOCAB - 1)[: D_VOCAB // 20].tolist()))
+    model = save_model(scratch / "mixed", quick=options.quick, scale=12.0, end_ids=end_ids)
+    n_batches, length, new_tokens = (1, 8, 8) if options.quick else (options.batches, 32, 48)
+    ids = prompt_ids(n_batches * BATCH, length, seed=2)
+    ours = Collecting(scratch / "lake_mixed", model, prompt_texts(ids), KEEPS[EVERYTHING], new_tokens)
+    hf = ours.collection.loaded.model
+    found = interleave(
+        {"collection": ours, "generate": in_batches(ids, lambda b: generate(hf, b, new_tokens))},
+        options.repeats or (1 if options.quick else 7),
+    )
+    theirs = _generated_lengths(hf, ids, new_tokens, frozenset(end_ids))
+    work = (sum(ours.lengths) + ids.numel()) / (sum(theirs) + ids.numel())
+    table = result.table("Mixed output lengths, prompts of 32 tokens", "case", "tokens/s", "rounds", "lengths")
+    for name, lengths in (("collection", ours.lengths), ("generate", theirs)):
+        rate = (sum(lengths) + ids.numel()) / found[name].median
+        table.add(name, round(rate, 1), found[name].spread, ", ".join(map(str, lengths)))
+    ratio = speed_ratio(found["collection"], found["generate"], work=work)
+    result.promise("mixed output lengths: collection over plain generate", 1.0, ratio)
+
+
+def _generated_lengths(model: Any, ids: torch.Tensor, new_tokens: int, end_ids: frozenset[int]) -> list[int]:
+    lengths = []
+    with torch.inference_mode():
+        for batch in ids.split(BATCH):
+            for row in generate(model, batch, new_tokens)[:, ids.shape[1] :].tolist():
+                ends = [i for i, token in enumerate(row) if token in end_ids]
+                lengths.append(ends[0] + 1 if ends else len(row))
+    return lengths
+
+
+def compare_keeps(result: Result, scratch: Path, model: Path, length: int, options: Any) -> None:
+    """What each thing that is kept costs."""
+    n_batches, new_tokens = (1, 4) if options.quick else (options.batches, 48)
+    ids = prompt_ids(n_batches * BATCH, length)
+    texts = prompt_texts(ids)
+    cases = {
+        name: Collecting(scratch / f"keep{length}_{i}", model, texts, keep, new_tokens)
+        for i, (name, keep) in enumerate(KEEPS.items())
+    }
+    found = interleave(cases, options.repeats or (1 if options.quick else 5))
+    table = result.table(
+        f"By what is kept, prompts of {length} tokens", "kept", "tokens/s", "rounds", "bytes per token"
+    )
+    for name, sample in found.items():
+        case = cases[name]
+        table.add(name, round(case.n_tokens / sample.median, 1), sample.spread, round(case.n_bytes / case.n_tokens))
+
+
+def main() -> None:
+    """Measure and store."""
+    parser = arguments(__doc__)
+    parser.add_argument("--batches", type=int, default=2, help="batches of 8 prompts per run")
+    parser.add_argument("--lengths", type=int, nargs="+", default=[32, 256], help="prompt lengths in tokens")
+    parser.add_argument("--only", choices=["equal", "mixed", "keeps"], help="only this comparison")
+    options = parser.parse_args()
+    settings = {"batch": BATCH, "batches per run": options.batches, "new tokens": 48, "threads": torch.get_num_threads()}
+    result = Result("collection", "Collection speed, GPT-2 size, float32", settings)
+    lengths = [8] if options.quick else options.lengths
+    with tempfile.TemporaryDirectory(dir=options.scratch) as folder:
+        scratch = Path(folder)
+        model = save_model(scratch / "model", quick=options.quick)
+        for length in lengths:
+            if options.only in (None, "equal"):
+                compare_equal_lengths(result, scratch, model, length, options)
+        if options.only in (None, "mixed"):
+            compare_mixed_lengths(result, scratch, options)
+        for length in lengths:
+            if options.only in (None, "keeps"):
+                compare_keeps(result, scratch, model, length, options)
+    result.notes.append(
+        "Model loading is excluded everywhere; a collection is timed from its start to its last durable commit. "
+        "A segment holds one batch here, so every batch pays for a commit: the least favourable case."
+    )
+    finish(result, options)
+
+
+if __name__ == "__main__":
+    main()

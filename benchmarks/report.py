@@ -1,0 +1,90 @@
+"""Stores results as JSON and writes the readable page over all of them; run it to write the page again."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from measurement import Result
+
+RESULTS = Path(__file__).parent / "results"
+ORDER = ("collection", "plain_script", "store", "queries", "startup", "memory", "sizes")
+SAME_MACHINE = ("cpu", "cores", "memory_gb", "os", "python")
+
+
+def finish(result: Result, options: argparse.Namespace) -> None:
+    """Print the result; store it and rewrite the page, unless only a quick trial without an output folder was asked."""
+    facts = result.as_json()
+    print("\n".join(_section(facts)))
+    if options.quick and options.output is None:
+        return
+    folder = options.output or RESULTS
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{result.name}.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    write_page(folder)
+
+
+def write_page(folder: Path) -> None:
+    """Write README.md from the JSON files of `folder`."""
+    found = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("*.json")}
+    results = [found[name] for name in ORDER if name in found]
+    lines = [
+        "# Results",
+        "",
+        "Written by the benchmarks (`make bench`); do not edit. Medians of interleaved rounds, with the range over rounds.",
+        "",
+        "## Promises",
+        "",
+        "| promise | goal | measured | |",
+        "|---|---|---|---|",
+    ]
+    for facts in results:
+        for promise in facts["promises"]:
+            verdict = "met" if promise["met"] else "**missed**"
+            lines.append(f"| {promise['what']} | {promise['goal']} | {_measured(promise)} | {verdict} |")
+    for facts in results:
+        lines += ["", *_section(facts)]
+    (folder / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _measured(promise: dict[str, Any]) -> str:
+    return f"{promise['measured']:.3g} {promise['unit']}"
+
+
+def _section(facts: dict[str, Any]) -> list[str]:
+    """One benchmark: its tables, then its circumstances."""
+    lines = [f"## {facts['title']}", ""]
+    for promise in facts["promises"]:
+        verdict = "met" if promise["met"] else "**missed**"
+        lines.append(f"- {promise['what']}: **{_measured(promise)}** (goal {promise['goal']}, {verdict})")
+    for figures in facts["figures"]:
+        lines += ["", f"### {figures['title']}", "", "| " + " | ".join(figures["columns"]) + " |"]
+        lines.append("|" + "---|" * len(figures["columns"]))
+        lines += ["| " + " | ".join(_cell(value) for value in row) + " |" for row in figures["rows"]]
+    if facts["notes"]:
+        lines += ["", *(f"- {note}" for note in facts["notes"])]
+    return [*lines, "", _circumstances(facts)]
+
+
+def _circumstances(facts: dict[str, Any]) -> str:
+    machine, load = facts["machine"], facts["load"]
+    versions = ", ".join(f"{name} {value}" for name, value in machine.items() if name not in SAME_MACHINE)
+    settings = ", ".join(f"{name} {_cell(value)}" for name, value in facts["settings"].items())
+    return (
+        f"Measured {facts['measured_at']} on {machine['cores']} cores of {machine['cpu']}, {machine['memory_gb']} GB, "
+        f"{machine['os']}; Python {machine['python']}, {versions}. Load average {load['load_average_before']} before, "
+        f"{load['load_average_after']} after; other processes used {load['cpu_share_of_other_processes']:.0%} of the "
+        f"cores during these {load['minutes']} minutes. Settings: {settings}."
+    )
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return str(value).replace("|", "\\|")
+
+
+if __name__ == "__main__":
+    write_page(RESULTS)
