@@ -1,9 +1,9 @@
 """tracelake: record what a language model does, token by token, into a Parquet lake, and ask it questions in SQL.
 
-    lake = tracelake.open("lakehouse")
-    lake.sql("select token, surprisal_bits from token_steps limit 5")
-    lake.chart("surprisal_trace", run="latest")
-    tracelake.collect("lakehouse", model="gpt2", prompt="The sky is")
+lake = tracelake.open("lakehouse")
+lake.sql("select token, surprisal_bits from token_steps limit 5")
+lake.chart("surprisal_trace", run="latest")
+tracelake.collect("lakehouse", model="gpt2", prompt="The sky is")
 """
 
 from os import PathLike

@@ -130,7 +130,7 @@ def compare_mixed_lengths(result: Result, scratch: Path, options: Any) -> None:
     """Greedy completions that end at very different steps: finished sequences leave our batch."""
     torch.manual_seed(1)
     end_ids = tuple(sorted(torch.randperm(D_VOCAB - 1)[: D_VOCAB // 20].tolist()))
-    model = save_model(scratch / "mixed", quick=options.quick, scale=12.0, end_ids=end_ids)
+    model = save_model(scratch / "mixed", quick=options.quick, scale=3.0, end_ids=end_ids)
     n_batches, length, new_tokens = (1, 8, 8) if options.quick else (options.batches, 32, 48)
     ids = prompt_ids(n_batches * BATCH, length, seed=2)
     ours = Collecting(scratch / "lake_mixed", model, prompt_texts(ids), KEEPS[EVERYTHING], new_tokens)
@@ -184,7 +184,12 @@ def main() -> None:
     parser.add_argument("--lengths", type=int, nargs="+", default=[32, 256], help="prompt lengths in tokens")
     parser.add_argument("--only", choices=["equal", "mixed", "keeps"], help="only this comparison")
     options = parser.parse_args()
-    settings = {"batch": BATCH, "batches per run": options.batches, "new tokens": 48, "threads": torch.get_num_threads()}
+    settings = {
+        "batch": BATCH,
+        "batches per run": options.batches,
+        "new tokens": 48,
+        "threads": torch.get_num_threads(),
+    }
     result = Result("collection", "Collection speed, GPT-2 size, float32", settings)
     lengths = [8] if options.quick else options.lengths
     with tempfile.TemporaryDirectory(dir=options.scratch) as folder:

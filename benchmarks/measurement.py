@@ -1,6 +1,6 @@
 """What every benchmark shares: the machine, repeated interleaved timing, and how a result is stored.
 
-All promises are ratios measured in one run: the cases of a comparison take turns, so that a busy minute hits all of them.
+Promises are ratios measured in one run: the cases of a comparison take turns, so that a busy minute hits all of them.
 """
 
 import argparse
@@ -121,7 +121,7 @@ def interleave(cases: Mapping[str, Callable[[], float]], repeats: int, *, warm_u
 
 
 def speed_ratio(ours: Sample, theirs: Sample, *, work: float = 1.0) -> float:
-    """How many times as fast ours is, medians over medians; `work` is ours over theirs where they did not do the same."""
+    """How many times as fast ours is, median over median; `work` is ours over theirs where it is not the same."""
     return work * theirs.median / ours.median
 
 

@@ -139,7 +139,9 @@ def main() -> None:
         }
         cases = {"collection": ours, **scripts}
         found = interleave(cases, options.repeats or (1 if options.quick else 3), warm_up=False)
-    table = result.table("One batch", "case", "tokens/s", "rounds", "bytes per token", "times slower", "times the bytes")
+    table = result.table(
+        "One batch", "case", "tokens/s", "rounds", "bytes per token", "times slower", "times the bytes"
+    )
     table.add(
         "collection", round(ours.n_tokens / found["collection"].median, 1), found["collection"].spread,
         round(ours.n_bytes / ours.n_tokens), 1.0, 1.0,

@@ -31,7 +31,7 @@ def write_page(folder: Path) -> None:
     lines = [
         "# Results",
         "",
-        "Written by the benchmarks (`make bench`); do not edit. Medians of interleaved rounds, with the range over rounds.",
+        "Written by the benchmarks (`make bench`); do not edit. Medians of interleaved rounds, with their range.",
         "",
         "## Promises",
         "",

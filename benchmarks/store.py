@@ -141,7 +141,9 @@ def main() -> None:
         scratch = Path(folder)
         compare_writing(result, scratch, f"One file of {n_rows:,} x {DIM}", (1, n_rows), options)
         rows_each = n_rows // n_sites
-        compare_writing(result, scratch, f"A segment of {n_sites} sites, {rows_each:,} rows each", (n_sites, rows_each), options)
+        compare_writing(
+            result, scratch, f"A segment of {n_sites} sites, {rows_each:,} rows each", (n_sites, rows_each), options
+        )
         measure_reading(result, scratch, n_rows, options)
     result.notes.append("Raw: one write call and one fsync per file, no checksum. Both delete their files untimed.")
     finish(result, options)

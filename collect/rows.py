@@ -199,7 +199,8 @@ class BatchRows:
     def _distribution_columns(self, starts: np.ndarray, n: int) -> dict[str, object]:
         """Scatter the predictions to their tokens; tokens that nothing predicted stay null."""
         columns: dict[str, object] = {}
-        for name in (*DISTRIBUTION_COLUMNS, "sampling_logprob", "sampling_entropy_bits", "latency_ms"):
+        sampled = ("sampling_logprob", "sampling_entropy_bits") if self.wishes.tokens else ()
+        for name in (*DISTRIBUTION_COLUMNS, *sampled, "latency_ms"):
             blocks = [block for block in self.predictions if name in block.values]
             if blocks:
                 rows, positions = _joined(blocks, None)

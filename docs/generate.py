@@ -20,7 +20,8 @@ from tracelake.cli import app
 from tracelake.collect.config import CollectConfig
 from tracelake.lake import Lake
 from tracelake.lake.errors import LakeError
-from tracelake.lake.schema import SCHEMA_VERSION, TABLES, Table
+from tracelake.lake.schema import SCHEMA_VERSION, TABLES
+from tracelake.lake.table import Table
 from tracelake.queries.saved_query import SavedQuery, saved_queries
 from tracelake.queries.views import View, views
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 from . import keys
 from .columns import Chunk, Repeat, chunk_of, joined, length, numpy_type
 from .errors import UsageError, did_you_mean
-from .schema import Table
+from .table import Table
 from .vectors import to_binary, width
 
 _WRITER_FILLS = frozenset({"run_id", "dtype", "dim", "vector"})

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 
 from .errors import UsageError
-from .schema import Column, Table
+from .table import Column, Table
 
 Chunk = np.ndarray | pa.Array
 

@@ -19,8 +19,9 @@ import pyarrow as pa
 from . import views
 from .damage import changed_file, damaged_files
 from .errors import DamageError, LakeError, NotFoundError, UsageError, did_you_mean
-from .schema import RUNS, Table, stored_tables
+from .schema import RUNS, stored_tables
 from .snapshot import Snapshot
+from .table import Table
 from .vectors import decode_column
 
 if TYPE_CHECKING:

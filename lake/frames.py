@@ -7,8 +7,8 @@ import pyarrow as pa
 
 from .damage import visible_damage
 from .errors import DamageError
-from .schema import Table
 from .snapshot import Snapshot
+from .table import Table
 
 
 def polars_schema(table: Table) -> pl.Schema:

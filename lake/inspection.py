@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 from . import keys
 from .commits import FileEntry, Record
 from .layout import Layout
-from .schema import TABLES, Table
+from .schema import TABLES
+from .table import Table
 from .vectors import STORED, from_binary, width
 
 Finding = tuple[str, str]

@@ -15,7 +15,8 @@ from . import keys
 from .commits import FileEntry
 from .disk import Disk, DiskFile
 from .layout import Layout
-from .schema import SCHEMA_VERSION, Table
+from .schema import SCHEMA_VERSION
+from .table import Table
 
 ROW_GROUP_BYTES = 16 << 20
 _HASH_BYTES = 1 << 20  # handed to the hashing thread at once

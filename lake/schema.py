@@ -4,11 +4,10 @@ Docs, empty views, DuckDB comments and the writer's checks all derive from `TABL
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Literal
 
 import pyarrow as pa
+
+from .table import Column, Table
 
 SCHEMA_VERSION = 1
 
@@ -19,49 +18,6 @@ I32S, F32S = pa.list_(pa.int32()), pa.list_(pa.float32())
 
 VECTOR = pa.binary()
 """A vector in a scan schema; files hold it as fixed-size binary of dim x width bytes, little-endian."""
-
-
-@dataclass(frozen=True)
-class Column:
-    """One column: its Arrow type, what it means, and its unit where it has one."""
-
-    name: str
-    type: pa.DataType
-    doc: str
-    unit: str | None = None
-    required: bool = False
-
-
-@dataclass(frozen=True)
-class Table:
-    """One table: columns in file order, the key that is unique, and the key rows are sorted by."""
-
-    name: str
-    doc: str
-    columns: tuple[Column, ...]
-    key: tuple[str, ...]
-    kind: Literal["observation", "derived", "view"] = "observation"
-    partitions: tuple[str, ...] = ()
-    row_group_rows: int = 1_000_000
-    compressed: bool = True
-    vector: str | None = field(default=None)
-
-    @cached_property
-    def schema(self) -> pa.Schema:
-        """The Arrow schema that readers see (vectors as plain binary)."""
-        return pa.schema([pa.field(c.name, c.type, nullable=not c.required) for c in self.columns])
-
-    @property
-    def names(self) -> list[str]:
-        """Column names in file order."""
-        return [c.name for c in self.columns]
-
-    def column(self, name: str) -> Column:
-        """The column called `name`; KeyError if there is none."""
-        for column in self.columns:
-            if column.name == name:
-                return column
-        raise KeyError(f"{self.name} has no column {name!r}")
 
 
 def _columns(*rows: tuple) -> tuple[Column, ...]:
@@ -201,7 +157,7 @@ TOKEN_STEPS = Table(
 
 LAYER_SUMMARIES = Table(
     "layer_summaries",
-    "One row per token, layer and site: numbers that describe the state computed when the token at `position` was read.",
+    "One row per token, layer and site: numbers about the state computed when the token at `position` was read.",
     (
         RUN,
         SEQUENCE,

@@ -18,7 +18,8 @@ from .disk import explained
 from .errors import UsageError, did_you_mean
 from .keys import key_of
 from .parts import PartFile, Threads
-from .schema import TABLES, Table, stored_tables
+from .schema import TABLES, stored_tables
+from .table import Table
 from .vectors import check_vectors
 
 if TYPE_CHECKING:

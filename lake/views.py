@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import pyarrow as pa
 
-from .schema import Column, Table
+from .table import Column, Table
 
 DECODER = "decode_vector"
 _TYPES = {

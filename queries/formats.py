@@ -1,17 +1,18 @@
 """Rows for people and programs: table, csv, json, jsonl, parquet; to a stream or, atomically, to a file."""
 
+import csv
 import io
 import json
+import math
 import sys
 import unicodedata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pyarrow as pa
 
 from ..lake.errors import UsageError, did_you_mean
 from .replacement import replace_file
-
-if TYPE_CHECKING:
-    import polars as pl
 
 FORMATS = ("table", "csv", "json", "jsonl", "parquet")
 CELL_WIDTH = 60
@@ -23,27 +24,28 @@ def printable(text: str) -> str:
     return "".join(c if unicodedata.category(c)[0] != "C" else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
-def render(frame: "pl.DataFrame", form: str) -> bytes:
+def render(rows: pa.Table, form: str) -> bytes:
     """The rows in one of FORMATS, encoded; UsageError for another name."""
     if form == "csv":
-        return _flat(frame).write_csv().encode()
+        return _csv(rows)
     if form == "json":
-        return (json.dumps(_records(frame), ensure_ascii=False, default=str, allow_nan=False) + "\n").encode()
+        return (_json(rows.to_pylist()) + "\n").encode()
     if form == "jsonl":
-        lines = (json.dumps(row, ensure_ascii=False, default=str, allow_nan=False) for row in _records(frame))
-        return "".join(line + "\n" for line in lines).encode()
+        return "".join(_json(row) + "\n" for row in rows.to_pylist()).encode()
     if form == "parquet":
+        import pyarrow.parquet as pq
+
         buffer = io.BytesIO()
-        frame.write_parquet(buffer)
+        pq.write_table(rows, buffer)
         return buffer.getvalue()
     if form == "table":
-        return _table(frame).encode()
+        return _table(rows).encode()
     raise UsageError(f"There is no format {form!r}.{did_you_mean(form, FORMATS)}")
 
 
-def emit(frame: "pl.DataFrame", form: str, output: Path | None) -> None:
+def emit(rows: pa.Table, form: str, output: Path | None) -> None:
     """Write rows to `output`, or to stdout if that is None."""
-    content = render(frame, form)
+    content = render(rows, form)
     if output is not None:
         replace_file(output, content)
         return
@@ -53,46 +55,54 @@ def emit(frame: "pl.DataFrame", form: str, output: Path | None) -> None:
     sys.stdout.buffer.flush()
 
 
-def _records(frame: "pl.DataFrame") -> list[dict[str, Any]]:
-    """Rows as plain values; NaN and infinities, which JSON does not have, as null."""
-    import polars as pl
-
-    floats = [name for name, kind in frame.schema.items() if kind.is_float()]
-    finite = frame.with_columns(
-        pl.when(pl.col(name).is_finite()).then(pl.col(name)).otherwise(None).alias(name) for name in floats
-    )
-    return finite.to_dicts()
+def _json(value: Any) -> str:
+    """JSON text; NaN and infinities, which JSON does not have, as null."""
+    try:
+        return json.dumps(value, ensure_ascii=False, default=str, allow_nan=False)
+    except ValueError:
+        return json.dumps(_finite(value), ensure_ascii=False, default=str, allow_nan=False)
 
 
-def _flat(frame: "pl.DataFrame") -> "pl.DataFrame":
-    """Nested columns as JSON text, because CSV has no lists."""
-    import polars as pl
-
-    nested = [name for name, kind in frame.schema.items() if kind.is_nested()]
-    return frame.with_columns(
-        pl.Series(name, [None if value is None else json.dumps(value, default=str) for value in frame[name].to_list()])
-        for name in nested
-    )
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return {name: _finite(item) for name, item in value.items()} if isinstance(value, dict) else value
 
 
-def _table(frame: "pl.DataFrame") -> str:
+def _csv(rows: pa.Table) -> bytes:
+    """Comma-separated text with a header; nested values as JSON, because CSV has no lists."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(rows.column_names)
+    for row in zip(*(column.to_pylist() for column in rows.columns), strict=True):
+        writer.writerow([_json(value) if isinstance(value, (list, dict)) else value for value in row])
+    return stream.getvalue().encode()
+
+
+def _table(rows: pa.Table) -> str:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for name, kind in frame.schema.items():
-        table.add_column(name, justify="right" if kind.is_numeric() else "left", overflow="fold")
-    for row in frame.head(TABLE_ROWS).iter_rows():
-        table.add_row(*(Text(_cell(value)) for value in row))
+    for field in rows.schema:
+        table.add_column(printable(field.name), justify="right" if _is_number(field.type) else "left", overflow="fold")
+    for row in rows.slice(0, TABLE_ROWS).to_pylist():
+        table.add_row(*(Text(_cell(value)) for value in row.values()))
     stream = io.StringIO()
     # A pipe has no width; rows that wrap by chance are worse than long lines.
     on_terminal = sys.stdout.isatty()
     console = Console(file=stream, force_terminal=on_terminal, width=None if on_terminal else 10_000, no_color=True)
     console.print(table)
-    if frame.height > TABLE_ROWS:
-        console.print(f"... {frame.height - TABLE_ROWS:,} more rows; use --format csv, json or parquet to get all.")
+    if rows.num_rows > TABLE_ROWS:
+        console.print(f"... {rows.num_rows - TABLE_ROWS:,} more rows; use --format csv, json or parquet to get all.")
     return "".join(line.rstrip() + "\n" for line in stream.getvalue().splitlines())
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
 
 
 def _cell(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""The tour that ends `lake demo`: three answers in SQL and a set of charts, printed with the commands that make them."""
+"""The tour that ends `lake demo`: three answers in SQL and a set of charts, with the commands that make them."""
 
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,7 @@ def show_tour(lake: Any, run_id: str, folder: Path, *, theme: str) -> list[Path]
     for question, template in QUESTIONS:
         statement = template.format(run=run_id)
         print(f'\n{question}\n  lake sql "{statement}"\n')
-        print(render(lake.sql(statement), "table").decode(), end="")
+        print(render(lake.sql(statement).to_arrow(), "table").decode(), end="")
     folder.mkdir(parents=True, exist_ok=True)
     print("\nCharts (lake chart NAME --run latest -o FILE):")
     written = []

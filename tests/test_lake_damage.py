@@ -7,6 +7,7 @@ import shutil
 
 import numpy as np
 import pytest
+
 from tracelake.lake.errors import DamageError, UsageError
 from tracelake.lake.lake import Lake
 
@@ -195,6 +196,7 @@ def test_a_record_that_points_outside_is_refused(lake):
 def rewrite(lake, table, change):
     """Replace a file by one with other rows, and the record by one that vouches for it: only a deep look can tell."""
     import pyarrow.parquet as pq
+
     from tracelake.lake.commits import sealed, unsealed
     from tracelake.lake.verify import file_sha256
 

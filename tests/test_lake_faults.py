@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from tracelake.lake.disk import Disk, DiskFile
 from tracelake.lake.errors import ConfigError, DiskFullError, LakeError
 from tracelake.lake.lake import Lake

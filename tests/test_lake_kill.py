@@ -9,6 +9,7 @@ import sys
 import time
 
 import pytest
+
 from tracelake.lake.lake import Lake
 
 SEGMENTS = 12

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from tracelake.lake import layout as layout_module
 from tracelake.lake.errors import LakeError, LockedError, NewerFormatError, NotFoundError, UsageError
 from tracelake.lake.lake import Lake

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from tracelake.lake.errors import UsageError
 from tracelake.lake.lake import Lake
 from tracelake.lake.schema import TABLES, stored_tables

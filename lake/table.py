@@ -1,0 +1,50 @@
+"""What a table is: its columns, its key and how its files are laid out. The tables themselves are in `schema`."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import pyarrow as pa
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: its Arrow type, what it means, and its unit where it has one."""
+
+    name: str
+    type: pa.DataType
+    doc: str
+    unit: str | None = None
+    required: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table: columns in file order, the key that is unique, and the key rows are sorted by."""
+
+    name: str
+    doc: str
+    columns: tuple[Column, ...]
+    key: tuple[str, ...]
+    kind: Literal["observation", "derived", "view"] = "observation"
+    partitions: tuple[str, ...] = ()
+    row_group_rows: int = 1_000_000
+    compressed: bool = True
+    vector: str | None = None
+
+    @cached_property
+    def schema(self) -> pa.Schema:
+        """The Arrow schema that readers see (vectors as plain binary)."""
+        return pa.schema([pa.field(c.name, c.type, nullable=not c.required) for c in self.columns])
+
+    @property
+    def names(self) -> list[str]:
+        """Column names in file order."""
+        return [c.name for c in self.columns]
+
+    def column(self, name: str) -> Column:
+        """The column called `name`; KeyError if there is none."""
+        for column in self.columns:
+            if column.name == name:
+                return column
+        raise KeyError(f"{self.name} has no column {name!r}")
