@@ -89,7 +89,8 @@ def collect(
     keep: Annotated[
         list[str] | None,
         typer.Option(
-            help="tokens, layers, heads, embeddings, activations:SITE[@LAYERS][:prompt|:generated|:last]; may repeat."
+            help="tokens, layers, heads, edges, embeddings, "
+            "activations:SITE[@LAYERS][:prompt|:generated|:last]; may repeat."
         ),
     ] = None,
     samples: Annotated[int | None, typer.Option(help="Completions per prompt.")] = None,
@@ -111,6 +112,8 @@ def collect(
     seed: Annotated[int | None, typer.Option(help="Run seed.")] = None,
     topk: Annotated[int | None, typer.Option(help="Best tokens kept per position.")] = None,
     attn_implementation: Annotated[str | None, typer.Option(help="Attention implementation to compute with.")] = None,
+    edge_threshold: Annotated[float | None, typer.Option(help="Keep attention edges heavier than this.")] = None,
+    edge_cap: Annotated[int | None, typer.Option(help="Most attention edges per prompt, layer and head.")] = None,
     embedder: Annotated[str | None, typer.Option(help="Sentence-transformers model for embeddings.")] = None,
     embed_scope: Annotated[
         list[str] | None, typer.Option(help="prompt+completion, completion or window:N; may repeat.")

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from .edges import StrongestEdges
 from .summaries import AttentionRows, attention_rows
 
 LOWEST = torch.finfo(torch.float32).min
@@ -34,11 +35,15 @@ class AttentionObserver:
         self.statistics = statistics
         self.capture = capture
         self.block_bytes = block_bytes
-        self.start(None)
+        self.start(None, None)
 
-    def start(self, middle_columns: tuple[Tensor, Tensor] | None) -> None:
-        """Forget the last pass. `middle_columns`: first and end padded column of each row's middle prompt third."""
+    def start(self, middle_columns: tuple[Tensor, Tensor] | None, edges: StrongestEdges | None) -> None:
+        """Forget the last pass. `middle_columns`: first and end padded column of each row's middle prompt third.
+
+        `edges` takes the attention weights of the pass, block by block.
+        """
         self.middle_columns = middle_columns
+        self.edges = edges
         self.rows: dict[int, AttentionRows] = {}
         self.n_keys: dict[int, Tensor] = {}
         self.states: dict[tuple[str, int], Tensor] = {}
@@ -58,7 +63,7 @@ class AttentionObserver:
             bias = _additive(mask, query, key, options.get("position_bias"))
             self.n_keys[layer] = self._visible(mask, query, key)
             self.key_lengths[layer] = key.shape[2]
-            self.rows[layer] = self._reduce(query, key, bias, options)
+            self.rows[layer] = self._reduce(layer, query, key, bias, options)
 
     def _visible(self, mask: Tensor | None, query: Tensor, key: Tensor) -> Tensor:
         """Number of keys each query may attend to, `[batch query]`; layers that share a mask share the count."""
@@ -75,7 +80,7 @@ class AttentionObserver:
             self._counted[id(mask)] = (mask, count)
         return count
 
-    def _reduce(self, query: Tensor, key: Tensor, bias: Tensor | None, options: dict) -> AttentionRows:
+    def _reduce(self, layer: int, query: Tensor, key: Tensor, bias: Tensor | None, options: dict) -> AttentionRows:
         batch, n_heads, n_query, d_head = query.shape
         n_key = key.shape[2]
         scaling = options.get("scaling")
@@ -91,7 +96,10 @@ class AttentionObserver:
             if bias is not None:
                 rows = bias[:, :, start : start + block]
                 scores = scores.masked_fill_(~rows, LOWEST) if rows.dtype == torch.bool else scores.add_(rows)
-            parts.append(attention_rows(scores, options.get("s_aux"), middle))
+            part = attention_rows(scores, options.get("s_aux"), middle, with_weights=self.edges is not None)
+            if self.edges is not None and part.weights is not None:
+                self.edges.add(layer, part.weights, self.seen - n_query + start, self.seen - n_key)
+            parts.append(part._replace(weights=None))
         if len(parts) == 1:
             return parts[0]
         joined = (None if column[0] is None else torch.cat(column, dim=-1) for column in zip(*parts, strict=True))

@@ -103,18 +103,23 @@ class Collection:
     def _wishes(self) -> Wishes:
         """The `--keep` items for this model; what cannot be observed is an error if asked for, else a notice."""
         keep, n_layers = self.keep, self.loaded.n_layers
-        observable = not (keep.heads or keep.layers) or attention_is_observable(self.loaded)
+        observable = not (keep.heads or keep.layers or keep.edges) or attention_is_observable(self.loaded)
         if not observable:
             reason = f"{type(self.loaded.model).__name__} does not pass its attention through transformers' interface"
-            if keep.heads and "keep" in self.config.model_fields_set:
-                raise ConfigError(f"heads cannot be kept: {reason}. Use --keep tokens,layers,activations:resid_post.")
+            if (keep.heads or keep.edges) and "keep" in self.config.model_fields_set:
+                raise ConfigError(
+                    f"heads and edges cannot be kept: {reason}. Use --keep tokens,layers,activations:resid_post."
+                )
             self.notice(f"Attention is not observed: {reason}.")
             self.unmeasured = {"head_summaries": reason, "layer_summaries.attn_*": reason}
         asked = [VectorWish(a.site, layer, a.scope) for a in keep.activations for layer in a.resolve(n_layers)]
         vectors = each_once(asked, generates=self.config.max_new_tokens > 0)
         store = stored_dtype(self.loaded, self.config)
         heads = keep.heads and observable
-        return Wishes(keep.tokens, keep.layers, heads, vectors, store, self.config.topk, attention=observable)
+        edges = (self.config.edge_threshold, self.config.edge_cap) if keep.edges else None
+        return Wishes(
+            keep.tokens, keep.layers, heads, vectors, store, self.config.topk, edges=edges, attention=observable
+        )
 
     def notice(self, text: str) -> None:
         """Tell the caller something that is no error."""
@@ -123,7 +128,7 @@ class Collection:
 
     def estimate(self) -> Estimate:
         """Tokens, bytes and files of the run."""
-        return estimate(self.plan, self.config, self.keep, self.loaded.n_layers)
+        return estimate(self.plan, self.config, self.keep, self.loaded.n_layers, self.loaded.n_heads)
 
     def check_space(self, lake: Lake, *, assume_yes: bool) -> None:
         """Refuse a run that cannot fit, ask for a yes where it takes half of what is free."""

@@ -53,6 +53,8 @@ class CollectConfig(BaseModel):
     attn_implementation: str | None = Field(
         None, description="Attention implementation of transformers to compute with."
     )
+    edge_threshold: float = Field(0.01, ge=0, lt=1, description="Keep attention edges heavier than this.")
+    edge_cap: int = Field(50, ge=1, description="Most attention edges kept per prompt, layer and head.")
     embedder: str | None = Field(
         None, description="Sentence-transformers model for embeddings; default all-MiniLM-L6-v2."
     )

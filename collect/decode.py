@@ -58,7 +58,7 @@ class Block:
     values: dict[str, np.ndarray]
 
 
-STATES, PREDICTIONS = "states", "predictions"
+STATES, PREDICTIONS, EDGES = "states", "predictions", "edges"
 
 
 class BatchDecoder:
@@ -134,6 +134,10 @@ class BatchDecoder:
             self.last_states = states[:, -1]
             if self.observed.wishes.tokens:
                 yield from self._prompt_predictions(states, start, end)
+        edges = self.observed.prompt_edges()
+        if edges is not None:
+            host = to_host(edges)
+            yield EDGES, Block(host.pop("row"), host.pop("query"), host)
 
     def _prompt_states(self, select: np.ndarray, start: int, end: int) -> Block:
         n_new = end - start

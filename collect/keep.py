@@ -8,7 +8,7 @@ from ..lake.errors import ConfigError, UsageError, did_you_mean
 from .sites import check_site
 
 DEFAULT_KEEP = ("tokens", "layers", "heads", "activations:resid_post")
-PLAIN_ITEMS = ("tokens", "layers", "heads", "embeddings")
+PLAIN_ITEMS = ("tokens", "layers", "heads", "edges", "embeddings")
 SCOPES = ("prompt", "generated", "last")
 
 _ITEM = re.compile(r"activations:(?P<site>[^@:]+)(?:@(?P<layers>[^:]+))?(?::(?P<scope>.+))?")
@@ -58,6 +58,7 @@ class Keep:
     tokens: bool
     layers: bool
     heads: bool
+    edges: bool
     embeddings: bool
     activations: tuple[ActivationKeep, ...]
 
@@ -78,6 +79,7 @@ class Keep:
             tokens="tokens" in plain,
             layers="layers" in plain,
             heads="heads" in plain,
+            edges="edges" in plain,
             embeddings="embeddings" in plain,
             activations=tuple(activations),
         )

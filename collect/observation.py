@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import Cache
 
 from .attention import AttentionObserver, observing
+from .edges import StrongestEdges
 from .model import DTYPES, LoadedModel
 from .sites import ATTENTION_SITES, Tap
 from .summaries import AttentionRows, state_statistics
@@ -57,6 +58,8 @@ class Wishes:
     vectors: tuple[VectorWish, ...]
     store_dtype: str
     topk: int = 10
+    edges: tuple[float, int] | None = None
+    """Threshold and cap per head of the prompt's attention edges; None keeps none."""
     attention: bool = True
     """Whether the model's attention can be observed at all."""
 
@@ -73,7 +76,7 @@ class ObservedModel:
         self.loaded = loaded
         self.wishes = wishes
         captured = {(w.site, w.layer) for w in wishes.vectors}
-        summarised = (wishes.heads or wishes.layers) and wishes.attention
+        summarised = (wishes.heads or wishes.layers or wishes.edges is not None) and wishes.attention
         self.attends = summarised or any(site in ATTENTION_SITES for site, _ in captured)
         self.attention = AttentionObserver(
             loaded.n_layers,
@@ -104,6 +107,7 @@ class ObservedModel:
         self._thirds = thirds if self.wishes.heads else None
         self._before: Tensor | None = None
         self._basin: tuple[Tensor, Tensor] | None = None
+        self._edges = None if self.wishes.edges is None else StrongestEdges(*self.wishes.edges, self.pads)
 
     def keep_rows(self, rows: Tensor) -> None:
         """Forget the rows that left the batch."""
@@ -117,7 +121,7 @@ class ObservedModel:
         """Read columns `start`.. of the batch; returns the final-normed states and keeps what the hooks saw."""
         columns = torch.arange(start, start + ids.shape[1], device=ids.device)
         positions = (columns.unsqueeze(0) - self.pads.unsqueeze(-1)).clamp_min(0)
-        self.attention.start(self._thirds if in_prompt else None)
+        self.attention.start(self._thirds if in_prompt else None, self._edges if in_prompt else None)
         self.attention.seen = start + ids.shape[1]
         output = self.loaded.base(
             input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
@@ -182,6 +186,10 @@ class ObservedModel:
         if self._basin is not None:
             sums = (sums[0] + self._basin[0], sums[1] + self._basin[1])
         self._basin = sums
+
+    def prompt_edges(self) -> dict[str, Tensor] | None:
+        """The kept attention edges of the whole prompt, once it has been read."""
+        return self._edges.rows() if self._edges is not None and self._edges.best else None
 
     def basin_ratio(self) -> Float[Tensor, "batch layer head"] | None:
         """Weight on the middle third of the prompt over the weight elsewhere, summed over its queries."""

@@ -21,6 +21,7 @@ MINILM_DIM = 384
 """Width of the default embedder; another one's is not known before it is loaded."""
 
 # Bytes on disk after compression, fitted to collected runs of several models (benchmarks/sizes.py measures them again).
+EDGE_BYTES = 7.5
 KEY_BYTES, DISTRIBUTION_BYTES, TOPK_BYTES, LAYER_BYTES, HEAD_BYTES, SEQUENCE_BYTES = 8.5, 23.0, 1.8, 33.0, 6.3, 160.0
 # Footer, schema and dictionaries of one file, whatever its rows.
 FILE_BYTES = {
@@ -28,6 +29,7 @@ FILE_BYTES = {
     "layer_summaries": 11_500,
     "head_summaries": 7_500,
     "activations": 3_400,
+    "attention_edges": 6_000,
     "sequences": 9_000,
     "operations": 4_400,
     "step_embeddings": 4_500,
@@ -157,12 +159,16 @@ def _segments(per_item: np.ndarray, config: CollectConfig) -> list[list[int]]:
     return segments
 
 
-def estimate(plan: Plan, config: CollectConfig, keep: Keep, n_layers: int) -> Estimate:
+def estimate(plan: Plan, config: CollectConfig, keep: Keep, n_layers: int, n_heads: int) -> Estimate:
     """Tokens, bytes and files; an upper bound where the model may stop before `max_new_tokens`."""
     n_tokens = plan.n_prompt_tokens + plan.n_sequences * config.max_new_tokens
     n_segments = len(plan.segments)
     table_bytes = {table: size * n_tokens for table, size in plan.bytes_per_token.items()}
     table_bytes |= {"sequences": SEQUENCE_BYTES * plan.n_sequences, "operations": 0.0}
+    if keep.edges:
+        # An upper bound: every head of every prompt is full.
+        heads = plan.n_sequences * n_layers * n_heads
+        table_bytes["attention_edges"] = EDGE_BYTES * heads * config.edge_cap
     if keep.embeddings and config.max_new_tokens > 0:
         rows = plan.n_sequences * config.max_new_tokens * len(config.embed_scope)
         table_bytes["step_embeddings"] = rows * (MINILM_DIM * 4.0 + 1.0)
@@ -174,7 +180,7 @@ def estimate(plan: Plan, config: CollectConfig, keep: Keep, n_layers: int) -> Es
         n_tokens=n_tokens,
         table_bytes={table: int(size) + n_files[table] * FILE_BYTES[table] for table, size in table_bytes.items()},
         n_files=sum(n_files.values()) + n_segments + 2,
-        exact=config.max_new_tokens == 0,
+        exact=config.max_new_tokens == 0 and not keep.edges,
     )
 
 

@@ -6,7 +6,7 @@ from typing import Protocol
 import numpy as np
 import pyarrow as pa
 
-from .decode import PREDICTIONS, Block, Sequence
+from .decode import EDGES, PREDICTIONS, Block, Sequence
 from .observation import Wishes, summary_sites
 from .summaries import STATE_STATISTICS, uniform_causal_basin
 
@@ -48,6 +48,9 @@ class BatchRows:
         """Take one block; flushes the state rows when they have grown large."""
         if kind == PREDICTIONS:
             self.predictions.append(block)
+            return
+        if kind == EDGES:
+            self._write_edges(block)
             return
         self.states.append(block)
         self.n_bytes += sum(values.nbytes for values in block.values.values())
@@ -149,6 +152,22 @@ class BatchRows:
             ratio[i] = sequence.basin if sequence.n_prompt >= 3 else 1.0
             relative[i] = ratio[i] / uniform_causal_basin(sequence.n_prompt)
         return {"basin_ratio": nullable(ratio.reshape(-1)), "basin_ratio_to_uniform": nullable(relative.reshape(-1))}
+
+    def _write_edges(self, block: Block) -> None:
+        sequence = self._ids[block.rows]
+        layer, head, key = (block.values[name] for name in ("layer", "head", "key"))
+        order = np.lexsort((key, head, layer, block.positions, sequence))
+        columns = {
+            "sequence_id": sequence[order],
+            "position": block.positions[order].astype(np.int32),
+            "layer": layer[order].astype(np.int32),
+            "head": head[order].astype(np.int16),
+            "kind": "self",
+            "stack": "decoder",
+            "key": key[order].astype(np.int32),
+            "weight": block.values["weight"][order],
+        }
+        self.segment.append("attention_edges", columns)
 
     def _write_vectors(self) -> None:
         for wish in self.wishes.vectors:

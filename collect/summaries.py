@@ -150,18 +150,21 @@ class AttentionRows(NamedTuple):
     max_index: Int[Tensor, "batch head query"]
     middle: Float[Tensor, "batch head query"] | None
     total: Float[Tensor, "batch head query"]
+    weights: Float[Tensor, "batch head query key"] | None = None
 
 
 def attention_rows(
     scores: Float[Tensor, "batch head query key"],
     sinks: Float[Tensor, " head"] | None = None,
     middle_keys: Bool[Tensor, "batch key"] | None = None,
+    *,
+    with_weights: bool = False,
 ) -> AttentionRows:
     """Entropy, largest weight and its lowest key index of softmax(scores), without a second map for the weights.
 
     `scores` are masked (masked keys at the lowest float) and scaled. `sinks` add one logit per head that takes weight
     but is no key (then weights sum to less than 1 and the entropy is over the keys only). `middle_keys` asks for the
-    weight on these keys too. Overwrites `scores`.
+    weight on these keys too, `with_weights` for all weights. Overwrites `scores`.
     """
     top, index = scores.max(-1)
     reference = top if sinks is None else torch.maximum(top, sinks.float()[None, :, None])
@@ -176,7 +179,12 @@ def attention_rows(
     if middle_keys is not None:
         middle = torch.einsum("bhqk,bk->bhq", weight, middle_keys.float()) / normaliser
     return AttentionRows(
-        entropy.clamp_min_(0) / LN2, (top - reference).exp() / normaliser, index, middle, total / normaliser
+        entropy.clamp_min_(0) / LN2,
+        (top - reference).exp() / normaliser,
+        index,
+        middle,
+        total / normaliser,
+        weight / normaliser.unsqueeze(-1) if with_weights else None,
     )
 
 

@@ -92,6 +92,16 @@ def _numbers(version: str) -> list[int]:
     return [int(number) for number in re.findall(r"\d+", version)]
 
 
+def test_the_name_of_the_folder_does_not_matter(tmp_path: Path) -> None:
+    """A checkout whose name is no Python name: pytest must not import the root's `__init__.py` under it."""
+    checkout = tmp_path / "some-odd.name"
+    (checkout / "tests").mkdir(parents=True)
+    for name in ("__init__.py", "pyproject.toml"):
+        shutil.copy(ROOT / name, checkout / name)
+    (checkout / "tests" / "test_one.py").write_text("def test_one():\n    import tracelake\n", encoding="utf-8")
+    assert "1 passed" in _run([sys.executable, "-m", "pytest", "-q"], checkout)
+
+
 @pytest.mark.slow
 def test_a_wheel_works_beside_a_users_own_analysis(tmp_path: Path) -> None:
     """Installed without its dependencies into a fresh environment that borrows ours."""

@@ -1,0 +1,49 @@
+"""The strongest attention edges of a prompt, per head, found chunk by chunk: no whole attention map is ever held."""
+
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+NOTHING = -1.0
+"""Weight of a place that holds no edge."""
+
+
+@dataclass
+class StrongestEdges:
+    """At most `cap` edges over `threshold` per sequence, layer and head; columns count padding, positions do not."""
+
+    threshold: float
+    cap: int
+    pads: Int[Tensor, " batch"]
+    best: dict[int, tuple[Tensor, Tensor, Tensor]] = field(default_factory=dict)
+
+    def add(self, layer: int, weights: Float[Tensor, "batch head query key"], first_query: int, first_key: int) -> None:
+        """Take one block of attention weights whose first query and key stand in the given columns."""
+        n_query, n_key = weights.shape[2:]
+        columns = torch.arange(first_query, first_query + n_query, device=weights.device)
+        kept = (weights > self.threshold) & (columns >= self.pads[:, None])[:, None, :, None]
+        candidates = torch.where(kept, weights, NOTHING).flatten(2)
+        weight, place = candidates.topk(min(self.cap, candidates.shape[-1]), dim=-1)
+        found = (weight, place // n_key + first_query, place % n_key + first_key)
+        if layer in self.best:
+            joined = [torch.cat(pair, dim=-1) for pair in zip(self.best[layer], found, strict=True)]
+            weight, order = joined[0].topk(min(self.cap, joined[0].shape[-1]), dim=-1)
+            found = (weight, joined[1].gather(-1, order), joined[2].gather(-1, order))
+        self.best[layer] = found
+
+    def rows(self) -> dict[str, Tensor]:
+        """The kept edges as flat columns: batch row, layer, head, query and key position, weight."""
+        layers = sorted(self.best)
+        weight, query, key = (torch.stack([self.best[layer][i] for layer in layers]) for i in range(3))
+        layer, row, head, slot = torch.nonzero(weight > NOTHING, as_tuple=True)
+        at = (layer, row, head, slot)
+        return {
+            "row": row,
+            "layer": torch.tensor(layers, device=layer.device)[layer],
+            "head": head,
+            "query": query[at] - self.pads[row],
+            "key": key[at] - self.pads[row],
+            "weight": weight[at],
+        }
