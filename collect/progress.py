@@ -32,12 +32,13 @@ class ProgressBar:
         if self._bar is None:
             self._bar = self._open(now)
         self._shown = now
-        rate = progress.n_tokens / max(now - self._started, 1e-9)
+        seconds = now - self._started
+        rate = f"{progress.n_tokens / seconds:,.0f}" if seconds > 1 else "..."
         self._bar.update(
             self._task,
             total=progress.n_segments,
             completed=progress.segments_done,
-            numbers=f"{progress.n_tokens:,} tokens  {rate:,.0f}/s  {progress.n_bytes / 1e6:,.1f} MB",
+            numbers=f"{progress.n_tokens:,} tokens at {rate} tokens/s  {progress.n_bytes / 1e6:,.1f} MB",
         )
 
     def _open(self, now: float) -> Any:
