@@ -19,6 +19,7 @@ import pyarrow as pa
 from . import views
 from .damage import changed_file, damaged_files
 from .errors import DamageError, LakeError, NotFoundError, UsageError, did_you_mean
+from .explanation import explained
 from .schema import RUNS, stored_tables
 from .snapshot import Snapshot
 from .table import Table
@@ -64,9 +65,9 @@ class Connection:
             return self.duckdb.execute(query, parameters)
 
     def arrow(self, query: str, parameters: Parameters = None) -> pa.Table:
-        """The result of a query as an Arrow table."""
+        """The result of a query as an Arrow table; DESCRIBE and SHOW TABLES say what things mean."""
         with translated(self):
-            return self._relation(query, parameters).to_arrow_table()
+            return explained(self.duckdb, query, self._relation(query, parameters).to_arrow_table())
 
     def sql(self, query: str, parameters: Parameters = None) -> "pl.DataFrame":
         """The result of a query as a polars DataFrame."""

@@ -15,7 +15,7 @@ from ..lake.errors import UsageError, did_you_mean
 from .replacement import replace_file
 
 FORMATS = ("table", "csv", "json", "jsonl", "parquet")
-CELL_WIDTH = 60
+CELL_WIDTH = 120
 TABLE_ROWS = 200
 
 

@@ -11,7 +11,7 @@ import pytest
 
 import tracelake
 from tracelake import cli
-from tracelake.lake import Lake
+from tracelake.lake import TABLES, Lake
 
 QUICK = ("--max-new-tokens", "4", "--keep", "tokens,layers,heads,activations:resid_post@-1")
 
@@ -191,6 +191,17 @@ def test_sql_formats_sources_and_errors(lake_command, filled: Path, tmp_path: Pa
         assert done.code == code and says in done.err, (query, done.code, done.err)
         assert done.out == ""
     assert lake_command("sql", "select 1", "--format", "xml", "--lake", filled).code == 2
+
+
+def test_describe_and_show_tables_explain_everything(lake_command, filled: Path) -> None:
+    for table in TABLES.values():
+        rows = json.loads(lake_command("sql", f"describe {table.name}", "--json", "--lake", filled).out)
+        texts = {row["column_name"]: row["comment"] for row in rows}
+        assert list(texts) == table.names
+        assert all(column.doc in texts[column.name] for column in table.columns)
+    listed = json.loads(lake_command("sql", "SHOW TABLES;", "--json", "--lake", filled).out)
+    assert {row["name"] for row in listed} >= {*TABLES, "predictions"}
+    assert all(row["comment"] for row in listed)
 
 
 def test_missing_things_say_what_exists(lake_command, filled: Path, tmp_path: Path) -> None:
