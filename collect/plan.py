@@ -15,7 +15,10 @@ SEGMENT_BYTES = 256 * 2**20
 SEGMENT_BATCHES = 32
 LEAST_SEGMENTS = 8
 CPU_BUDGET, GPU_BUDGET = 64 * 2**20, 512 * 2**20
-LOGIT_BYTES_CPU, LOGIT_BYTES_GPU = 4 * 2**20, 256 * 2**20
+LOGIT_BYTES_CPU, LOGIT_BYTES_GPU = 64 * 2**20, 256 * 2**20
+"""Logits computed at once: the unembedding matrix is read once for all of their rows, so few rows are slow."""
+BLOCK_BYTES_CPU, BLOCK_BYTES_GPU = 4 * 2**20, 256 * 2**20
+"""Logits or attention scores reduced at once: small enough for the processor's cache."""
 WIDTHS = {"float32": 4, "float16": 2, "bfloat16": 2}
 MINILM_DIM = 384
 """Width of the default embedder; another one's is not known before it is loaded."""
@@ -132,7 +135,7 @@ def make_plan(loaded: LoadedModel, config: CollectConfig, keep: Keep, lengths: n
         batch_size=config.batch_size,
         chunk=int(np.clip(budget // (config.batch_size * widest), 16, 4096)),
         logit_rows=max(1, (LOGIT_BYTES_CPU if on_cpu else LOGIT_BYTES_GPU) // (4 * loaded.d_vocab)),
-        block_bytes=(LOGIT_BYTES_CPU if on_cpu else LOGIT_BYTES_GPU),
+        block_bytes=BLOCK_BYTES_CPU if on_cpu else BLOCK_BYTES_GPU,
         bytes_per_token=sizes,
     )
 
