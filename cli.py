@@ -145,7 +145,7 @@ def runs(as_json: AsJson = False, form: Form = "table", lake: LakePath = HERE) -
     from .queries.formats import emit
 
     columns = "run_id, tag, kind, status, model, n_sequences, n_tokens, created_at, finished_at, error"
-    rows = _rows(lake, f"select {columns} from runs order by created_at desc, run_id desc")
+    rows = _open(lake).arrow(f"select {columns} from runs order by created_at desc, run_id desc")
     emit(rows, "json" if as_json else form, None)
 
 
@@ -179,13 +179,7 @@ def sql(
     """Ask the lake in SQL (DuckDB): one SELECT, which can read this lake and nothing else."""
     from .queries.formats import emit
 
-    emit(_rows(lake, _statement(query, file)), "json" if as_json else form, output)
-
-
-def _rows(lake: Path, statement: str):
-    """The rows of one SELECT as Arrow, which spares a short query the import of polars."""
-    with _open(lake).connect(locked=True) as connection:
-        return connection.arrow(statement)
+    emit(_open(lake).arrow(_statement(query, file)), "json" if as_json else form, output)
 
 
 def _statement(query: str | None, file: Path | None) -> str:

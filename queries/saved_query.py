@@ -93,6 +93,8 @@ class SavedQuery:
         for name, value in values.items():
             if self.parameters[name].type == "RUN" and value is not None:
                 values[name] = _run_id(connection, str(value), resolve_run)
+            if self.parameters[name].type == "PROFILE" and value is not None:
+                _check_profile(connection, str(value))
         return values
 
     def _value(self, parameter: Parameter, params: Mapping[str, object]) -> Value:
@@ -129,7 +131,7 @@ def convert(query: str, parameter: Parameter, given: object) -> Value:
     """The value as the declared type; UsageError that says the type where it cannot be."""
     text = str(given).strip()
     value: Value = None
-    if parameter.type in ("TEXT", "RUN"):
+    if parameter.type in ("TEXT", "RUN", "PROFILE"):
         value = str(given)
     elif parameter.type == "BOOLEAN":
         value = _TRUTH.get(text.lower())
@@ -162,6 +164,13 @@ def _run_id(connection: "Connection", text: str, resolve_run: ResolveRun | None)
         if not newest or resolve_run is None:
             return newest[0][0] if newest else None
     return resolve_run(text) if resolve_run else text
+
+
+def _check_profile(connection: "Connection", text: str) -> None:
+    """UsageError for thresholds that do not exist: without it a misspelt profile would answer with no rows."""
+    names = [name for (name,) in connection.execute("SELECT profile FROM health_profiles").fetchall()]
+    if text not in names:
+        raise UsageError(f"There is no health profile {text!r}.{did_you_mean(text, names, show=len(names))}")
 
 
 def saved_queries(lake_path: str | Path | None = None) -> dict[str, SavedQuery]:

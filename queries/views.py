@@ -3,6 +3,7 @@
 A view may use the tables of `lake/schema.py` and views whose names sort before its own.
 """
 
+import re
 from contextlib import closing
 from dataclasses import dataclass
 from importlib import resources
@@ -14,6 +15,9 @@ import duckdb
 from ..lake.errors import ConfigError
 from .header import parse_header
 from .saved_query import one_select
+
+_WORD = re.compile(r"\w+")
+_CATALOGUE_WORDS = {"show", "describe", "desc", "summarize", "information_schema"}
 
 
 class ViewDefinition(NamedTuple):
@@ -34,21 +38,37 @@ class View:
     columns: dict[str, str]
 
 
-def views() -> dict[str, View]:
-    """Every derived view by name, in the order in which they are created."""
-    files = sorted(resources.files(__name__.rpartition(".")[0]).joinpath("views").iterdir(), key=lambda file: file.name)
+def views(named_in: str | None = None) -> dict[str, View]:
+    """Every derived view by name, in the order in which they are created; or those that a statement needs."""
+    folder = resources.files(__name__.rpartition(".")[0]).joinpath("views")
+    files = {PurePath(str(file)): file.read_text(encoding="utf-8") for file in folder.iterdir()}
+    texts = {file.stem: (file, files[file]) for file in sorted(files) if file.suffix == ".sql"}
+    needed = texts if named_in is None else _needed(named_in, {name: text for name, (_, text) in texts.items()})
+    if not needed:
+        return {}
     with closing(duckdb.connect()) as parser:
-        loaded = [
-            _load(parser, file.read_text(encoding="utf-8"), PurePath(str(file)))
-            for file in files
-            if file.name.endswith(".sql")
-        ]
-    return {view.name: view for view in loaded}
+        return {name: _load(parser, text, file) for name, (file, text) in texts.items() if name in needed}
 
 
-def view_definitions() -> list[ViewDefinition]:
-    """The views as (name, sql, comment), for `Lake.connect(extra_views=...)`; later ones may use earlier ones."""
-    return [ViewDefinition(view.name, view.sql, view.description) for view in views().values()]
+def _needed(statement: str, texts: dict[str, str]) -> set[str]:
+    """Views that a statement names, and the views that those name; all of them if it asks what there is."""
+    words = set(_WORD.findall(statement.lower()))
+    if words & _CATALOGUE_WORDS or any(word.startswith("duckdb_") for word in words):
+        return set(texts)
+    needed: set[str] = set()
+    for name in reversed(texts):  # a view uses only views that sort before it
+        if name in words:
+            needed.add(name)
+            words |= set(_WORD.findall(texts[name].lower()))
+    return needed
+
+
+def view_definitions(named_in: str | None = None) -> list[ViewDefinition]:
+    """The views as (name, sql, comment), for `Lake.connect(extra_views=...)`; later ones may use earlier ones.
+
+    With `named_in` only those that a statement needs: binding them all costs a short query more than its answer.
+    """
+    return [ViewDefinition(view.name, view.sql, view.description) for view in views(named_in).values()]
 
 
 def _load(parser: duckdb.DuckDBPyConnection, text: str, file: PurePath) -> View:

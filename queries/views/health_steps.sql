@@ -1,0 +1,96 @@
+-- One row per generated token and profile: its distribution, the states that led to it, and the flags of the step.
+-- The states of step i are those of the token before it (`state_position` = `position` - 1): the ones that predict it.
+-- Filter by `profile` and `run_id`. A flag is null where the run did not keep what it needs.
+-- column profile: The thresholds used; see `health_profiles`.
+-- column position: Position of the generated token.
+-- column state_position: Position whose states and attention led to the token.
+-- column is_high_entropy: Whether the raw distribution's entropy is above the profile's bits.
+-- column has_states: Whether the final-normed state that led to the token was kept.
+-- column cos_prev_state: Cosine of the final-normed state that led to this token to the one that led to the token before; null at step 0.
+-- column is_repeated: Whether that cosine is above the profile's; null at step 0.
+-- column early_norm: Baseline of the step: median or mean norm of the first third of the layers, in model units.
+-- column mid_layer_threshold: Norm above which a middle layer is anomalous at this step, in model units.
+-- column mid_layer_norm: Largest norm of the middle third of the layers, in model units.
+-- column is_mid_layer_anomaly: Whether that norm is above the threshold, or a middle layer is not finite; null with fewer than 3 layers.
+-- column n_heads: Attention heads with enough keys to be judged, over all layers.
+-- column n_collapsed_bits: Of these, heads below the profile's entropy in bits.
+-- column n_collapsed_normalised: Of these, heads below the profile's normalised entropy.
+-- column n_focused: Of these, heads with a weight above the profile's.
+-- column collapsed_rate: Share of heads collapsed under the profile's rule.
+WITH spans AS (
+    SELECT
+        s.run_id,
+        s.sequence_id,
+        s.n_prompt_tokens - 1 AS first_state,
+        s.n_prompt_tokens + s.n_generated_tokens - 2 AS last_state,
+        CASE WHEN r.n_layers >= 3 THEN r.n_layers // 3 END AS mid_from,
+        CASE WHEN r.n_layers >= 3 THEN 2 * r.n_layers // 3 END AS mid_to
+    FROM sequences AS s
+    JOIN runs AS r USING (run_id)
+),
+-- What led to the token at `position` was computed one position before.
+states AS (
+    SELECT
+        l.run_id,
+        l.sequence_id,
+        l.position + 1 AS position,
+        any_value(l.cos_prev_position) FILTER (WHERE l.site = 'final_norm') AS cos_prev_state,
+        bool_or(l.site = 'final_norm') AS has_final,
+        median(l.l2_norm::DOUBLE) FILTER (WHERE l.site = 'resid_post' AND l.layer < s.mid_from AND isfinite(l.l2_norm)) AS early_median,
+        avg(l.l2_norm::DOUBLE) FILTER (WHERE l.site = 'resid_post' AND l.layer < s.mid_from AND isfinite(l.l2_norm)) AS early_mean,
+        max(l.l2_norm) FILTER (WHERE l.site = 'resid_post' AND l.layer >= s.mid_from AND l.layer < s.mid_to) AS mid_layer_norm,
+        bool_or(l.n_nan > 0 OR l.n_inf > 0) FILTER (WHERE l.site = 'resid_post' AND l.layer >= s.mid_from AND l.layer < s.mid_to) AS mid_broken
+    FROM layer_summaries AS l
+    JOIN spans AS s USING (run_id, sequence_id)
+    WHERE l.stack = 'decoder' AND l.position BETWEEN s.first_state AND s.last_state
+    GROUP BY ALL
+),
+heads AS (
+    SELECT
+        p.profile,
+        h.run_id,
+        h.sequence_id,
+        h.position + 1 AS position,
+        count(*) FILTER (WHERE h.n_keys >= p.min_keys) AS n_heads,
+        count(*) FILTER (WHERE h.n_keys >= p.min_keys AND h.entropy_bits < p.collapsed_bits) AS n_collapsed_bits,
+        count(*) FILTER (WHERE h.n_keys >= p.min_keys AND h.entropy_bits < p.collapsed_normalised * log2(greatest(h.n_keys, 2)))
+            AS n_collapsed_normalised,
+        count(*) FILTER (WHERE h.n_keys >= p.min_keys AND isfinite(h.max_weight) AND h.max_weight > p.focused_weight) AS n_focused
+    FROM head_summaries AS h
+    JOIN spans AS s USING (run_id, sequence_id)
+    CROSS JOIN health_profiles AS p
+    WHERE h.stack = 'decoder' AND h.kind = 'self' AND h.position BETWEEN s.first_state AND s.last_state
+    GROUP BY ALL
+)
+SELECT
+    p.profile,
+    t.run_id,
+    t.sequence_id,
+    t.step,
+    t.position,
+    t.position - 1 AS state_position,
+    t.token,
+    t.entropy_bits,
+    t.surprisal_bits,
+    t.margin,
+    t.top10_mass,
+    CASE WHEN isfinite(t.entropy_bits) THEN t.entropy_bits > p.high_entropy_bits END AS is_high_entropy,
+    coalesce(l.has_final, false) AS has_states,
+    CASE WHEN t.step > 0 THEN l.cos_prev_state END AS cos_prev_state,
+    CASE WHEN t.step > 0 AND l.has_final THEN coalesce(isfinite(l.cos_prev_state) AND l.cos_prev_state > p.repetition_cosine, false) END
+        AS is_repeated,
+    CASE p.mid_layer_baseline WHEN 'mean' THEN l.early_mean ELSE l.early_median END AS early_norm,
+    CASE WHEN l.mid_broken IS NOT NULL THEN coalesce(early_norm * p.mid_layer_multiplier, p.mid_layer_fallback_norm) END
+        AS mid_layer_threshold,
+    l.mid_layer_norm,
+    l.mid_broken OR coalesce(l.mid_layer_norm > mid_layer_threshold, false) AS is_mid_layer_anomaly,
+    h.n_heads,
+    h.n_collapsed_bits,
+    h.n_collapsed_normalised,
+    h.n_focused,
+    CASE p.collapse_rule WHEN 'any_bits' THEN h.n_collapsed_bits ELSE h.n_collapsed_normalised END / nullif(h.n_heads, 0) AS collapsed_rate
+FROM token_steps AS t
+CROSS JOIN health_profiles AS p
+LEFT JOIN states AS l USING (run_id, sequence_id, position)
+LEFT JOIN heads AS h USING (profile, run_id, sequence_id, position)
+WHERE t.step IS NOT NULL

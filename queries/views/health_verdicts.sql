@@ -1,0 +1,152 @@
+-- One row per sequence and profile: the health flags, and the series of the generated steps that scores are made of.
+-- Filter by `profile` and `run_id`. A flag is null where the run did not keep what it needs; `reason` says what.
+-- column profile: The thresholds used; see `health_profiles`.
+-- column n_steps: Generated tokens that have a row.
+-- column is_broken: Whether generation ended because the sampling distribution was not finite.
+-- column has_nan: Whether any state of the sequence, prompt included, has a NaN element.
+-- column has_inf: Whether any state of the sequence, prompt included, has an infinite element.
+-- column high_entropy_steps: Generated steps of high entropy.
+-- column high_entropy_fraction: Their share of the generated steps that have an entropy.
+-- column attention_collapse: The collapse flag under the profile's own rule.
+-- column attention_collapse_any: Rule set v0.3: some head at some step below the profile's bits.
+-- column attention_collapse_trend: Rule set v0.5: the share of collapsed heads rises, or is catastrophic.
+-- column attention_collapse_severity: Severity of the v0.5 rule: 0.2 rising, 0.4 steeply rising, 0.8 catastrophic; null if it did not fire.
+-- column collapsed_rate: Mean over steps of the share of heads collapsed under the profile's rule.
+-- column focused_rate: Mean over steps of the share of focused heads.
+-- column repetition_loop: Whether enough repeated pairs follow each other.
+-- column repetition_first_position: Position of the first state of the first loop that repeats the state before it.
+-- column repetition_longest: Repeated pairs in the longest row of them.
+-- column mid_layer_anomaly: Whether a middle layer is anomalous at some step; null with fewer than 3 layers.
+-- column mid_layer_first_position: Position of the first token that such a state led to.
+-- column mid_layer_steps: Number of such steps.
+-- column mean_basin_ratio: Mean basin ratio over the heads that read the prompt.
+-- column n_layers: Layers of the model.
+-- column entropies: Finite entropies of the generated steps, in bits, in order.
+-- column margins: Finite margins, in order.
+-- column surprisals: Finite surprisals, in bits, in order.
+-- column masses: Finite masses of the ten best tokens, in order.
+-- column entropy_slope: Least-squares slope of the entropy over steps, in bits per step.
+-- column margin_slope: Least-squares slope of the margin over steps.
+-- column surprisal_slope: Least-squares slope of the surprisal over steps, in bits per step.
+-- column entropy_margin_correlation: Pearson correlation of entropy and margin over steps; null if one does not vary.
+-- column reason: What could not be judged, and why; null if all could.
+WITH damage AS (
+    SELECT run_id, sequence_id, sum(n_nan) > 0 AS has_nan, sum(n_inf) > 0 AS has_inf
+    FROM layer_summaries
+    GROUP BY run_id, sequence_id
+),
+basins AS (
+    SELECT run_id, sequence_id, avg(basin_ratio) AS mean_basin_ratio
+    FROM head_summaries
+    WHERE basin_ratio IS NOT NULL AND kind = 'self'
+    GROUP BY run_id, sequence_id
+),
+series AS (
+    SELECT
+        profile,
+        run_id,
+        sequence_id,
+        count(*) AS n_steps,
+        list(entropy_bits::DOUBLE ORDER BY step) FILTER (WHERE isfinite(entropy_bits)) AS entropies,
+        list(margin::DOUBLE ORDER BY step) FILTER (WHERE isfinite(margin)) AS margins,
+        list(surprisal_bits::DOUBLE ORDER BY step) FILTER (WHERE isfinite(surprisal_bits)) AS surprisals,
+        list(top10_mass::DOUBLE ORDER BY step) FILTER (WHERE isfinite(top10_mass)) AS masses,
+        regr_slope(entropy_bits, step) FILTER (WHERE isfinite(entropy_bits)) AS entropy_slope,
+        regr_slope(margin, step) FILTER (WHERE isfinite(margin)) AS margin_slope,
+        regr_slope(surprisal_bits, step) FILTER (WHERE isfinite(surprisal_bits)) AS surprisal_slope,
+        corr(entropy_bits, margin) FILTER (WHERE isfinite(entropy_bits) AND isfinite(margin)) AS entropy_margin_correlation,
+        count(*) FILTER (WHERE is_high_entropy) AS high_entropy_steps,
+        -- One letter per step, so that a row of repeated pairs is a row of ones.
+        string_agg(CASE WHEN is_repeated THEN '1' ELSE '0' END, '' ORDER BY step) AS repeats,
+        count(is_repeated) AS n_pairs,
+        count(is_mid_layer_anomaly) AS n_mid_layer_steps,
+        count(*) FILTER (WHERE is_mid_layer_anomaly) AS mid_layer_steps,
+        min(position) FILTER (WHERE is_mid_layer_anomaly) AS mid_layer_first_position,
+        bool_or(has_states) AS has_states,
+        count(n_heads) AS n_head_steps,
+        sum(n_collapsed_bits) AS n_collapsed_bits,
+        list(n_collapsed_normalised / n_heads ORDER BY step) FILTER (WHERE n_heads > 0) AS rates,
+        avg(collapsed_rate) AS collapsed_rate,
+        avg(n_focused / nullif(n_heads, 0)) AS focused_rate
+    FROM health_steps
+    GROUP BY profile, run_id, sequence_id
+),
+judged AS (
+    SELECT
+        p.profile,
+        s.run_id,
+        s.sequence_id,
+        s.n_prompt_tokens,
+        s.finish_reason = 'broken' AS is_broken,
+        d.has_nan,
+        d.has_inf,
+        r.n_layers,
+        g.* EXCLUDE (profile, run_id, sequence_id),
+        CASE WHEN g.has_states THEN p.repetition_pairs END AS pairs,
+        -- Of the last n steps, n - 1 have a pair within them.
+        CASE WHEN p.repetition_last_steps < g.n_steps THEN g.n_steps - p.repetition_last_steps + 1 ELSE 0 END AS skipped,
+        instr(g.repeats[skipped + 1:], repeat('1', pairs)) AS loop_at,
+        list_max(list_transform(regexp_extract_all(g.repeats[skipped + 1:], '1+'), lambda row: len(row))) AS repetition_longest,
+        g.n_head_steps > 0 AS has_heads,
+        g.n_collapsed_bits > 0 AS collapse_any,
+        list_max(g.rates) - list_avg(g.rates[1:greatest(1, least(5, len(g.rates) // 3))]) AS rate_rise,
+        CASE
+            WHEN list_avg(g.rates) > p.collapse_mean_rate THEN 0.8
+            WHEN len(g.rates) < p.collapse_trend_steps THEN NULL
+            WHEN rate_rise > p.collapse_steep_rise THEN 0.4
+            WHEN rate_rise > p.collapse_rise THEN 0.2
+        END::DOUBLE AS severity,
+        b.mean_basin_ratio,
+        p.collapse_rule
+    FROM sequences AS s
+    CROSS JOIN health_profiles AS p
+    LEFT JOIN runs AS r USING (run_id)
+    LEFT JOIN series AS g USING (profile, run_id, sequence_id)
+    LEFT JOIN damage AS d USING (run_id, sequence_id)
+    LEFT JOIN basins AS b USING (run_id, sequence_id)
+)
+SELECT
+    profile,
+    run_id,
+    sequence_id,
+    coalesce(n_steps, 0) AS n_steps,
+    is_broken,
+    has_nan,
+    has_inf,
+    CASE WHEN entropies IS NOT NULL THEN high_entropy_steps END AS high_entropy_steps,
+    CASE WHEN entropies IS NOT NULL THEN high_entropy_steps / len(entropies) END AS high_entropy_fraction,
+    CASE WHEN has_heads THEN CASE collapse_rule WHEN 'any_bits' THEN collapse_any ELSE severity IS NOT NULL END END AS attention_collapse,
+    CASE WHEN has_heads THEN collapse_any END AS attention_collapse_any,
+    CASE WHEN has_heads THEN severity IS NOT NULL END AS attention_collapse_trend,
+    severity AS attention_collapse_severity,
+    collapsed_rate,
+    focused_rate,
+    loop_at > 0 AS repetition_loop,
+    CASE WHEN loop_at > 0 THEN (n_prompt_tokens + skipped + loop_at - 2)::INTEGER END AS repetition_first_position,
+    CASE WHEN has_states THEN coalesce(repetition_longest, 0) END AS repetition_longest,
+    CASE WHEN n_mid_layer_steps > 0 THEN mid_layer_steps > 0 END AS mid_layer_anomaly,
+    mid_layer_first_position,
+    CASE WHEN n_mid_layer_steps > 0 THEN mid_layer_steps END AS mid_layer_steps,
+    mean_basin_ratio,
+    n_layers,
+    entropies,
+    margins,
+    surprisals,
+    masses,
+    CASE WHEN len(entropies) >= 2 THEN entropy_slope END AS entropy_slope,
+    CASE WHEN len(margins) >= 2 THEN margin_slope END AS margin_slope,
+    CASE WHEN len(surprisals) >= 2 THEN surprisal_slope END AS surprisal_slope,
+    CASE WHEN isfinite(entropy_margin_correlation) THEN entropy_margin_correlation END AS entropy_margin_correlation,
+    nullif(
+        concat_ws(
+            '; ',
+            CASE WHEN n_steps IS NULL THEN 'nothing was generated' END,
+            CASE WHEN n_steps > 0 AND entropies IS NULL THEN 'no finite distribution of a generated token was kept (tokens)' END,
+            CASE WHEN n_steps > 0 AND NOT has_states THEN 'no states of generated tokens were kept (layers)' END,
+            CASE WHEN n_steps > 0 AND NOT has_heads THEN 'no attention of generated tokens was kept (heads)' END,
+            CASE WHEN n_layers < 3 THEN 'a model of fewer than 3 layers has no middle layers' END,
+            CASE WHEN n_layers IS NULL THEN 'the number of layers is not known' END
+        ),
+        ''
+    ) AS reason
+FROM judged
