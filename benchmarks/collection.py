@@ -1,5 +1,6 @@
 """Collection speed at GPT-2 size, over loops that compute the same logits and keep nothing."""
 
+import os
 import tempfile
 import time
 from collections.abc import Callable
@@ -8,7 +9,7 @@ from typing import Any
 
 import torch
 from gpt2_size import D_VOCAB, prompt_ids, prompt_texts, save_model
-from measurement import Result, Sample, arguments, interleave, ratio_range, speed_ratio, timed
+from measurement import Quiet, Result, Sample, arguments, interleave, ratio_range, speed_ratio, timed
 from report import finish
 from transformers import DynamicCache
 
@@ -74,6 +75,11 @@ def same_logits(model: Any, ids: torch.Tensor, new_tokens: int, *, whole: bool) 
         logits = model.lm_head(states[:, -1])
 
 
+def spare_cores() -> int:
+    """Cores that this process leaves to others."""
+    return max(0, (os.cpu_count() or 1) - torch.get_num_threads())
+
+
 def in_batches(ids: torch.Tensor, step: Callable[[torch.Tensor], object]) -> Callable[[], float]:
     """A timed case that takes the prompts batch by batch, without gradients."""
 
@@ -106,6 +112,7 @@ def compare_equal_lengths(result: Result, scratch: Path, model: Path, length: in
             "generate": in_batches(ids, lambda b: generate(hf, b, new_tokens)),
         },
         options.repeats or (1 if options.quick else 7),
+        quiet=Quiet(options.patience, spare_cores()),
     )
     table = result.table(f"Prompts of {length} tokens", "case", "tokens/s", "rounds", "collection over it", "per round")
     for name, sample in found.items():
@@ -138,6 +145,7 @@ def compare_mixed_lengths(result: Result, scratch: Path, options: Any) -> None:
     found = interleave(
         {"collection": ours, "generate": in_batches(ids, lambda b: generate(hf, b, new_tokens))},
         options.repeats or (1 if options.quick else 7),
+        quiet=Quiet(options.patience, spare_cores()),
     )
     theirs = _generated_lengths(hf, ids, new_tokens, frozenset(end_ids))
     work = (sum(ours.lengths) + ids.numel()) / (sum(theirs) + ids.numel())
@@ -168,7 +176,9 @@ def compare_keeps(result: Result, scratch: Path, model: Path, length: int, optio
         name: Collecting(scratch / f"keep{length}_{i}", model, texts, keep, new_tokens)
         for i, (name, keep) in enumerate(KEEPS.items())
     }
-    found = interleave(cases, options.repeats or (1 if options.quick else 5))
+    found = interleave(
+        cases, options.repeats or (1 if options.quick else 5), quiet=Quiet(options.patience, spare_cores())
+    )
     table = result.table(
         f"By what is kept, prompts of {length} tokens", "kept", "tokens/s", "rounds", "bytes per token"
     )
@@ -183,7 +193,10 @@ def main() -> None:
     parser.add_argument("--batches", type=int, default=2, help="batches of 8 prompts per run")
     parser.add_argument("--lengths", type=int, nargs="+", default=[32, 256], help="prompt lengths in tokens")
     parser.add_argument("--only", choices=["equal", "mixed", "keeps"], help="only this comparison")
+    parser.add_argument("--threads", type=int, help="threads of torch; all cores if not given")
     options = parser.parse_args()
+    if options.threads:
+        torch.set_num_threads(options.threads)
     settings = {
         "batch": BATCH,
         "batches per run": options.batches,
@@ -207,6 +220,9 @@ def main() -> None:
         "Model loading is excluded everywhere; a collection is timed from its start to its last durable commit. "
         "A segment holds one batch here, so every batch pays for a commit: the least favourable case."
     )
+    if options.threads:
+        result.name += f"_{options.threads}_threads"
+        result.title += f", {options.threads} of {os.cpu_count()} threads"
     finish(result, options)
 
 

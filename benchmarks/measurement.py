@@ -105,7 +105,34 @@ def timed(call: Callable[[], object]) -> Callable[[], float]:
     return run
 
 
-def interleave(cases: Mapping[str, Callable[[], float]], repeats: int, *, warm_up: bool = True) -> dict[str, Sample]:
+class Quiet:
+    """Runs a case when the machine is quiet, and again if it was disturbed, until the patience is used up."""
+
+    def __init__(self, patience: float, spare_cores: float = 0.0) -> None:
+        self.allowed = spare_cores + 0.3
+        self.deadline = time.monotonic() + patience
+
+    def run(self, case: Callable[[], float]) -> float:
+        """Seconds of the first undisturbed run, or of the last one there was time for."""
+        while True:
+            while time.monotonic() < self.deadline and self._others(lambda: time.sleep(1.0))[0] > self.allowed:
+                time.sleep(2.0)
+            others, seconds = self._others(case)
+            if others <= self.allowed or time.monotonic() >= self.deadline:
+                return seconds
+
+    @staticmethod
+    def _others(call: Callable[[], Any]) -> tuple[float, Any]:
+        """Cores that other processes used during a call, and what the call returned."""
+        start, busy, own = time.perf_counter(), _busy_seconds(), _own_seconds()
+        result = call()
+        others = (_busy_seconds() - busy) - (_own_seconds() - own)
+        return others / max(time.perf_counter() - start, 0.05), result
+
+
+def interleave(
+    cases: Mapping[str, Callable[[], float]], repeats: int, *, warm_up: bool = True, quiet: Quiet | None = None
+) -> dict[str, Sample]:
     """Run every case `repeats` times, taking turns, the order turned around every other round.
 
     A case returns its own seconds, so that what it prepares or clears away need not count.
@@ -113,10 +140,11 @@ def interleave(cases: Mapping[str, Callable[[], float]], repeats: int, *, warm_u
     if warm_up:
         for case in cases.values():
             case()
+    run = Quiet(0.0).run if quiet is None else quiet.run
     seconds: dict[str, list[float]] = {name: [] for name in cases}
     for number in range(repeats):
         for name in list(cases) if number % 2 == 0 else reversed(list(cases)):
-            seconds[name].append(cases[name]())
+            seconds[name].append(run(cases[name]))
     return {name: Sample(values) for name, values in seconds.items()}
 
 
@@ -189,6 +217,7 @@ def arguments(description: str | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=(description or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it runs; stores nothing")
     parser.add_argument("--repeats", type=int, help="rounds of each comparison")
+    parser.add_argument("--patience", type=float, default=0.0, help="seconds to wait for other processes, at most")
     parser.add_argument("--output", type=Path, help="folder of the result files")
     parser.add_argument("--scratch", type=Path, help="folder for lakes and models; decides which disk is measured")
     return parser

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from collection import BATCH, EVERYTHING, KEEPS, Collecting
 from gpt2_size import prompt_ids, prompt_texts, save_model
-from measurement import Result, arguments, interleave, ratio_range, speed_ratio
+from measurement import Quiet, Result, arguments, interleave, ratio_range, speed_ratio
 from report import finish
 from torch import Tensor
 from transformers import AutoModelForCausalLM
@@ -138,7 +138,9 @@ def main() -> None:
             "script, everything dumped": PlainScript(eager, ids, new_tokens, scratch / "all.json", dump_all=True),
         }
         cases = {"collection": ours, **scripts}
-        found = interleave(cases, options.repeats or (1 if options.quick else 3), warm_up=False)
+        found = interleave(
+            cases, options.repeats or (1 if options.quick else 3), warm_up=False, quiet=Quiet(options.patience)
+        )
     table = result.table(
         "One batch", "case", "tokens/s", "rounds", "bytes per token", "times slower", "times the bytes"
     )

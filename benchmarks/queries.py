@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from measurement import Result, Sample, arguments, interleave, timed
+from measurement import Quiet, Result, Sample, arguments, interleave, timed
 from report import finish
 from token_rows import write_run
 
@@ -97,7 +97,7 @@ def compare_pandas(result: Result, scratch: Path, lake: Path, ours: dict[str, Sa
                 file.stem: timed(lambda file=file, compute=compute: compute(pd.read_json(file, lines=True)))
                 for file in (small, large)
             }
-            found = interleave(cases, 1 if options.quick else 3, warm_up=False)
+            found = interleave(cases, 1 if options.quick else 3, warm_up=False, quiet=Quiet(options.patience))
             # In proportion to the larger file: a fixed cost, if there is one, is then counted least.
             scaled = found["large"].median * n_tokens / (2 * n_rows)
             ratio = scaled / ours[name].median
@@ -135,7 +135,7 @@ def main() -> None:
         tokens, joins = query_cases(lake)
         found = {}
         for title, cases, goal in (("on tokens and sequences", tokens, 1.0), ("with layer rows", joins, 5.0)):
-            samples = interleave(cases, repeats)
+            samples = interleave(cases, repeats, quiet=Quiet(options.patience))
             found |= samples
             table = result.table(f"Saved queries {title}, the lake opened in each", "query", "median s", "rounds")
             for name, sample in sorted(samples.items(), key=lambda item: -item[1].median):

@@ -27,7 +27,9 @@ def finish(result: Result, options: argparse.Namespace) -> None:
 def write_page(folder: Path) -> None:
     """Write README.md from the JSON files of `folder`."""
     found = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("*.json")}
-    results = [found[name] for name in ORDER if name in found]
+    results = [
+        found[name] for first in ORDER for name in sorted(found) if name == first or name.startswith(f"{first}_")
+    ]
     lines = [
         "# Results",
         "",

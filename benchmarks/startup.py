@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from measurement import Result, arguments, interleave, timed
+from measurement import Quiet, Result, arguments, interleave, timed
 from report import finish
 
 from tracelake.lake import Lake
@@ -56,7 +56,7 @@ def main() -> None:
             ),
             "lake runs": timed(lambda: command("runs", "--lake", str(lake))),
         }
-        found = interleave(cases, options.repeats or (2 if options.quick else 10))
+        found = interleave(cases, options.repeats or (2 if options.quick else 10), quiet=Quiet(options.patience))
     table = result.table(f"Wall time of a fresh process, lake of {n_runs} runs", "command", "median s", "rounds")
     for name, sample in found.items():
         table.add(name, round(sample.median, 3), sample.spread)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from measurement import Result, arguments, interleave, ratio_range, speed_ratio
+from measurement import Quiet, Result, arguments, interleave, ratio_range, speed_ratio
 from report import finish
 
 from tracelake.lake import Lake
@@ -90,7 +90,7 @@ def compare_writing(result: Result, scratch: Path, title: str, shapes: tuple[int
         size = sum(matrix.nbytes for matrix in matrices) / 1e6
         lake = Lake.create(scratch / f"lake-{dtype}-{n_files}")
         cases = {"store": ThroughTheStore(lake, matrices, dtype), "raw": raw_write(scratch, matrices)}
-        found = interleave(cases, options.repeats or (2 if options.quick else 15))
+        found = interleave(cases, options.repeats or (2 if options.quick else 15), quiet=Quiet(options.patience))
         store, raw = found["store"], found["raw"]
         ratio = speed_ratio(store, raw)
         table.add(
@@ -127,7 +127,9 @@ def measure_reading(result: Result, scratch: Path, n_rows: int, options) -> None
             "SQL, list_inner_product": inner_products,
         }
         size = n_rows * DIM * np.dtype(dtype).itemsize / 1e9
-        for name, sample in interleave(cases, options.repeats or (2 if options.quick else 9)).items():
+        for name, sample in interleave(
+            cases, options.repeats or (2 if options.quick else 9), quiet=Quiet(options.patience)
+        ).items():
             table.add(dtype, name, round(size / sample.median, 2), sample.spread)
 
 
