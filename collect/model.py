@@ -17,6 +17,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttenti
 from transformers.utils.logging import disable_progress_bar
 
 from ..lake.errors import ConfigError, NotFoundError
+from .cache import growing_cache
 from .sites import Anatomy, dissect, find_blocks
 from .tinymath import WEIGHTS
 
@@ -89,7 +90,7 @@ class LoadedModel:
 
     def cache(self) -> DynamicCache:
         """An empty key-value cache that keeps sliding windows short."""
-        return DynamicCache(config=self.config)
+        return growing_cache(self.config)
 
     @cached_property
     def end_ids(self) -> frozenset[int]:

@@ -19,6 +19,8 @@ LOGIT_BYTES_CPU, LOGIT_BYTES_GPU = 64 * 2**20, 256 * 2**20
 """Logits computed at once: the unembedding matrix is read once for all of their rows, so few rows are slow."""
 BLOCK_BYTES_CPU, BLOCK_BYTES_GPU = 4 * 2**20, 256 * 2**20
 """Logits or attention scores reduced at once: small enough for the processor's cache."""
+BLOCK_WIDTHS = 8
+"""Width of what one block computes beside its states (the MLP is four states wide, twice with a gate)."""
 WIDTHS = {"float32": 4, "float16": 2, "bfloat16": 2}
 MINILM_DIM = 384
 """Width of the default embedder; another one's is not known before it is loaded."""
@@ -125,7 +127,9 @@ def make_plan(loaded: LoadedModel, config: CollectConfig, keep: Keep, lengths: n
     sizes = token_bytes(loaded, config, keep, float(lengths.mean()) + config.max_new_tokens)
     on_cpu = loaded.device.type == "cpu"
     budget = CPU_BUDGET if on_cpu else GPU_BUDGET
-    widest = 4 * max(loaded.d_vocab, (loaded.n_layers + 2) * loaded.d_model)
+    # Captured states of all layers and the widest tensors of one block. Logits do not count: they are made
+    # `logit_rows` at a time, and scores block by block.
+    widest = 4 * (loaded.n_layers + 2 + BLOCK_WIDTHS) * loaded.d_model
     per_item = config.samples * (lengths + config.max_new_tokens) * sum(sizes.values())
     return Plan(
         segments=_segments(per_item, config),
