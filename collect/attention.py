@@ -5,7 +5,7 @@ with the implementation it would use anyway. No attention map is ever kept.
 """
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from weakref import WeakKeyDictionary
 
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from .axis import columns_of
 from .edges import StrongestEdges
 from .summaries import AttentionRows, attention_rows
 
@@ -27,21 +28,27 @@ _observers: "WeakKeyDictionary[nn.Module, tuple[AttentionObserver, int]]" = Weak
 class AttentionObserver:
     """Collects what every layer's heads did during one forward pass; `read` after it, `start` before the next.
 
-    `block_bytes` bounds the score block that is alive at one time; queries are taken in blocks of that size.
+    One observer sees one kind of attention of one stack. `block_bytes` bounds the score block that is alive at one
+    time; queries are taken in blocks of that size.
     """
 
-    def __init__(self, n_layers: int, *, statistics: bool, capture: frozenset[str], block_bytes: int) -> None:
-        self.n_layers = n_layers
+    def __init__(
+        self, kind: str = "self", *, causal: bool, statistics: bool, capture: frozenset[str], block_bytes: int
+    ) -> None:
+        self.kind = kind
+        self.causal = causal and kind == "self"
         self.statistics = statistics
         self.capture = capture
         self.block_bytes = block_bytes
-        self.start(None, None)
+        self.start(0, None, None)
 
-    def start(self, middle_columns: tuple[Tensor, Tensor] | None, edges: StrongestEdges | None) -> None:
-        """Forget the last pass. `middle_columns`: first and end padded column of each row's middle prompt third.
+    def start(self, seen: int, middle_columns: tuple[Tensor, Tensor] | None, edges: StrongestEdges | None) -> None:
+        """Forget the last pass. `seen`: columns that the stack has read when the coming pass is over.
 
-        `edges` takes the attention weights of the pass, block by block.
+        `middle_columns`: first and end key column of each row's middle prompt third. `edges` takes the attention
+        weights of the pass, block by block.
         """
+        self.seen = seen
         self.middle_columns = middle_columns
         self.edges = edges
         self.rows: dict[int, AttentionRows] = {}
@@ -49,7 +56,10 @@ class AttentionObserver:
         self.states: dict[tuple[str, int], Tensor] = {}
         self.key_lengths: dict[int, int] = {}
         self._counted: dict[int, tuple[object, Tensor]] = {}
-        self.seen = 0
+
+    def first_key(self, n_key: int) -> int:
+        """Column of the first of the keys at hand: a sliding cache starts late, the encoder's are all there."""
+        return self.seen - n_key if self.kind == "self" else 0
 
     def observe(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, options: dict
@@ -60,10 +70,9 @@ class AttentionObserver:
             if site in self.capture:
                 self.states[site, layer] = tensor.transpose(1, 2).flatten(2)
         if self.statistics:
-            bias = _additive(mask, query, key, options.get("position_bias"))
             self.n_keys[layer] = self._visible(mask, query, key)
             self.key_lengths[layer] = key.shape[2]
-            self.rows[layer] = self._reduce(layer, query, key, bias, options)
+            self.rows[layer] = self._reduce(layer, query, key, mask, options)
 
     def _visible(self, mask: Tensor | None, query: Tensor, key: Tensor) -> Tensor:
         """Number of keys each query may attend to, `[batch query]`; layers that share a mask share the count."""
@@ -72,20 +81,23 @@ class AttentionObserver:
             return known[1]
         n_query, n_key = query.shape[2], key.shape[2]
         if mask is None:
-            first = n_key if n_query == 1 else n_key - n_query + 1
-            count = torch.arange(first, first + n_query, device=query.device).expand(query.shape[0], -1)
+            first = n_key - n_query + 1
+            numbers = torch.arange(first, first + n_query, device=query.device)
+            count = (numbers if self.causal else torch.full_like(numbers, n_key)).expand(query.shape[0], -1)
         else:
             allowed = mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
-            count = allowed[:, 0].sum(-1).expand(query.shape[0], -1)
+            count = allowed[:, 0].sum(-1).expand(query.shape[0], n_query)
             self._counted[id(mask)] = (mask, count)
         return count
 
-    def _reduce(self, layer: int, query: Tensor, key: Tensor, bias: Tensor | None, options: dict) -> AttentionRows:
+    def _reduce(self, layer: int, query: Tensor, key: Tensor, mask: Tensor | None, options: dict) -> AttentionRows:
         batch, n_heads, n_query, d_head = query.shape
         n_key = key.shape[2]
         scaling = options.get("scaling")
         scaling = d_head**-0.5 if scaling is None else scaling
         keys = key.float()
+        mask = self._additive(mask, n_query, n_key, query.device)
+        position_bias = options.get("position_bias")
         middle = self._middle_keys(n_key, query.device) if self.middle_columns is not None else None
         block = max(1, self.block_bytes // (4 * batch * n_heads * n_key))
         parts = []
@@ -93,26 +105,33 @@ class AttentionObserver:
             scores = _scores(query[:, :, start : start + block], keys, scaling)
             if options.get("softcap") is not None:
                 scores = torch.tanh(scores / options["softcap"]) * options["softcap"]
-            if bias is not None:
-                rows = bias[:, :, start : start + block]
-                if rows.dtype == torch.bool:
-                    # Adding to all scores is ten times as fast as filling some of them.
-                    rows = torch.zeros_like(rows, dtype=torch.float32).masked_fill_(~rows, LOWEST)
-                scores = scores.add_(rows)
+            queries = slice(start, start + block)
+            if position_bias is not None:
+                scores = scores.add_(_rows_of(position_bias, queries))
+            if mask is not None:
+                scores = scores.add_(_rows_of(mask, queries))
             part = attention_rows(scores, options.get("s_aux"), middle, with_weights=self.edges is not None)
             if self.edges is not None and part.weights is not None:
-                self.edges.add(layer, part.weights, self.seen - n_query + start, self.seen - n_key)
+                self.edges.add(layer, part.weights, self.seen - n_query + start, self.first_key(n_key))
             parts.append(part._replace(weights=None))
         if len(parts) == 1:
             return parts[0]
         joined = (None if column[0] is None else torch.cat(column, dim=-1) for column in zip(*parts, strict=True))
         return AttentionRows(*joined)  # type: ignore[arg-type]
 
+    def _additive(self, mask: Tensor | None, n_query: int, n_key: int, device: torch.device) -> Tensor | None:
+        """The mask for the scores, boolean (True = attend) or additive; causal where the model left it implicit."""
+        if mask is not None:
+            return mask[..., :n_key]
+        if not self.causal or n_query == 1:
+            return None
+        return torch.ones(n_query, n_key, dtype=torch.bool, device=device).tril(n_key - n_query)[None, None]
+
     def _middle_keys(self, n_key: int, device: torch.device) -> Tensor:
         """Which of the keys at hand lie in the middle third of each row's prompt, `[batch key]`."""
         assert self.middle_columns is not None
         low, high = self.middle_columns
-        columns = torch.arange(self.seen - n_key, self.seen, device=device)
+        columns = columns_of(n_key, self.first_key(n_key), device)
         return (columns >= low.unsqueeze(-1)) & (columns < high.unsqueeze(-1))
 
 
@@ -124,22 +143,13 @@ def _scores(query: Tensor, key: Tensor, scaling: float) -> Float[Tensor, "batch 
     return (grouped @ key.transpose(-1, -2)).view(batch, n_heads, n_query, key.shape[2])
 
 
-def _additive(mask: Tensor | None, query: Tensor, key: Tensor, position_bias: Tensor | None) -> Tensor | None:
-    """One mask for the scores: boolean (True = attend) or additive float, causal where the model left it implicit."""
-    n_query, n_key = query.shape[2], key.shape[2]
-    if mask is None and n_query > 1:
-        ones = torch.ones(n_query, n_key, dtype=torch.bool, device=query.device)
-        mask = ones.tril(n_key - n_query)[None, None]
-    if mask is not None:
-        mask = mask[..., :n_key]
-        if mask.dtype != torch.bool:
-            mask = mask.float()
-    if position_bias is None:
-        return mask
-    bias = position_bias.float()
-    if mask is None:
-        return bias
-    return torch.where(mask, bias, LOWEST) if mask.dtype == torch.bool else bias + mask
+def _rows_of(bias: Tensor, queries: slice) -> Tensor:
+    """The rows of a mask or bias that belong to some queries, as numbers to be added to their scores."""
+    rows = bias[:, :, queries] if bias.shape[2] > 1 else bias
+    if rows.dtype == torch.bool:
+        # Adding to all scores is ten times as fast as filling some of them.
+        return torch.zeros_like(rows, dtype=torch.float32).masked_fill_(~rows, LOWEST)
+    return rows.float()
 
 
 def _observed(base: str) -> Callable:
@@ -168,11 +178,13 @@ def registered(base: str) -> str:
 
 
 @contextmanager
-def observing(model: nn.Module, blocks: nn.ModuleList, observer: AttentionObserver) -> Iterator[None]:
-    """Switch the model to the observing attention for the length of the block, and back, also after an error."""
+def observing(model: nn.Module, modules: Mapping[nn.Module, tuple[AttentionObserver, int]]) -> Iterator[None]:
+    """Switch the model to the observing attention for the length of the block, and back, also after an error.
+
+    `modules` gives the observer and the layer of every module that may call the attention function.
+    """
     before = model.config._attn_implementation  # type: ignore[union-attr]
     model.set_attn_implementation(registered(before))  # type: ignore[operator]
-    modules = {module: (observer, layer) for layer, block in enumerate(blocks) for module in block.modules()}
     _observers.update(modules)
     try:
         yield

@@ -1,7 +1,7 @@
 """A key-value cache that writes new keys in place instead of copying all of them at every step."""
 
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedConfig
+from transformers import DynamicCache, EncoderDecoderCache, PreTrainedConfig
 from transformers.cache_utils import DynamicLayer
 
 LEAST_ROOM = 64
@@ -58,3 +58,8 @@ def growing_cache(config: PreTrainedConfig) -> DynamicCache:
     return cache
 
 
+def encoder_decoder_cache(n_layers: int) -> EncoderDecoderCache:
+    """An empty cache for a decoder that reads an encoder: the keys of its own tokens grow, the others stay."""
+    own = DynamicCache()
+    own.layers.extend(RoomyLayer() for _ in range(n_layers))
+    return EncoderDecoderCache(own, DynamicCache())

@@ -11,22 +11,22 @@ import numpy as np
 
 from ..lake import Lake
 from ..lake.errors import ConfigError, DiskFullError, StoppedError, UsageError
+from .baseline import replay
 from .config import CollectConfig
-from .decode import BatchDecoder, Limits
+from .decode import BatchDecoder
 from .embed import Embedder, Scope
 from .keep import Keep
 from .model import LoadedModel, load_model
-from .observation import ObservedModel, VectorWish, Wishes, attention_is_observable, each_once
+from .observation import ObservedModel, Wishes, attention_is_observable, each_once, vector_wishes
 from .plan import Estimate, Plan, estimate, make_plan, stored_dtype
 from .prompts import PromptSource, open_source
 from .provenance import check_same, new_run_id, run_json
 from .segment import SegmentRunner, operation_columns
+from .sequence import Limits
+from .stopping import Stopping, stop_finder, stopped
 from .text import TokenText
 from .timings import Timings
 from .tokenized import PromptTokenizer, TokenizedPrompt
-
-SEAL_SECONDS = 5.0
-"""A segment that is nearly done when the run is asked to stop is finished if that takes less than this."""
 
 
 @dataclass
@@ -85,14 +85,17 @@ class Collection:
         self.wishes = self._wishes()
         self.observed: ObservedModel | None = None
         self.tokenizer = PromptTokenizer(
-            self.loaded.tokenizer, config.chat, config.on_long, self._longest_prompt(), config.max_new_tokens > 0
+            self.loaded.tokenizer,
+            config.chat,
+            config.on_long,
+            self.loaded.longest_prompt(generates=config.max_new_tokens > 0),
+            config.max_new_tokens > 0,
         )
         with self.timings.measure("plan"):
             self.plan = plan or self._plan()
-        self.observed = ObservedModel(self.loaded, self.wishes, block_bytes=self.plan.block_bytes)
-
-    def _longest_prompt(self) -> int:
-        return self.loaded.context_length - (1 if self.config.max_new_tokens > 0 else 0)
+        self.observed = ObservedModel(
+            self.loaded, self.wishes, block_bytes=self.plan.block_bytes, columns=self.plan.chunk
+        )
 
     def _plan(self) -> Plan:
         lengths = np.fromiter((len(item.ids) for item in self.tokenizer.tokenize(self.source)), dtype=np.int64)
@@ -102,7 +105,7 @@ class Collection:
 
     def _wishes(self) -> Wishes:
         """The `--keep` items for this model; what cannot be observed is an error if asked for, else a notice."""
-        keep, n_layers = self.keep, self.loaded.n_layers
+        keep = self.keep
         observable = not (keep.heads or keep.layers or keep.edges) or attention_is_observable(self.loaded)
         if not observable:
             reason = f"{type(self.loaded.model).__name__} does not pass its attention through transformers' interface"
@@ -112,13 +115,21 @@ class Collection:
                 )
             self.notice(f"Attention is not observed: {reason}.")
             self.unmeasured = {"head_summaries": reason, "layer_summaries.attn_*": reason}
-        asked = [VectorWish(a.site, layer, a.scope) for a in keep.activations for layer in a.resolve(n_layers)]
+        asked = vector_wishes(keep, self.loaded.stacks, observe_prompt=self.config.observe_prompt)
         vectors = each_once(asked, generates=self.config.max_new_tokens > 0)
         store = stored_dtype(self.loaded, self.config)
         heads = keep.heads and observable
         edges = (self.config.edge_threshold, self.config.edge_cap) if keep.edges else None
         return Wishes(
-            keep.tokens, keep.layers, heads, vectors, store, self.config.topk, edges=edges, attention=observable
+            keep.tokens,
+            keep.layers,
+            heads,
+            vectors,
+            store,
+            self.config.topk,
+            edges=edges,
+            attention=observable,
+            prompt=self.config.observe_prompt,
         )
 
     def notice(self, text: str) -> None:
@@ -128,7 +139,7 @@ class Collection:
 
     def estimate(self) -> Estimate:
         """Tokens, bytes and files of the run."""
-        return estimate(self.plan, self.config, self.keep, self.loaded.n_layers, self.loaded.n_heads)
+        return estimate(self.plan, self.config, self.keep, self.loaded)
 
     def check_space(self, lake: Lake, *, assume_yes: bool) -> None:
         """Refuse a run that cannot fit, ask for a yes where it takes half of what is free."""
@@ -152,6 +163,7 @@ class Collection:
     def collect_into(self, run: Any) -> Collected:
         """Collect the segments that are not committed yet and record the completion."""
         started = time.perf_counter()
+        self.timings.begin()
         progress = Progress(len(self.plan.segments), len(run.committed))
         embedder = None
         if self.keep.embeddings and self.config.max_new_tokens > 0:
@@ -175,19 +187,37 @@ class Collection:
     def _collect_segments(self, run: Any, progress: Progress, embedder: Embedder | None) -> None:
         assert self.observed is not None
         self._last_write_ms = 0.0
+        waiting = [i for i in range(len(self.plan.segments)) if i not in run.committed]
+        # The first segment also pays for what is imported and allocated once.
+        compared = waiting[min(1, len(waiting) - 1)] if self.config.strict_timings and waiting else None
+        runner = self._runner(run.run_id, progress, embedder)
+        for index, (start, stop), items in self._pending(run.committed):
+            self._check_limits(run)
+            with run.segment(index, (start, stop)) as segment:
+                self._collect(runner, segment, start, items, compare=index == compared)
+                segment.append("operations", operation_columns(self.timings, run.writer, index))
+                sealing = time.perf_counter()
+            self._last_write_ms = (time.perf_counter() - sealing) * 1000
+            self.timings.add("write", self._last_write_ms)
+            progress.segments_done += 1
+            progress.n_bytes = run.bytes_committed
+            self.callbacks.on_progress(progress)
+
+    def _collect(
+        self, runner: SegmentRunner, segment: Any, start: int, items: list[TokenizedPrompt], *, compare: bool
+    ) -> None:
+        """One segment; to compare, its tokens pass through the bare model too."""
+        assert self.observed is not None
+        began = time.perf_counter()
         with self.observed.attached():
-            runner = self._runner(run.run_id, progress, embedder)
-            for index, (start, stop), items in self._pending(run.committed):
-                self._check_limits(run)
-                with run.segment(index, (start, stop)) as segment:
-                    runner.run(segment, start, items)
-                    segment.append("operations", operation_columns(self.timings, run.writer, index))
-                    sealing = time.perf_counter()
-                self._last_write_ms = (time.perf_counter() - sealing) * 1000
-                self.timings.add("write", self._last_write_ms)
-                progress.segments_done += 1
-                progress.n_bytes = run.bytes_committed
-                self.callbacks.on_progress(progress)
+            runner.run(segment, start, items)
+        if not compare:
+            return
+        self.timings.add("instrumented", (time.perf_counter() - began) * 1000, "strict")
+        with self.timings.measure("warm_up"):
+            replay(self.loaded, runner.batches[:1], chunk=self.plan.chunk)
+        with self.timings.measure("baseline"):
+            replay(self.loaded, runner.batches, chunk=self.plan.chunk)
 
     def _pending(self, committed: frozenset[int]) -> Iterator[tuple[int, list[int], list[TokenizedPrompt]]]:
         """Segments still to be collected, with their work items; the source is read once, in order."""
@@ -206,7 +236,7 @@ class Collection:
 
     def _check_limits(self, run: Any) -> None:
         if self.callbacks.should_stop():
-            raise StoppedError(_stopped(run.run_id))
+            raise StoppedError(stopped(run.run_id))
         limit = self.config.max_bytes
         if limit is not None and run.bytes_committed >= limit:
             raise StoppedError(
@@ -217,7 +247,7 @@ class Collection:
     def _runner(self, run_id: str, progress: Progress, embedder: Embedder | None) -> SegmentRunner:
         assert self.observed is not None
         text = TokenText(self.loaded.tokenizer)
-        stopping = _Stopping(self.callbacks, run_id)
+        stopping = Stopping(self.callbacks.should_stop, run_id)
 
         def on_block(n_tokens: int) -> None:
             progress.n_tokens += n_tokens
@@ -228,7 +258,9 @@ class Collection:
             self.config.max_new_tokens,
             self.loaded.context_length,
             self.loaded.end_ids,
-            _stop_finder(text, self.config.stop) if self.config.stop else None,
+            stop_finder(text, self.config.stop) if self.config.stop else None,
+            self.config.stop_rules,
+            *self.loaded.forced_ids,
         )
         decoder = BatchDecoder(
             self.observed,
@@ -243,43 +275,6 @@ class Collection:
             self.observed, self.config, self.plan, self.source, decoder, text, self.timings, embedder,
             on_block=on_block, on_batch=stopping.after_batch,
         )  # fmt: skip
-
-
-class _Stopping:
-    """Decides, once a stop was asked for, whether the open segment is worth finishing."""
-
-    def __init__(self, callbacks: Callbacks, run_id: str) -> None:
-        self.callbacks = callbacks
-        self.run_id = run_id
-        self.asked_at: float | None = None
-        self.batch_started = time.perf_counter()
-
-    def after_block(self) -> None:
-        if self.asked_at is None and self.callbacks.should_stop():
-            self.asked_at = time.perf_counter()
-        if self.asked_at is not None and time.perf_counter() - self.asked_at > SEAL_SECONDS:
-            raise StoppedError(_stopped(self.run_id))
-
-    def after_batch(self, batches_left: int) -> None:
-        now = time.perf_counter()
-        seconds, self.batch_started = now - self.batch_started, now
-        if self.asked_at is not None and batches_left * seconds > SEAL_SECONDS:
-            raise StoppedError(_stopped(self.run_id))
-
-
-def _stopped(run_id: str) -> str:
-    return f"Stopped; committed segments are safe. Continue with: lake collect --resume {run_id}"
-
-
-def _stop_finder(text: TokenText, stops: tuple[str, ...]) -> Callable[[list[int]], bool]:
-    """Whether one of the texts stands at the end of the completion; looks at its last tokens only."""
-    tail = max(len(stop.encode()) for stop in stops) + 8
-
-    def found(generated: list[int]) -> bool:
-        ending = text.completion(generated[-tail:])
-        return any(stop in ending for stop in stops)
-
-    return found
 
 
 def resume_run(

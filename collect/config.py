@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from ..lake.errors import ConfigError, NotFoundError, UsageError, did_you_mean
 from .keep import DEFAULT_KEEP, Keep
 from .sampling import Sampling
+from .stop_rule import SAMPLING_COLUMNS, StopRule
 
 ENVIRONMENT_PREFIX = "TRACELAKE_"
 
@@ -37,6 +38,9 @@ class CollectConfig(BaseModel):
     min_p: float | None = Field(None, ge=0, le=1, description="Drop tokens below this share of the best one.")
     repetition_penalty: float | None = Field(None, gt=0, description="Divide logits of tokens already seen; 1 is off.")
     stop: tuple[str, ...] = Field((), description="Texts that end a sequence.")
+    stop_when: tuple[str, ...] = Field(
+        (), description="Rules that end a sequence, e.g. `entropy_bits > 6 and margin < 0.1 for 5`."
+    )
     chat: Literal["auto", "on", "off"] = Field("auto", description="Apply the tokenizer's chat template.")
     on_long: Literal["error", "truncate", "split"] = Field("error", description="What to do with too long a prompt.")
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field("auto", description="Number format of the model.")
@@ -53,8 +57,14 @@ class CollectConfig(BaseModel):
     attn_implementation: str | None = Field(
         None, description="Attention implementation of transformers to compute with."
     )
+    observe_prompt: bool = Field(
+        True, description="Record what the model does while it reads the prompt; off keeps its tokens only."
+    )
     edge_threshold: float = Field(0.01, ge=0, lt=1, description="Keep attention edges heavier than this.")
     edge_cap: int = Field(50, ge=1, description="Most attention edges kept per prompt, layer and head.")
+    strict_timings: bool = Field(
+        False, description="Also pass one segment through the bare model, to measure what observing costs."
+    )
     embedder: str | None = Field(
         None, description="Sentence-transformers model for embeddings; default all-MiniLM-L6-v2."
     )
@@ -69,7 +79,7 @@ class CollectConfig(BaseModel):
             raise ValueError("must be 0 (greedy) or a positive number")
         return value
 
-    @field_validator("prompt", "keep", "stop", "embed_scope", mode="before")
+    @field_validator("prompt", "keep", "stop", "stop_when", "embed_scope", mode="before")
     @classmethod
     def _one_is_a_list(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str) else value
@@ -81,9 +91,32 @@ class CollectConfig(BaseModel):
             raise ValueError(
                 "temperature 0 is greedy: all samples would be equal; give samples 1 or a temperature above 0"
             )
+        self._check_rules()
+        self._check_prompt()
         if any(not text for text in self.stop):
             raise ValueError("stop: an empty text would end every sequence at once")
         return self
+
+    def _check_prompt(self) -> None:
+        if self.observe_prompt:
+            return
+        keep = Keep.parse(self.keep)
+        if self.max_new_tokens == 0:
+            raise ValueError("observe_prompt is off and max_new_tokens is 0: there is nothing to observe")
+        if keep.edges or any(item.scope == "prompt" for item in keep.activations):
+            raise ValueError("observe_prompt is off, but edges or activations of the prompt are to be kept")
+
+    def _check_rules(self) -> None:
+        columns = {column for rule in self.stop_rules for column in rule.columns}
+        if columns and not Keep.parse(self.keep).tokens:
+            raise ValueError("stop_when reads the distribution of each token; add tokens to keep")
+        if self.sampling.greedy and (unknown := sorted(columns & set(SAMPLING_COLUMNS))):
+            raise ValueError(f"stop_when: greedy decoding samples from nothing, so there is no {unknown[0]}")
+
+    @property
+    def stop_rules(self) -> tuple[StopRule, ...]:
+        """The parsed `stop_when`."""
+        return tuple(StopRule.parse(text) for text in self.stop_when)
 
     @property
     def sampling(self) -> Sampling:

@@ -3,8 +3,10 @@
 from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
+
+from .axis import Axis, columns_of
 
 NOTHING = -1.0
 """Weight of a place that holds no edge."""
@@ -16,14 +18,15 @@ class StrongestEdges:
 
     threshold: float
     cap: int
-    pads: Int[Tensor, " batch"]
+    queries: Axis
+    keys: Axis
     best: dict[int, tuple[Tensor, Tensor, Tensor]] = field(default_factory=dict)
 
     def add(self, layer: int, weights: Float[Tensor, "batch head query key"], first_query: int, first_key: int) -> None:
         """Take one block of attention weights whose first query and key stand in the given columns."""
         n_query, n_key = weights.shape[2:]
-        columns = torch.arange(first_query, first_query + n_query, device=weights.device)
-        kept = (weights > self.threshold) & (columns >= self.pads[:, None])[:, None, :, None]
+        columns = columns_of(n_query, first_query, weights.device)
+        kept = (weights > self.threshold) & self.queries.in_prompt(columns)[:, None, :, None]
         candidates = torch.where(kept, weights, NOTHING).flatten(2)
         weight, place = candidates.topk(min(self.cap, candidates.shape[-1]), dim=-1)
         found = (weight, place // n_key + first_query, place % n_key + first_key)
@@ -43,7 +46,7 @@ class StrongestEdges:
             "row": row,
             "layer": torch.tensor(layers, device=layer.device)[layer],
             "head": head,
-            "query": query[at] - self.pads[row],
-            "key": key[at] - self.pads[row],
+            "query": query[at] + self.queries.origin[row],
+            "key": key[at] + self.keys.origin[row],
             "weight": weight[at],
         }

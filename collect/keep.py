@@ -23,32 +23,35 @@ class ActivationKeep:
     layers: str | None
     scope: str | None
 
-    def resolve(self, n_layers: int) -> list[int]:
-        """Block indexes of `layers` in a model of `n_layers`; ConfigError for a layer that does not exist."""
+    def resolve(self, n_layers: int, deepest: int = 0) -> list[int]:
+        """Block indexes of `layers` in a stack of `n_layers`; ConfigError for a layer that does not exist.
+
+        Another stack of the model may be deeper, with `deepest` layers: a layer that only that one has is no error.
+        """
         if self.site == "final_norm":
             return [n_layers - 1]
         if self.layers is None:
             return list(range(n_layers))
         found: set[int] = set()
         for part in self.layers.split(","):
-            found.update(_layer_range(part, n_layers, self.layers))
+            found.update(_layer_range(part, n_layers, max(n_layers, deepest), self.layers))
         return sorted(found)
 
 
-def _layer_range(part: str, n_layers: int, given: str) -> Iterable[int]:
+def _layer_range(part: str, n_layers: int, deepest: int, given: str) -> Iterable[int]:
     match = _RANGE.fullmatch(part.strip())
     if match is None:
         raise UsageError(f"Layers {given!r} cannot be read at {part!r}. Write numbers or ranges, e.g. 0,6,-1 or 8-11.")
     first = int(match[1])
     last = int(match[2]) if match[2] else first
     for layer in (first, last):
-        if not -n_layers <= layer < n_layers:
+        if not -deepest <= layer < deepest:
             raise ConfigError(
-                f"There is no layer {layer}: the model has {n_layers} layers, 0 to {n_layers - 1} (-1 is the last)."
+                f"There is no layer {layer}: the model has {deepest} layers, 0 to {deepest - 1} (-1 is the last)."
             )
     if last < first and match[2]:
         raise UsageError(f"Layers {given!r}: the range {part!r} runs backwards.")
-    return (layer % n_layers for layer in range(first, last + 1))
+    return (layer % n_layers for layer in range(first, last + 1) if -n_layers <= layer < n_layers)
 
 
 @dataclass(frozen=True)

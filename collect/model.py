@@ -1,4 +1,4 @@
-"""Loads a causal language model with its tokenizer, and says what it is; knows nothing of runs or tables."""
+"""Loads a language model with its tokenizer, and says what it is; knows nothing of runs or tables."""
 
 import hashlib
 import logging
@@ -11,14 +11,14 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, DynamicCache
-from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer, Cache
+from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPastAndCrossAttentions
 from transformers.utils.logging import disable_progress_bar
 
 from ..lake.errors import ConfigError, NotFoundError
-from .cache import growing_cache
-from .sites import Anatomy, dissect, find_blocks
+from .cache import encoder_decoder_cache, growing_cache
+from .stack import Stack, encoder_and_decoder, only_stack
 from .tinymath import WEIGHTS
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -45,18 +45,34 @@ class LoadedModel:
         """The text part of the model's configuration."""
         return self.model.config.get_text_config()
 
+    @cached_property
+    def _stacks(self) -> tuple[Stack | None, Stack]:
+        if self.model.config.is_encoder_decoder:
+            return encoder_and_decoder(self.model, self.config, self.probe)
+        return None, only_stack(self.model, self.config, self.probe)
+
     @property
-    def base(self) -> nn.Module:
-        """The model without its unembedding; returns the final-normed state."""
-        return self.model.base_model
+    def encoder(self) -> Stack | None:
+        """The stack that reads the prompt of an encoder-decoder model; None in the others."""
+        return self._stacks[0]
+
+    @property
+    def decoder(self) -> Stack:
+        """The stack that predicts tokens."""
+        return self._stacks[1]
+
+    @property
+    def stacks(self) -> tuple[Stack, ...]:
+        """The stacks in the order in which they read."""
+        return (self.decoder,) if self.encoder is None else (self.encoder, self.decoder)
 
     @property
     def n_layers(self) -> int:
-        return int(self.config.num_hidden_layers)
+        return self.decoder.n_layers
 
     @property
     def n_heads(self) -> int:
-        return int(self.config.num_attention_heads)
+        return self.decoder.n_heads
 
     @property
     def d_model(self) -> int:
@@ -72,33 +88,56 @@ class LoadedModel:
         """Most positions that the model was made for."""
         return int(getattr(self.config, "max_position_embeddings", None) or 1_000_000)
 
-    @cached_property
-    def blocks(self) -> nn.ModuleList:
-        """The transformer blocks in order."""
-        return find_blocks(self.base, self.n_layers)
-
-    @cached_property
-    def anatomy(self) -> Anatomy:
-        """The modules of the sites, found by one probing forward pass."""
-        return dissect(self.model, self.blocks, self.probe)
+    def longest_prompt(self, *, generates: bool) -> int:
+        """Most tokens of a prompt: an encoder's positions are its own, a decoder must leave one to generate."""
+        return self.context_length - (1 if generates and self.encoder is None else 0)
 
     def probe(self) -> object:
-        """Run the model on a few tokens."""
-        ids = torch.arange(4, device=self.device).remainder(self.d_vocab).unsqueeze(0)
+        """Run the model on a few tokens; an encoder on more than the decoder, so that no state fits both."""
+        ids = torch.arange(5, device=self.device).remainder(self.d_vocab).unsqueeze(0)
         with torch.no_grad():
-            return self.base(input_ids=ids, use_cache=False)
+            if self.encoder is None:
+                return self.decoder.module(input_ids=ids[:, :4], use_cache=False)
+            return self.model(input_ids=ids, decoder_input_ids=ids[:, :3], use_cache=False)
 
-    def cache(self) -> DynamicCache:
-        """An empty key-value cache that keeps sliding windows short."""
-        return growing_cache(self.config)
+    def cache(self) -> Cache:
+        """An empty key-value cache of the decoder that keeps sliding windows short."""
+        if self.encoder is None:
+            return growing_cache(self.config)
+        return encoder_decoder_cache(self.n_layers)
+
+    @property
+    def start_ids(self) -> list[int]:
+        """What the decoder reads before anything is generated, besides a prompt of its own."""
+        if self.encoder is None:
+            return []
+        found = (self._generation(name) for name in ("decoder_start_token_id", "bos_token_id"))
+        start = next((token_id for token_id in found if token_id is not None), None)
+        if start is None:
+            raise ConfigError(
+                f"{self.name}: neither generation_config.json nor config.json names a decoder_start_token_id; add it."
+            )
+        return [int(start[0] if isinstance(start, list) else start)]
+
+    @property
+    def forced_ids(self) -> tuple[int | None, int | None]:
+        """Ids that the model's generation_config forces: the second token of the decoder, and the last."""
+        generation = getattr(self.model, "generation_config", None)
+        found = (getattr(generation, f"forced_{name}_token_id", None) for name in ("bos", "eos"))
+        first, last = (min(value) if isinstance(value, list) else value for value in found)
+        return first, last
+
+    def _generation(self, name: str) -> Any:
+        """An id of the generation_config, or of the configuration where that is silent."""
+        value = getattr(getattr(self.model, "generation_config", None), name, None)
+        return getattr(self.config, name, None) if value is None else value
 
     @cached_property
     def end_ids(self) -> frozenset[int]:
         """Token ids that end a sequence."""
-        generation = getattr(self.model, "generation_config", None)
-        ids = getattr(generation, "eos_token_id", None)
+        ids = self._generation("eos_token_id")
         if ids is None:
-            ids = self.config.eos_token_id if self.config.eos_token_id is not None else self.tokenizer.eos_token_id
+            ids = self.tokenizer.eos_token_id
         return frozenset([ids] if isinstance(ids, int) else (ids or []))
 
     @property
@@ -122,6 +161,7 @@ class LoadedModel:
             "is_encoder_decoder": bool(self.model.config.is_encoder_decoder),
             "n_layers": self.n_layers,
             "n_heads": self.n_heads,
+            **({} if self.encoder is None else {"n_encoder_layers": self.encoder.n_layers}),
             "d_model": self.d_model,
             "d_vocab": self.d_vocab,
             "dtype": str(self.model.dtype).removeprefix("torch."),
@@ -129,8 +169,8 @@ class LoadedModel:
         }
 
 
-class GivenStates(BaseModelOutputWithPastAndCrossAttentions):
-    """Final-normed states as a base model returns them; whatever else its output holds (router logits...) is None."""
+class _StatesOnly:
+    """Whatever else an output of this kind may hold (router logits...) is None."""
 
     def __getattr__(self, name: str) -> None:
         if name.startswith("__"):
@@ -138,19 +178,28 @@ class GivenStates(BaseModelOutputWithPastAndCrossAttentions):
         return None
 
 
+class GivenStates(_StatesOnly, BaseModelOutputWithPastAndCrossAttentions):
+    """Final-normed states as a base model or a decoder returns them."""
+
+
+class GivenEncoding(_StatesOnly, BaseModelOutput):
+    """States as an encoder returns them."""
+
+
 class Unembedding:
     """Final-normed states to logits, by the model's own forward (soft caps and scales included).
 
-    The base model is replaced for the call by one that returns the given states, so nothing of an architecture is
-    written down here a second time.
+    The stack in front of it (the base model, or the decoder of two stacks) is replaced for the call by one that returns
+    the given states, so nothing of an architecture is written down here a second time.
     """
 
     def __init__(self, model: Any) -> None:
         self._model = model
+        self._two_stacks = bool(model.config.is_encoder_decoder)
 
     @contextmanager
     def _given(self, states: Tensor) -> Iterator[None]:
-        base = self._model.base_model
+        base = self._model.get_decoder() if self._two_stacks else self._model.base_model
 
         def forward(*args: Any, **kwargs: Any) -> GivenStates:
             return GivenStates(last_hidden_state=states)
@@ -169,8 +218,12 @@ class Unembedding:
     def __call__(self, states: Float[Tensor, "n d_model"]) -> Float[Tensor, "n d_vocab"]:
         """Raw logits of each state."""
         ids = torch.zeros(1, 1, dtype=torch.long, device=states.device)
+        inputs: dict[str, Any] = {"input_ids": ids}
+        if self._two_stacks:
+            encoded = GivenEncoding(last_hidden_state=states[:1].unsqueeze(0))  # type: ignore[arg-type]
+            inputs = {"decoder_input_ids": ids, "encoder_outputs": encoded}
         with self._given(states.unsqueeze(0)):
-            return self._model(input_ids=ids, use_cache=False).logits[0]
+            return self._model(**inputs, use_cache=False).logits[0]
 
 
 def choose_device(device: str) -> torch.device:
@@ -193,7 +246,7 @@ def load_model(
     attn_implementation: str | None = None,
     trust_remote_code: bool = False,
 ) -> LoadedModel:
-    """Load a causal language model by Hugging Face id, folder, or the bundled name `tinymath`.
+    """Load a language model by Hugging Face id, folder, or the bundled name `tinymath`.
 
     Errors: NotFoundError for an unknown model, ConfigError for one that cannot be observed.
     """
@@ -203,13 +256,8 @@ def load_model(
     _quiet_transformers()
     try:
         config = AutoConfig.from_pretrained(source, **options)
-        if config.is_encoder_decoder:
-            raise ConfigError(
-                f"{name} is an encoder-decoder model ({type(config).__name__}); "
-                "this version collects decoder-only models."
-            )
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
-        model = AutoModelForCausalLM.from_pretrained(
+        model = (AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM).from_pretrained(
             source,
             dtype="auto" if dtype == "auto" else DTYPES[dtype],
             use_safetensors=True,

@@ -1,22 +1,25 @@
-"""One forward pass, observed: runs the model, reduces its states and attention on the device, hands over rows.
+"""One forward pass, observed: runs a stack, reduces its states and attention on the device, hands over rows.
 
-A row is a token that the model read. Rows leave as tensors with the row axis first; the caller moves them to the host.
+A row is a token that the stack read. Rows leave as tensors with the row axis first; the caller moves them to the host.
 """
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformers import Cache
 
+from ..lake.errors import ConfigError
 from .attention import AttentionObserver, observing
+from .axis import Axis, columns_of
 from .edges import StrongestEdges
+from .keep import Keep
 from .model import DTYPES, LoadedModel
-from .sites import ATTENTION_SITES, Tap
+from .sites import ATTENTION_SITES, CROSS_SITES, Tap
+from .stack import CROSS, DECODER, SELF, Stack
 from .summaries import AttentionRows, state_statistics
 
 
@@ -27,6 +30,7 @@ class VectorWish:
     site: str
     layer: int
     scope: str | None
+    stack: str = DECODER
 
     @property
     def name(self) -> str:
@@ -35,17 +39,36 @@ class VectorWish:
 
 def each_once(wishes: Iterable[VectorWish], *, generates: bool) -> tuple[VectorWish, ...]:
     """The same vectors without repetitions: where scopes of one site and layer overlap, the wider one stays."""
-    scopes: dict[tuple[str, int], set[str | None]] = {}
+    scopes: dict[tuple[str, str, int], set[str | None]] = {}
     for wish in wishes:
-        scopes.setdefault((wish.site, wish.layer), set()).add(wish.scope)
+        scopes.setdefault((wish.stack, wish.site, wish.layer), set()).add(wish.scope)
     found: list[VectorWish] = []
-    for (site, layer), names in scopes.items():
+    for (stack, site, layer), names in scopes.items():
         if None in names or {"prompt", "generated"} <= names:
             names = {None}
         elif ("generated" if generates else "prompt") in names:
             names = names - {"last"}
-        found += [VectorWish(site, layer, scope) for scope in sorted(names, key=str)]
+        found += [VectorWish(site, layer, scope, stack) for scope in sorted(names, key=str)]
     return tuple(found)
+
+
+def vector_wishes(keep: Keep, stacks: Iterable[Stack], *, observe_prompt: bool) -> list[VectorWish]:
+    """The vectors that `--keep` asks for, of every stack that has the site; ConfigError where none has it."""
+    stacks = tuple(stacks)
+    deepest = max(stack.n_layers for stack in stacks)
+    everywhere = None if observe_prompt else "generated"
+    found = []
+    for item in keep.activations:
+        having = [stack for stack in stacks if CROSS in stack.kinds or item.site not in CROSS_SITES]
+        if not having:
+            raise ConfigError(f"Site {item.site} exists only in the decoder of an encoder-decoder model.")
+        for stack in having:
+            scope = item.scope or everywhere
+            # An encoder reads prompts only.
+            if stack.name == DECODER or scope in (None, "prompt"):
+                layers = item.resolve(stack.n_layers, deepest)
+                found += [VectorWish(item.site, layer, scope, stack.name) for layer in layers]
+    return found
 
 
 @dataclass(frozen=True)
@@ -62,6 +85,17 @@ class Wishes:
     """Threshold and cap per head of the prompt's attention edges; None keeps none."""
     attention: bool = True
     """Whether the model's attention can be observed at all."""
+    prompt: bool = True
+    """Whether the prompt's tokens are observed, or only its last one, which predicts the first generated token."""
+
+    def vectors_of(self, stack: str) -> list[VectorWish]:
+        """The vectors that one stack gives."""
+        return [wish for wish in self.vectors if wish.stack == stack]
+
+    @property
+    def summarises_attention(self) -> bool:
+        """Whether heads are to be looked at."""
+        return (self.heads or self.layers or self.edges is not None) and self.attention
 
 
 def summary_sites(n_layers: int) -> list[tuple[str, int]]:
@@ -69,74 +103,103 @@ def summary_sites(n_layers: int) -> list[tuple[str, int]]:
     return [("resid_pre", 0), *(("resid_post", layer) for layer in range(n_layers)), ("final_norm", n_layers - 1)]
 
 
-class ObservedModel:
-    """A model with its hooks on; one batch at a time passes through it."""
+class ObservedStack:
+    """A stack with its hooks on; one batch at a time passes through it.
 
-    def __init__(self, loaded: LoadedModel, wishes: Wishes, *, block_bytes: int) -> None:
-        self.loaded = loaded
+    `columns` bounds how many positions of a long pass are reduced at once.
+    """
+
+    def __init__(self, stack: Stack, wishes: Wishes, *, block_bytes: int, columns: int) -> None:
+        self.stack = stack
         self.wishes = wishes
-        captured = {(w.site, w.layer) for w in wishes.vectors}
-        summarised = (wishes.heads or wishes.layers or wishes.edges is not None) and wishes.attention
-        self.attends = summarised or any(site in ATTENTION_SITES for site, _ in captured)
-        self.attention = AttentionObserver(
-            loaded.n_layers,
-            statistics=summarised,
-            capture=frozenset(site for site, _ in captured if site in ATTENTION_SITES),
-            block_bytes=block_bytes,
-        )
+        self.vectors = wishes.vectors_of(stack.name)
+        self.columns = columns
+        self.sites = summary_sites(stack.n_layers)
+        captured = {(w.site, w.layer) for w in self.vectors}
+        self.observers = {
+            kind: AttentionObserver(
+                kind,
+                causal=stack.is_causal,
+                statistics=wishes.summarises_attention,
+                capture=frozenset(site for site, _ in captured if site in ATTENTION_SITES and kind == SELF),
+                block_bytes=block_bytes,
+            )
+            for kind in stack.kinds
+        }
         if wishes.layers:
-            captured |= set(summary_sites(loaded.n_layers))
-        self.tap = Tap(loaded.anatomy, {key for key in captured if key[0] not in (*ATTENTION_SITES, "final_norm")})
+            captured |= set(self.sites)
+        self.tap = Tap(stack.anatomy, {key for key in captured if key[0] not in (*ATTENTION_SITES, "final_norm")})
 
-    @contextmanager
-    def attached(self) -> Iterator["ObservedModel"]:
-        """Hooks and the observing attention are on inside the block and gone after it, also after an error."""
-        with self.tap.attached():
-            if not self.attends:
-                yield self
-                return
-            with observing(self.loaded.model, self.loaded.blocks, self.attention):
-                yield self
+    def observed_modules(self) -> dict[torch.nn.Module, tuple[AttentionObserver, int]]:
+        """The modules whose attention is observed, with observer and layer."""
+        watched = {kind for kind, observer in self.observers.items() if observer.statistics or observer.capture}
+        found = self.stack.attention_modules().items()
+        return {module: (self.observers[kind], layer) for module, (kind, layer) in found if kind in watched}
 
-    def begin(self, pads: np.ndarray, n_prompt: np.ndarray) -> None:
-        """Start a batch: left padding and prompt length of each row."""
-        device = self.loaded.device
-        self.pads: Int[Tensor, " batch"] = torch.from_numpy(pads).to(device)
-        lengths = torch.from_numpy(n_prompt).to(device)
-        thirds = (self.pads + lengths // 3, self.pads + 2 * lengths // 3)
-        self._thirds = thirds if self.wishes.heads else None
+    def begin(self, axis: Axis, read: Axis | None = None) -> None:
+        """Start a batch: where its columns stand, and those of the encoder that it reads."""
+        self.axis = axis
+        self._keys = {SELF: axis, CROSS: axis if read is None else read}
+        surveys = CROSS if CROSS in self.observers else SELF
+        heads = self.wishes.heads and self.wishes.prompt
+        self._thirds = axis.middle_third() if heads and surveys == SELF else None
         self._before: Tensor | None = None
         self._basin: tuple[Tensor, Tensor] | None = None
-        self._edges = None if self.wishes.edges is None else StrongestEdges(*self.wishes.edges, self.pads)
+        self._edges: dict[str, StrongestEdges] = {}
+        if self.wishes.edges is not None:
+            # A decoder that reads an encoder has one prompt token, which sees itself alone.
+            self._edges = {surveys: StrongestEdges(*self.wishes.edges, axis, self._keys[surveys])}
 
     def keep_rows(self, rows: Tensor) -> None:
         """Forget the rows that left the batch."""
-        self.pads = self.pads[rows]
+        self.axis = self.axis.of_rows(rows)
+        self._keys = {kind: axis.of_rows(rows) for kind, axis in self._keys.items()}
         if self._before is not None:
             self._before = self._before[:, rows]
 
     def forward(
-        self, ids: Int[Tensor, "batch pos"], mask: Tensor | None, cache: Cache, start: int, *, in_prompt: bool
+        self, ids: Int[Tensor, "batch pos"], start: int, *, in_prompt: bool, **inputs: Any
     ) -> Float[Tensor, "batch pos d_model"]:
         """Read columns `start`.. of the batch; returns the final-normed states and keeps what the hooks saw."""
-        columns = torch.arange(start, start + ids.shape[1], device=ids.device)
-        positions = (columns.unsqueeze(0) - self.pads.unsqueeze(-1)).clamp_min(0)
-        self.attention.start(self._thirds if in_prompt else None, self._edges if in_prompt else None)
-        self.attention.seen = start + ids.shape[1]
-        output = self.loaded.base(
-            input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
-        )
-        self._final: Tensor = output.last_hidden_state
+        end = start + ids.shape[1]
+        for kind, observer in self.observers.items():
+            thirds = self._thirds if in_prompt and kind == SELF else None
+            observer.start(end, thirds, self._edges.get(kind) if in_prompt else None)
+        if self.stack.takes_positions:
+            columns = columns_of(ids.shape[1], start, ids.device)
+            inputs["position_ids"] = self.axis.positions(columns).clamp_min(0)
+        self._final: Tensor = self.stack.module(input_ids=ids, **inputs).last_hidden_state
         return self._final
+
+    def pass_over(self, ids: Int[Tensor, "batch pos"], start: int, **inputs: Any) -> Tensor:
+        """Read columns `start`.. of the batch without observing them."""
+        before = {kind: observer.statistics for kind, observer in self.observers.items()}
+        for observer in self.observers.values():
+            observer.statistics = False
+        try:
+            states = self.forward(ids, start, in_prompt=False, **inputs)
+        finally:
+            for kind, observer in self.observers.items():
+                observer.statistics = before[kind]
+        if self.wishes.layers:
+            self._before = torch.stack([self._state(site, layer)[:, -1] for site, layer in self.sites])
+        return states
+
+    def forget(self) -> None:
+        """Let go of the states of the last pass: nobody reads them any more, and they are large."""
+        self.tap.states.clear()
+        for observer in self.observers.values():
+            observer.start(0, None, None)
 
     def rows(self, select: Tensor | None, scopes: dict[str | None, Tensor | None]) -> dict[str, Tensor]:
         """Reduce the last pass. `select`: flat indexes of the real tokens (None: all); `scopes`: the same per scope."""
         found: dict[str, Tensor] = {}
         if self.wishes.layers:
             found["states"] = self._state_rows(select)
-        if self.attention.rows:
-            self._attention_rows(select, found)
-        for wish in self.wishes.vectors:
+        for kind, observer in self.observers.items():
+            if observer.rows:
+                self._attention_rows(kind, observer, select, found)
+        for wish in self.vectors:
             if wish.scope in scopes:
                 vectors = _taken(self._state(wish.site, wish.layer).flatten(0, 1), scopes[wish.scope])
                 found[wish.name] = vectors.to(DTYPES[self.wishes.store_dtype])
@@ -145,51 +208,59 @@ class ObservedModel:
     def _state(self, site: str, layer: int) -> Tensor:
         if site == "final_norm":
             return self._final
-        return (self.attention if site in ATTENTION_SITES else self.tap).states[site, layer]
+        return (self.observers[SELF] if site in ATTENTION_SITES else self.tap).states[site, layer]
 
     def _state_rows(self, select: Tensor | None) -> Float[Tensor, "row site statistic"]:
-        stacked = torch.stack([self._state(site, layer) for site, layer in summary_sites(self.loaded.n_layers)])
-        statistics = state_statistics(stacked, self._before)
-        self._before = stacked[:, :, -1]
+        states = [self._state(site, layer) for site, layer in self.sites]
+        found = []
+        for part in zip(*(state.split(self.columns, dim=1) for state in states), strict=True):
+            stacked = torch.stack(part)
+            found.append(state_statistics(stacked, self._before))
+            self._before = stacked[:, :, -1]
+        statistics = found[0] if len(found) == 1 else torch.cat(found, dim=-1)
         return _taken(statistics.flatten(2).permute(2, 1, 0), select)
 
-    def _attention_rows(self, select: Tensor | None, found: dict[str, Tensor]) -> None:
-        layers = [self.attention.rows[layer] for layer in range(self.loaded.n_layers)]
+    def _attention_rows(
+        self, kind: str, observer: AttentionObserver, select: Tensor | None, found: dict[str, Tensor]
+    ) -> None:
+        layers = [observer.rows[layer] for layer in range(self.stack.n_layers)]
         entropy, weight = (_by_row(layers, name, select) for name in ("entropy_bits", "max_weight"))
-        if self.wishes.layers:
+        if self.wishes.layers and kind == SELF:
             found["attention"] = torch.stack(
                 [reduce(values) for values in (entropy, weight) for reduce in (_mean, _smallest, _largest)], dim=-1
             )
         if self.wishes.heads:
-            found["head_entropy"], found["head_weight"] = entropy, weight
-            found["head_key"] = self._key_positions(layers, select)
-            n_keys = torch.stack([self.attention.n_keys[layer] for layer in range(len(layers))], dim=-1)
-            found["n_keys"] = _taken(n_keys.flatten(0, 1).to(torch.int32), select)
-        if self._thirds is not None and layers[0].middle is not None:
-            self._add_basin(layers)
+            found[f"{kind}/entropy"], found[f"{kind}/weight"] = entropy, weight
+            found[f"{kind}/key"] = self._key_positions(kind, observer, layers, select)
+            n_keys = torch.stack([observer.n_keys[layer] for layer in range(len(layers))], dim=-1)
+            found[f"{kind}/n_keys"] = _taken(n_keys.flatten(0, 1).to(torch.int32), select)
+        if layers[0].middle is not None:
+            self._add_basin(observer, layers)
 
-    def _key_positions(self, layers: list[AttentionRows], select: Tensor | None) -> Int[Tensor, "row layer head"]:
+    def _key_positions(
+        self, kind: str, observer: AttentionObserver, layers: list[AttentionRows], select: Tensor | None
+    ) -> Int[Tensor, "row layer head"]:
         """Key indexes as positions in the sequence: a sliding cache starts late, a padded row starts later."""
         index = torch.stack([rows.max_index for rows in layers])
-        lengths = [self.attention.key_lengths[layer] for layer in range(len(layers))]
-        first = torch.tensor([self.attention.seen - length for length in lengths], device=index.device)
-        position = index + first[:, None, None, None] - self.pads[None, :, None, None]
+        lengths = [observer.key_lengths[layer] for layer in range(len(layers))]
+        first = torch.tensor([observer.first_key(length) for length in lengths], device=index.device)
+        position = index + first[:, None, None, None] + self._keys[kind].origin[None, :, None, None]
         return _taken(position.permute(1, 3, 0, 2).flatten(0, 1).to(torch.int32), select)
 
-    def _add_basin(self, layers: list[AttentionRows]) -> None:
+    def _add_basin(self, observer: AttentionObserver, layers: list[AttentionRows]) -> None:
         """Add this chunk's prompt attention on the middle third, and all of it, `[layer batch head]`."""
         middle = torch.stack([rows.middle for rows in layers])  # type: ignore[arg-type]
         total = torch.stack([rows.total for rows in layers])
-        columns = torch.arange(self.attention.seen - middle.shape[-1], self.attention.seen, device=middle.device)
-        real = (columns.unsqueeze(0) >= self.pads.unsqueeze(-1))[None, :, None, :]
+        n_query = middle.shape[-1]
+        real = self.axis.in_prompt(columns_of(n_query, observer.seen - n_query, middle.device))[None, :, None, :]
         sums = (torch.where(real, middle, 0.0).sum(-1), torch.where(real, total, 0.0).sum(-1))
         if self._basin is not None:
             sums = (sums[0] + self._basin[0], sums[1] + self._basin[1])
         self._basin = sums
 
-    def prompt_edges(self) -> dict[str, Tensor] | None:
-        """The kept attention edges of the whole prompt, once it has been read."""
-        return self._edges.rows() if self._edges is not None and self._edges.best else None
+    def prompt_edges(self) -> dict[str, dict[str, Tensor]]:
+        """The kept attention edges of the whole prompt by kind of attention, once it has been read."""
+        return {kind: edges.rows() for kind, edges in self._edges.items() if edges.best}
 
     def basin_ratio(self) -> Float[Tensor, "batch layer head"] | None:
         """Weight on the middle third of the prompt over the weight elsewhere, summed over its queries."""
@@ -199,16 +270,42 @@ class ObservedModel:
         return (middle / (total - middle + 1e-10)).permute(1, 0, 2)
 
 
+class ObservedModel:
+    """A model with its hooks on: a stack that predicts tokens and, in some, one that reads the prompt before it."""
+
+    def __init__(self, loaded: LoadedModel, wishes: Wishes, *, block_bytes: int, columns: int) -> None:
+        self.loaded = loaded
+        self.wishes = wishes
+        self.block_bytes = block_bytes
+        stacks = [ObservedStack(stack, wishes, block_bytes=block_bytes, columns=columns) for stack in loaded.stacks]
+        self.decoder = stacks[-1]
+        self.encoder = stacks[0] if len(stacks) == 2 else None
+        self.stacks = tuple(stacks)
+
+    @contextmanager
+    def attached(self) -> Iterator["ObservedModel"]:
+        """Hooks and the observing attention are on inside the block and gone after it, also after an error."""
+        modules = {module: to for stack in self.stacks for module, to in stack.observed_modules().items()}
+        with ExitStack() as entered:
+            for stack in self.stacks:
+                entered.enter_context(stack.tap.attached())
+            if modules:
+                entered.enter_context(observing(self.loaded.model, modules))
+            yield self
+
+
 def attention_is_observable(loaded: LoadedModel) -> bool:
     """Whether every layer's attention passes through transformers' AttentionInterface; tried with one short pass."""
-    observer = AttentionObserver(loaded.n_layers, statistics=True, capture=frozenset(), block_bytes=2**20)
+    looking = Wishes(tokens=False, layers=False, heads=True, vectors=(), store_dtype="float32")
+    stacks = [ObservedStack(stack, looking, block_bytes=2**20, columns=2**20) for stack in loaded.stacks]
+    modules = {module: to for stack in stacks for module, to in stack.observed_modules().items()}
     try:
-        with observing(loaded.model, loaded.blocks, observer):
+        with observing(loaded.model, modules):
             loaded.probe()
     except (ValueError, KeyError, AttributeError):
         # Architectures that choose their attention class by name refuse or ignore a name they do not know.
         return False
-    return len(observer.rows) == loaded.n_layers
+    return all(len(o.rows) == stack.stack.n_layers for stack in stacks for o in stack.observers.values())
 
 
 def _taken(rows: Tensor, select: Tensor | None) -> Tensor:

@@ -7,10 +7,10 @@ import numpy as np
 import pyarrow as pa
 
 from .config import CollectConfig
-from .decode import Sequence
 from .grading import GRADER, grade, solution_method
 from .prompts import PromptSource
 from .rows import TokenColumns
+from .sequence import Sequence
 from .text import TokenText
 from .tokenized import TokenizedPrompt
 
@@ -75,8 +75,9 @@ def token_columns(
     ids = [np.concatenate((s.prompt_ids, np.array(s.generated, dtype=np.int64))) for s in batch]
     ends = []
     for sequence, item, completion in zip(batch, items, completions, strict=True):
-        unknown = np.full(sequence.n_prompt, -1, dtype=np.int32)
-        ends.append(unknown if item.char_ends is None else item.char_ends)
+        known = np.full(1, -1, dtype=np.int32) if item.char_ends is None else item.char_ends
+        # What the decoder starts with is in no text: it repeats the value before it.
+        ends.append(np.pad(known, (0, sequence.n_prompt - len(known)), mode="edge"))
         ends.append(text.char_ends(sequence.generated, completion))
     flat = np.concatenate(ids)
     return TokenColumns(flat, text.display(flat), np.concatenate(ends).astype(np.int32))

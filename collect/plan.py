@@ -10,9 +10,13 @@ import numpy as np
 from .config import CollectConfig
 from .keep import Keep
 from .model import LoadedModel
+from .observation import vector_wishes
+from .stack import DECODER, Stack
 
 SEGMENT_BYTES = 256 * 2**20
 SEGMENT_BATCHES = 32
+SEGMENT_SEQUENCES = 128
+"""However large the batches: a segment's rows lie in memory until it is sealed, some of them three times over."""
 LEAST_SEGMENTS = 8
 CPU_BUDGET, GPU_BUDGET = 64 * 2**20, 512 * 2**20
 LOGIT_BYTES_CPU, LOGIT_BYTES_GPU = 64 * 2**20, 256 * 2**20
@@ -81,21 +85,23 @@ class Estimate:
         return sum(self.table_bytes.values())
 
 
-def token_bytes(loaded: LoadedModel, config: CollectConfig, keep: Keep, mean_length: float) -> dict[str, float]:
-    """Bytes on disk per token and table, before anything has run."""
-    n_layers, n_heads = loaded.n_layers, loaded.n_heads
+def token_bytes(
+    loaded: LoadedModel, stack: Stack, config: CollectConfig, keep: Keep, mean_length: float
+) -> dict[str, float]:
+    """Bytes on disk per table and token that a stack reads, before anything has run."""
     sizes = {"token_steps": KEY_BYTES}
-    if keep.tokens:
+    if keep.tokens and stack is loaded.decoder:
         # An id of a vocabulary of d words takes log2(d) bits.
         sizes["token_steps"] += DISTRIBUTION_BYTES + (TOPK_BYTES + math.log2(loaded.d_vocab) / 8) * config.topk
     if keep.layers:
-        sizes["layer_summaries"] = LAYER_BYTES * (n_layers + 2)
+        sizes["layer_summaries"] = LAYER_BYTES * (stack.n_layers + 2)
     if keep.heads:
-        sizes["head_summaries"] = (HEAD_BYTES + math.log2(max(2.0, mean_length)) / 8) * n_layers * n_heads
+        n_heads = stack.n_layers * stack.n_heads * len(stack.kinds)
+        sizes["head_summaries"] = (HEAD_BYTES + math.log2(max(2.0, mean_length)) / 8) * n_heads
     width = WIDTHS[stored_dtype(loaded, config)]
-    for item in keep.activations:
-        if item.scope != "last":
-            share = len(item.resolve(n_layers)) * (site_width(loaded, item.site) * width + 0.5)
+    for wish in vector_wishes(keep, loaded.stacks, observe_prompt=config.observe_prompt):
+        if wish.scope != "last" and wish.stack == stack.name:
+            share = site_width(loaded, stack, wish.site) * width + 0.5
             sizes["activations"] = sizes.get("activations", 0.0) + share
     return sizes
 
@@ -108,40 +114,59 @@ def stored_dtype(loaded: LoadedModel, config: CollectConfig) -> str:
     return own if own in WIDTHS else "float32"
 
 
-def site_width(loaded: LoadedModel, site: str) -> int:
+def site_width(loaded: LoadedModel, stack: Stack, site: str) -> int:
     """Elements of a vector of `site`."""
     config = loaded.config
-    d_head = getattr(config, "head_dim", None) or loaded.d_model // loaded.n_heads
-    shared = getattr(config, "num_key_value_heads", None) or loaded.n_heads
+    heads = (getattr(config, name, None) for name in ("head_dim", "d_kv"))
+    d_head = next((int(width) for width in heads if width), loaded.d_model // stack.n_heads)
+    shared = getattr(config, "num_key_value_heads", None) or stack.n_heads
     if site in ("z", "rot_q"):
-        return loaded.n_heads * d_head
+        return stack.n_heads * d_head
     if site in ("v", "rot_k"):
         return shared * d_head
     if site == "mlp_post":
-        return int(getattr(config, "intermediate_size", None) or getattr(config, "n_inner", None) or 4 * loaded.d_model)
+        names = ("intermediate_size", "n_inner", "d_ff", f"{stack.name}_ffn_dim")
+        found = (getattr(config, name, None) for name in names)
+        return next((int(width) for width in found if width), 4 * loaded.d_model)
     return loaded.d_model
 
 
 def make_plan(loaded: LoadedModel, config: CollectConfig, keep: Keep, lengths: np.ndarray) -> Plan:
     """Group work items of the given prompt lengths into segments; everything else follows from the configuration."""
-    sizes = token_bytes(loaded, config, keep, float(lengths.mean()) + config.max_new_tokens)
+    n_own = len(loaded.start_ids) + config.max_new_tokens
+    n_read = {stack.name: lengths for stack in loaded.stacks}
+    n_read[DECODER] = n_own + (lengths if loaded.encoder is None else 0 * lengths)
+    mean_length = float(lengths.mean()) + n_own
+    sizes = {stack.name: token_bytes(loaded, stack, config, keep, mean_length) for stack in loaded.stacks}
     on_cpu = loaded.device.type == "cpu"
     budget = CPU_BUDGET if on_cpu else GPU_BUDGET
     # Captured states of all layers and the widest tensors of one block. Logits do not count: they are made
     # `logit_rows` at a time, and scores block by block.
     widest = 4 * (loaded.n_layers + 2 + BLOCK_WIDTHS) * loaded.d_model
-    per_item = config.samples * (lengths + config.max_new_tokens) * sum(sizes.values())
+    per_item = config.samples * np.sum([n_read[name] * sum(table.values()) for name, table in sizes.items()], axis=0)
     return Plan(
         segments=_segments(per_item, config),
         n_items=len(lengths),
         n_sequences=len(lengths) * config.samples,
-        n_prompt_tokens=int(lengths.sum()) * config.samples,
+        n_prompt_tokens=int((lengths + len(loaded.start_ids)).sum()) * config.samples,
         batch_size=config.batch_size,
         chunk=int(np.clip(budget // (config.batch_size * widest), 16, 4096)),
         logit_rows=max(1, (LOGIT_BYTES_CPU if on_cpu else LOGIT_BYTES_GPU) // (4 * loaded.d_vocab)),
         block_bytes=BLOCK_BYTES_CPU if on_cpu else BLOCK_BYTES_GPU,
-        bytes_per_token=sizes,
+        bytes_per_token=_mean_bytes(sizes, n_read, config),
     )
+
+
+def _mean_bytes(
+    sizes: dict[str, dict[str, float]], n_read: dict[str, np.ndarray], config: CollectConfig
+) -> dict[str, float]:
+    """Bytes per table and observed token, over the tokens of all stacks."""
+    n_tokens = {name: float(n_read[name].sum()) for name in sizes if config.observe_prompt or name == DECODER}
+    tables = {table for table_sizes in sizes.values() for table in table_sizes}
+    whole = sum(n_tokens.values())
+    return {
+        table: sum(n * sizes[name].get(table, 0.0) for name, n in n_tokens.items()) / whole for table in sorted(tables)
+    }
 
 
 def _segments(per_item: np.ndarray, config: CollectConfig) -> list[list[int]]:
@@ -152,7 +177,7 @@ def _segments(per_item: np.ndarray, config: CollectConfig) -> list[list[int]]:
         most = config.segment_items
     else:
         share = max(items_per_batch, n_items // LEAST_SEGMENTS // items_per_batch * items_per_batch)
-        most = max(1, min(share, SEGMENT_BATCHES * config.batch_size // config.samples))
+        most = max(1, min(share, _most_sequences(config) // config.samples))
     segments: list[list[int]] = []
     start, size = 0, 0.0
     for i in range(n_items):
@@ -166,22 +191,30 @@ def _segments(per_item: np.ndarray, config: CollectConfig) -> list[list[int]]:
     return segments
 
 
-def estimate(plan: Plan, config: CollectConfig, keep: Keep, n_layers: int, n_heads: int) -> Estimate:
+def _most_sequences(config: CollectConfig) -> int:
+    return min(SEGMENT_BATCHES * config.batch_size, max(SEGMENT_SEQUENCES, config.batch_size))
+
+
+def estimate(plan: Plan, config: CollectConfig, keep: Keep, loaded: LoadedModel) -> Estimate:
     """Tokens, bytes and files; an upper bound where the model may stop before `max_new_tokens`."""
     n_tokens = plan.n_prompt_tokens + plan.n_sequences * config.max_new_tokens
     n_segments = len(plan.segments)
-    table_bytes = {table: size * n_tokens for table, size in plan.bytes_per_token.items()}
+    # Without the prompt's own rows, each sequence still has the state that predicts its first token.
+    n_observed = n_tokens if config.observe_prompt else plan.n_sequences * (config.max_new_tokens + 1)
+    table_bytes = {table: size * n_observed for table, size in plan.bytes_per_token.items()}
+    table_bytes["token_steps"] = table_bytes.get("token_steps", 0.0) + KEY_BYTES * (n_tokens - n_observed)
     table_bytes |= {"sequences": SEQUENCE_BYTES * plan.n_sequences, "operations": 0.0}
     if keep.edges:
         # An upper bound: every head of every prompt is full.
-        heads = plan.n_sequences * n_layers * n_heads
+        heads = plan.n_sequences * sum(stack.n_layers * stack.n_heads * len(stack.kinds) for stack in loaded.stacks)
         table_bytes["attention_edges"] = EDGE_BYTES * heads * config.edge_cap
     if keep.embeddings and config.max_new_tokens > 0:
-        rows = plan.n_sequences * config.max_new_tokens * len(config.embed_scope)
+        rows = plan.n_sequences * (config.max_new_tokens * len(config.embed_scope) + 1)
         table_bytes["step_embeddings"] = rows * (MINILM_DIM * 4.0 + 1.0)
     n_files = dict.fromkeys(table_bytes, n_segments)
     if "activations" in n_files:
-        n_files["activations"] = n_segments * sum(len(item.resolve(n_layers)) for item in keep.activations)
+        wishes = vector_wishes(keep, loaded.stacks, observe_prompt=config.observe_prompt)
+        n_files["activations"] = n_segments * len({(wish.site, wish.layer) for wish in wishes})
     return Estimate(
         n_sequences=plan.n_sequences,
         n_tokens=n_tokens,

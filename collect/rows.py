@@ -1,35 +1,15 @@
-"""Blocks of one batch to rows of the observation tables, sorted by key; knows shapes and columns, not models."""
+"""Blocks of one batch to rows of the tables, sorted by key; knows shapes and columns, not models."""
 
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
 
-from .decode import EDGES, PREDICTIONS, Block, Sequence
-from .observation import Wishes, summary_sites
-from .summaries import STATE_STATISTICS, uniform_causal_basin
+from .observation import Wishes
+from .sequence import EDGES, PREDICTIONS, Block, Sequence
+from .stack_rows import Segment, StackRows, joined, nullable
 
-FLUSH_BYTES = 64 * 2**20
-ATTENTION_COLUMNS = tuple(
-    f"attn_{name}_{reduction}" for name in ("entropy_bits", "max_weight") for reduction in ("mean", "min", "max")
-)
 DISTRIBUTION_COLUMNS = ("logprob", "entropy_bits", "rank", "top1_prob", "margin", "top10_mass")
-
-
-class Segment(Protocol):
-    """The part of the store's segment writer that collection uses."""
-
-    def append(self, table: str, columns: dict) -> None: ...
-
-    def append_vectors(
-        self, table: str, *, columns: dict, vectors: np.ndarray, dtype: str, layer: int | None, site: str | None
-    ) -> None: ...
-
-
-def nullable(values: np.ndarray) -> pa.Array:
-    """An Arrow array in which NaN is null."""
-    return pa.array(values, from_pandas=True)
 
 
 @dataclass
@@ -39,119 +19,32 @@ class BatchRows:
     segment: Segment
     wishes: Wishes
     batch: list[Sequence]
-    n_layers: int
-    states: list[Block] = field(default_factory=list)
+    n_layers: dict[str, int]
+    """Of each stack, in the order in which they read."""
     predictions: list[Block] = field(default_factory=list)
-    n_bytes: int = 0
+
+    def __post_init__(self) -> None:
+        self.stacks = {
+            stack: StackRows(self.segment, self.wishes, self.batch, stack, n) for stack, n in self.n_layers.items()
+        }
 
     def add(self, kind: str, block: Block) -> None:
         """Take one block; flushes the state rows when they have grown large."""
         if kind == PREDICTIONS:
             self.predictions.append(block)
-            return
-        if kind == EDGES:
+        elif kind == EDGES:
             self._write_edges(block)
-            return
-        self.states.append(block)
-        self.n_bytes += sum(values.nbytes for values in block.values.values())
-        if self.n_bytes > FLUSH_BYTES:
-            self.flush_states()
+        else:
+            self.stacks[block.stack].add(block)
 
     def flush_states(self) -> None:
-        """Write what has been collected about states and attention, sorted by sequence and position."""
-        if not self.states:
-            return
-        rows, positions = _joined(self.states, None)
-        order = np.lexsort((positions, self._ids[rows]))
-        rows, positions = rows[order], positions[order]
-        key = {"sequence_id": self._ids[rows], "position": positions.astype(np.int32)}
-        if self.wishes.layers:
-            self._write_layers(key, order)
-        if self.wishes.heads:
-            self._write_heads(key, rows, positions, order)
-        self._write_vectors()
-        self.states, self.n_bytes = [], 0
+        """Write what has been collected about states and attention."""
+        for rows in self.stacks.values():
+            rows.flush()
 
     @property
     def _ids(self) -> np.ndarray:
         return np.array([s.sequence_id for s in self.batch], dtype=np.int64)
-
-    def _column(self, name: str, order: np.ndarray) -> np.ndarray:
-        return np.concatenate([block.values[name] for block in self.states])[order]
-
-    def _write_layers(self, key: dict[str, np.ndarray], order: np.ndarray) -> None:
-        sites = summary_sites(self.n_layers)
-        by_key = sorted(range(len(sites)), key=lambda i: (sites[i][1], sites[i][0]))
-        names = sorted({site for site, _ in sites})
-        n, n_sites = len(order), len(sites)
-        statistics = self._column("states", order)[:, by_key]
-        at_start = np.repeat(key["position"] == 0, n_sites)
-        columns: dict[str, object] = {name: np.repeat(values, n_sites) for name, values in key.items()}
-        columns["layer"] = np.tile(np.array([sites[i][1] for i in by_key], dtype=np.int32), n)
-        codes = np.tile(np.array([names.index(sites[i][0]) for i in by_key], dtype=np.int8), n)
-        columns["site"] = pa.DictionaryArray.from_arrays(codes, names)
-        columns["stack"] = "decoder"
-        for i, name in enumerate(STATE_STATISTICS):
-            values = statistics[:, :, i].reshape(-1)
-            if name in ("n_nan", "n_inf"):
-                columns[name] = values.astype(np.int32)
-                continue
-            if name == "cos_prev_position":
-                # In a padded row the position before the first token holds no token.
-                values = np.where(at_start, np.nan, values)
-            columns[name] = nullable(values)
-        columns |= self._attention_columns(order, [sites[i] for i in by_key])
-        self.segment.append("layer_summaries", columns)
-
-    def _attention_columns(self, order: np.ndarray, sites: list[tuple[str, int]]) -> dict[str, object]:
-        """Attention summaries over heads, on the resid_post rows of each layer and null elsewhere."""
-        if "attention" not in self.states[0].values:
-            return {}
-        attention = self._column("attention", order)
-        spread = np.full((len(order), len(sites), attention.shape[-1]), np.nan, dtype=np.float32)
-        for i, (site, layer) in enumerate(sites):
-            if site == "resid_post":
-                spread[:, i] = attention[:, layer]
-        return {name: nullable(spread[:, :, i].reshape(-1)) for i, name in enumerate(ATTENTION_COLUMNS)}
-
-    def _write_heads(
-        self, key: dict[str, np.ndarray], rows: np.ndarray, positions: np.ndarray, order: np.ndarray
-    ) -> None:
-        if "head_entropy" not in self.states[0].values:
-            return
-        entropy = self._column("head_entropy", order)
-        weight, max_key = (self._column(name, order).reshape(-1) for name in ("head_weight", "head_key"))
-        broken = np.isnan(weight)
-        n, n_layers, n_heads = entropy.shape
-        per_token = n_layers * n_heads
-        columns: dict[str, object] = {name: np.repeat(values, per_token) for name, values in key.items()}
-        columns |= {
-            "layer": np.tile(np.repeat(np.arange(n_layers, dtype=np.int32), n_heads), n),
-            "head": np.tile(np.arange(n_heads, dtype=np.int16), n * n_layers),
-            "kind": "self",
-            "stack": "decoder",
-            "n_keys": np.repeat(self._column("n_keys", order).reshape(-1), n_heads),
-            "entropy_bits": nullable(entropy.reshape(-1)),
-            "max_weight": nullable(weight),
-            "max_key": pa.array(max_key, mask=broken) if broken.any() else max_key,
-        }
-        columns |= self._basin_columns(rows, positions, entropy.shape)
-        self.segment.append("head_summaries", columns)
-
-    def _basin_columns(self, rows: np.ndarray, positions: np.ndarray, shape: tuple[int, ...]) -> dict[str, object]:
-        """Basin ratio on the last prompt position of each sequence; all null needs no array."""
-        n_prompt = np.array([s.n_prompt for s in self.batch])
-        last = np.flatnonzero(positions == n_prompt[rows] - 1)
-        if len(last) == 0 or self.batch[int(rows[last[0]])].basin is None:
-            return {}
-        ratio = np.full(shape, np.nan, dtype=np.float32)
-        relative = np.full(shape, np.nan, dtype=np.float32)
-        for i in last:
-            sequence = self.batch[int(rows[i])]
-            assert sequence.basin is not None
-            ratio[i] = sequence.basin if sequence.n_prompt >= 3 else 1.0
-            relative[i] = ratio[i] / uniform_causal_basin(sequence.n_prompt)
-        return {"basin_ratio": nullable(ratio.reshape(-1)), "basin_ratio_to_uniform": nullable(relative.reshape(-1))}
 
     def _write_edges(self, block: Block) -> None:
         sequence = self._ids[block.rows]
@@ -162,33 +55,12 @@ class BatchRows:
             "position": block.positions[order].astype(np.int32),
             "layer": layer[order].astype(np.int32),
             "head": head[order].astype(np.int16),
-            "kind": "self",
-            "stack": "decoder",
+            "kind": block.kind,
+            "stack": block.stack,
             "key": key[order].astype(np.int32),
             "weight": block.values["weight"][order],
         }
         self.segment.append("attention_edges", columns)
-
-    def _write_vectors(self) -> None:
-        for wish in self.wishes.vectors:
-            blocks = [block for block in self.states if wish.name in block.values]
-            if not blocks:
-                continue
-            rows, positions = _joined(blocks, wish.scope)
-            vectors = np.concatenate([block.values[wish.name] for block in blocks])
-            order = np.lexsort((positions, self._ids[rows]))
-            self.segment.append_vectors(
-                "activations",
-                layer=wish.layer,
-                site=wish.site,
-                columns={
-                    "sequence_id": self._ids[rows[order]],
-                    "position": positions[order].astype(np.int32),
-                    "stack": "decoder",
-                },
-                vectors=vectors[order],
-                dtype=self.wishes.store_dtype,
-            )
 
     def write_tokens(self, tokens: "TokenColumns") -> None:
         """Write the batch's `token_steps`: every token, with the distribution that predicted it where one did."""
@@ -198,13 +70,14 @@ class BatchRows:
         sequence = np.repeat(np.arange(len(self.batch)), lengths)
         position = np.arange(n) - starts[sequence]
         step = position - np.array([s.n_prompt for s in self.batch])[sequence]
+        n_encoded = np.array([s.n_encoded for s in self.batch])[sequence]
         columns: dict[str, object] = {
             "sequence_id": self._ids[sequence],
             "position": position.astype(np.int32),
-            "stack": "decoder",
+            "stack": pa.DictionaryArray.from_arrays((position >= n_encoded).astype(np.int8), ["encoder", "decoder"]),
             "step": pa.array(step.astype(np.int32), mask=step < 0),
             "is_prompt": step < 0,
-            "is_forced": False,
+            "is_forced": self._forced(starts, n),
             "token_id": tokens.ids.astype(np.int32),
             "token": pa.array(tokens.display, pa.string()),
             "char_end": pa.array(np.maximum(tokens.char_ends, 0), mask=tokens.char_ends < 0),
@@ -215,6 +88,13 @@ class BatchRows:
             columns = {name: _reordered(values, order) for name, values in columns.items()}
         self.segment.append("token_steps", columns)
 
+    def _forced(self, starts: np.ndarray, n: int) -> np.ndarray:
+        """Which tokens were forced rather than chosen."""
+        forced = np.zeros(n, dtype=bool)
+        for start, sequence in zip(starts, self.batch, strict=False):
+            forced[[start + sequence.n_prompt + step for step in sequence.forced_steps]] = True
+        return forced
+
     def _distribution_columns(self, starts: np.ndarray, n: int) -> dict[str, object]:
         """Scatter the predictions to their tokens; tokens that nothing predicted stay null."""
         columns: dict[str, object] = {}
@@ -222,7 +102,7 @@ class BatchRows:
         for name in (*DISTRIBUTION_COLUMNS, *sampled, "latency_ms"):
             blocks = [block for block in self.predictions if name in block.values]
             if blocks:
-                rows, positions = _joined(blocks, None)
+                rows, positions = joined(blocks, None)
                 values = np.full(n, np.nan, dtype=np.float64 if name == "rank" else np.float32)
                 values[starts[rows] + positions] = np.concatenate([block.values[name] for block in blocks])
                 columns[name] = nullable(values)
@@ -237,7 +117,7 @@ class BatchRows:
 
     def _topk_columns(self, starts: np.ndarray, n: int) -> dict[str, object]:
         blocks = [block for block in self.predictions if "topk_ids" in block.values]
-        rows, positions = _joined(blocks, None)
+        rows, positions = joined(blocks, None)
         place = starts[rows] + positions
         # A broken distribution (NaN) has no best tokens.
         known = ~np.isnan(np.concatenate([block.values["logprob"] for block in blocks]))
@@ -257,16 +137,6 @@ class TokenColumns:
     ids: np.ndarray
     display: list[str]
     char_ends: np.ndarray
-
-
-def _joined(blocks: list[Block], scope: str | None) -> tuple[np.ndarray, np.ndarray]:
-    """Batch rows and positions of blocks, limited to the rows of a scope that is narrower than its block."""
-    rows, positions = [], []
-    for block in blocks:
-        members = block.values.get(f"rows/{scope}")
-        rows.append(block.rows if members is None else block.rows[members])
-        positions.append(block.positions if members is None else block.positions[members])
-    return np.concatenate(rows), np.concatenate(positions)
 
 
 def _lists(values: np.ndarray, present: np.ndarray) -> pa.ListArray:

@@ -75,6 +75,15 @@ class Choice:
     logprob: Float[Tensor, " batch"] | None
     entropy_bits: Float[Tensor, " batch"] | None
 
+    def overruled(self, forced: Int[Tensor, " batch"]) -> "Choice":
+        """The choice with the ids that are not negative in place of its own; nothing was sampled there (NaN)."""
+        free = forced < 0
+        statistics = (self.logprob, self.entropy_bits)
+        return Choice(
+            self.token_ids.where(free, forced),
+            *(None if values is None else values.where(free, torch.nan) for values in statistics),
+        )
+
 
 def choose(
     logits: Float[Tensor, "batch d_vocab"],

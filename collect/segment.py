@@ -9,13 +9,14 @@ import torch
 
 from ..lake.schema import TABLES
 from .config import CollectConfig
-from .decode import BatchDecoder, Sequence
-from .embed import Embedder, Scope, growing_texts
+from .decode import BatchDecoder
+from .embed import PROMPT, Embedder, Scope, SequenceText, embed_texts
 from .observation import ObservedModel
 from .outcome import as_columns, sequence_row, token_columns
 from .plan import Plan, batches
 from .prompts import PromptSource
 from .rows import BatchRows
+from .sequence import Sequence
 from .text import TokenText
 from .timings import Timings
 from .tokenized import TokenizedPrompt
@@ -36,13 +37,16 @@ class SegmentRunner:
     on_block: Callable[[int], None]
     on_batch: Callable[[int], None]
     rows: list[dict[str, Any]] = field(default_factory=list)
+    batches: list[list[Sequence]] = field(default_factory=list)
+    """The batches of the last segment, with what became of their sequences."""
 
     def run(self, segment: Any, first_item: int, items: list[TokenizedPrompt]) -> None:
         """Collect all samples of `items`, the first of which is work item `first_item` of the run."""
-        self.rows = []
+        self.rows, self.batches = [], []
         groups = batches([len(item.ids) for item in items], self.config.samples, self.plan.batch_size)
         for number, group in enumerate(groups):
             batch = [self._sequence(first_item + i, sample, items[i]) for i, sample in group]
+            self.batches.append(batch)
             self._run_batch(segment, batch, [items[i] for i, _ in group])
             self.on_batch(len(groups) - number - 1)
         self.rows.sort(key=lambda row: row["sequence_id"])
@@ -54,10 +58,14 @@ class SegmentRunner:
         segment.count(n_sequences=len(self.rows), n_tokens=n_tokens)
 
     def _sequence(self, item: int, sample: int, tokenized: TokenizedPrompt) -> Sequence:
-        return Sequence(item * self.config.samples + sample, item, sample, tokenized.ids)
+        loaded = self.observed.loaded
+        prompt = np.concatenate((tokenized.ids, np.array(loaded.start_ids, dtype=np.int64)))
+        n_encoded = 0 if loaded.encoder is None else len(tokenized.ids)
+        return Sequence(item * self.config.samples + sample, item, sample, prompt, n_encoded=n_encoded)
 
     def _run_batch(self, segment: Any, batch: list[Sequence], items: list[TokenizedPrompt]) -> None:
-        rows = BatchRows(segment, self.observed.wishes, batch, self.observed.loaded.n_layers)
+        n_layers = {stack.name: stack.n_layers for stack in self.observed.loaded.stacks}
+        rows = BatchRows(segment, self.observed.wishes, batch, n_layers)
         with torch.inference_mode():
             for kind, block in self.decoder.run(batch):
                 with self.timings.measure("rows"):
@@ -76,31 +84,21 @@ class SegmentRunner:
             self.rows.append(row)
 
     def _embed(self, segment: Any, embedder: Embedder) -> None:
-        """Embed the growing text of every sequence of the segment, one scope after the other."""
-        ends = [row.pop("_char_ends") for row in self.rows]
-        lengths = [len(values) for values in ends]
-        if sum(lengths) == 0:
-            return
-        starts = [row["n_prompt_tokens"] for row in self.rows]
-        steps = np.concatenate([np.arange(n, dtype=np.int32) for n in lengths])
-        columns = {
-            "sequence_id": np.repeat(np.array([row["sequence_id"] for row in self.rows], dtype=np.int64), lengths),
-            "position": steps + np.repeat(np.array(starts, dtype=np.int32), lengths),
-            "step": steps,
-            "embedder": embedder.name,
-        }
-        for name in self.config.embed_scope:
-            scope = Scope.parse(name)
-            texts: list[str] = []
-            for row, values in zip(self.rows, ends, strict=True):
-                texts += growing_texts(row["rendered_prompt"] or row["prompt"], row["completion"], values, scope)
-            vectors, pieces, cut = embedder.embed(texts)
-            segment.append_vectors(
-                "step_embeddings",
-                columns={**columns, "scope": name, "n_pieces": pieces, "truncated": cut},
-                vectors=vectors,
-                dtype="float32",
+        """Embed the growing text of every sequence of the segment, one scope after the other, and each prompt."""
+        texts = [
+            SequenceText(
+                row["sequence_id"],
+                row["n_prompt_tokens"],
+                row["rendered_prompt"] or row["prompt"],
+                row["completion"],
+                row.pop("_char_ends"),
             )
+            for row in self.rows
+        ]
+        for name in dict.fromkeys((*self.config.embed_scope, PROMPT)):
+            found = embed_texts(texts, Scope.parse(name), embedder)
+            if found is not None:
+                segment.append_vectors("step_embeddings", columns=found.columns, vectors=found.vectors, dtype="float32")
 
 
 def operation_columns(timings: Timings, writer: str, segment: int) -> dict[str, Any]:

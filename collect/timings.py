@@ -5,6 +5,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+WALL = "wall"
+"""Name under which all time that passed is recorded, whatever was done in it."""
+
 
 @dataclass
 class Operation:
@@ -22,6 +25,12 @@ class Timings:
     def __init__(self) -> None:
         self.operations: dict[str, Operation] = {}
         self._open: list[str] = []
+        self._since = time.perf_counter()
+
+    def begin(self) -> None:
+        """Count wall time from now on, and for what was measured before: a pause in between is nobody's work."""
+        measured = sum(operation.total_ms for operation in self.operations.values() if operation.parent is None)
+        self._since = time.perf_counter() - measured / 1000
 
     @contextmanager
     def measure(self, name: str) -> Iterator[None]:
@@ -43,6 +52,9 @@ class Timings:
         operation.max_ms = max(operation.max_ms, ms)
 
     def take(self) -> dict[str, Operation]:
-        """What was added since the last call; starts afresh."""
+        """What was added since the last call, and `wall`, all time that passed; starts afresh."""
+        now = time.perf_counter()
+        self.add(WALL, (now - self._since) * 1000)
+        self._since = now
         taken, self.operations = self.operations, {}
         return taken

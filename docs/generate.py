@@ -47,15 +47,29 @@ def commands() -> dict[str, Any]:
 def cli_page() -> str:
     """Every command with its arguments, options and defaults, and the exit codes."""
     lines = [NOTE, "", "# Commands", "", *_INTRODUCTION.strip().splitlines(), ""]
-    hints = {_name(info): get_type_hints(info.callback, include_extras=True) for info in app.registered_commands}
+    groups = {info.name: info.typer_instance for info in app.registered_groups}
     for name, command in commands().items():
         lines += [f"## lake {name}", "", *_paragraphs(command.help), ""]
-        lines += ["| argument or option | value | default | meaning |", "|---|---|---|---|"]
-        lines += [_row(*_parameter(name, parameter, hints[name])) for parameter in command.params]
-        lines.append("")
+        if name not in groups:
+            lines += _options(name, command, _hints(app)[name])
+            continue
+        for inner, inner_command in command.commands.items():
+            lines += [f"### lake {name} {inner}", "", *_paragraphs(inner_command.help), ""]
+            lines += _options(f"{name} {inner}", inner_command, _hints(groups[name])[inner])
     lines += ["## Exit codes", "", "| code | meaning |", "|---|---|", "| 0 | Done. |", "| 1 | Something unexpected. |"]
     lines += [_row(str(error.exit_code), (error.__doc__ or "").strip()) for error in _errors()]
     return "\n".join(lines) + "\n"
+
+
+def _hints(app: typer.Typer) -> dict[str, dict[str, Any]]:
+    """The annotations of every command of an app or group."""
+    return {_name(info): get_type_hints(info.callback, include_extras=True) for info in app.registered_commands}
+
+
+def _options(name: str, command: Any, hints: dict[str, Any]) -> list[str]:
+    """The table of a command's arguments and options."""
+    head = ["| argument or option | value | default | meaning |", "|---|---|---|---|"]
+    return [*head, *(_row(*_parameter(name, parameter, hints)) for parameter in command.params), ""]
 
 
 _INTRODUCTION = """

@@ -1,15 +1,17 @@
 """Committed vectors as numpy batches, straight from the files: for training and statistics."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from .errors import DamageError, NotFoundError
-from .layout import SAFE_NAME, check_name
+from .layout import PART, SAFE_NAME, check_name
 from .schema import ACTIVATIONS
 from .snapshot import Snapshot
+from .table import Table
 from .vectors import from_binary, to_float32
 
 
@@ -24,6 +26,31 @@ def read_vectors(
         names = ", ".join(f"{s}@{n}" for n, s in kept) or "none"
         raise NotFoundError(f"No activations of layer {layer}, site {site!r} are committed. Possible: {names}.")
     return _batches(snapshot, [e.path for e in entries], raw=raw, batch_rows=batch_rows)
+
+
+def read_commits(
+    snapshot: Snapshot, table: Table, only: Mapping[str, int | str]
+) -> Iterator[tuple[pa.Table, np.ndarray]]:
+    """Key columns and vectors (float32) of the rows where key columns have the values `only`, one commit at a time.
+
+    A sequence is never split between commits, so each piece has whole sequences; rows are in no order across files.
+    """
+    commits: dict[str, list[str]] = {}
+    for entry in snapshot.files(table.name):
+        if entry.may_hold(only):
+            match = PART.fullmatch(entry.path.rpartition("/")[2])
+            commits.setdefault(f"{match['writer']}-{match['seq']}" if match else entry.path, []).append(entry.path)
+    for paths in commits.values():
+        keys, matrices = [], []
+        for rows, vectors in _batches(snapshot, paths, raw=False, batch_rows=1 << 20):  # a commit is bounded
+            wanted = np.ones(len(vectors), bool)
+            for column, value in only.items():
+                wanted &= pc.call_function("equal", [rows[column], pa.scalar(value)]).to_numpy()
+            keys.append(rows.filter(pa.array(wanted)))
+            matrices.append(vectors if wanted.all() else vectors[wanted])
+        rows = pa.concat_tables(keys)
+        if len(rows):
+            yield rows, matrices[0] if len(matrices) == 1 else np.concatenate(matrices)
 
 
 def _batches(

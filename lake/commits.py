@@ -34,15 +34,23 @@ class FileEntry:
     partition: dict[str, int | str] = field(default_factory=dict)
     key_range: dict[str, list[int | str]] = field(default_factory=dict)
 
+    def may_hold(self, only: Mapping[str, int | str]) -> bool:
+        """Whether rows with these values of key columns can be in the file, by its folder and its key ranges."""
+        for column, value in only.items():
+            low, high = self.key_range.get(column, (value, value))
+            if self.partition.get(column, value) != value or not low <= value <= high:  # type: ignore[operator]
+                return False
+        return True
+
 
 @dataclass(frozen=True)
 class Record:
-    """One commit: a segment of rows, or the completion of a writer's work."""
+    """One commit: a segment of rows, the completion of a writer's work, or rows of an analysis (see `derived`)."""
 
     run_id: str
     writer: str
     seq: int
-    op: Literal["segment", "finish"]
+    op: Literal["segment", "finish", "derive"]
     previous: str
     time: str
     tool_version: str
@@ -55,6 +63,8 @@ class Record:
     error: str | None = None
     heads: dict[str, list[int | str]] = field(default_factory=dict)
     extra: dict[str, Any] = field(default_factory=dict)
+    analysis: dict[str, Any] = field(default_factory=dict)
+    replaces: list[str] = field(default_factory=list)
     digest: str = ""
 
     @property

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 
 from . import keys
 from .commits import FileEntry, Record
+from .invariants import broken_invariants
 from .layout import Layout
 from .schema import TABLES
 from .table import Table
@@ -117,6 +118,7 @@ def _inspect_rows(table: Table, record: Record, seen: _Seen, rows: pa.Table, sch
     seen.ranges = keys.merge_ranges(seen.ranges, keys.key_ranges(key))
     if "sequence_id" in rows.column_names:
         seen.sequences.update(rows.column("sequence_id").unique().to_pylist())
+    seen.problems += broken_invariants(table.name, rows)
     if table.vector:
         _inspect_vectors(table, seen, rows, str(fixed["dtype"]))
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import polars as pl
     import pyarrow as pa
 
+    from .derived import AnalysisRemoval, StoredAnalysis
     from .duck import Connection
     from .maintenance import Removal, Vacuumed
     from .verify import Report
@@ -222,6 +223,13 @@ class Lake:
 
         return read_vectors(self.snapshot(run), layer, site, raw=raw, batch_rows=batch_rows)
 
+    def analyses(self, run: str | None = None) -> "list[StoredAnalysis]":
+        """What was computed from the lake's runs and is stored, oldest first within each run."""
+        from .derived import stored_analyses
+
+        logs = [log for log in self.snapshot(run).runs.values() if not log.removed]
+        return [analysis for log in logs for analysis in stored_analyses(log).values()]
+
     # -- maintenance -----------------------------------------------------------------------------------------------
 
     def verify(self, level: str = "quick", run: str | None = None) -> "Report":
@@ -237,6 +245,12 @@ class Lake:
         buried = now and run_id in run_ids(self.disk, self.layout)  # a removed run may still be deleted for good
         found = run_id if buried else self.resolve_run(run_id)
         return remove(self.disk, self.layout, found, dry_run=dry_run, now=now)
+
+    def remove_analysis(self, analysis_id: str, *, dry_run: bool = True, now: bool = False) -> "AnalysisRemoval":
+        """Take an analysis out: its rows vanish at once, its files with `vacuum` (`now`: at once)."""
+        from .derived import remove_analysis
+
+        return remove_analysis(self, analysis_id, dry_run=dry_run, now=now)
 
     def vacuum(self, older_than_days: float = 7, dry_run: bool = True) -> "Vacuumed":
         """Delete old trash and leftovers of dead writers."""

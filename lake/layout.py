@@ -12,6 +12,8 @@ WRITER = re.compile(r"[a-z][a-z0-9_]{0,31}")  # no hyphen: it separates the part
 SAFE_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
 PART = re.compile(r"part-(?P<writer>[a-z][a-z0-9_]{0,31})-(?P<seq>\d{6,})-(?P<nonce>[0-9a-f]{8})\.parquet")
 DATA_PATH = re.compile(r"data(?:/(?!\.)[A-Za-z0-9_=.-]+)+/(?!\.)[A-Za-z0-9_.-]+\.parquet")
+DERIVED_WRITER = "derived"
+"""The one writer of a run's analyses: its records have an order, so that the last word counts."""
 RECORD = re.compile(r"(?P<writer>[a-z][a-z0-9_]{0,31})-(?P<seq>\d{6,})\.json")
 
 

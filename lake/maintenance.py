@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from . import commits
+from .derived import replaced_entries
 from .disk import Disk, Folders, explained
 from .errors import LockedError
-from .layout import PART, RUN_ID, WRITER, Layout
+from .layout import DERIVED_WRITER, PART, RUN_ID, WRITER, Layout
 from .locks import held_writers, is_held
 from .verify import read_chains, run_files
 
@@ -121,7 +122,7 @@ def _forget(disk: Disk, layout: Layout, run_id: str) -> None:
 
 
 def vacuum(disk: Disk, layout: Layout, *, older_than_days: float, dry_run: bool) -> Vacuumed:
-    """Delete trash older than the retention, what is left of removed runs, and leftovers of dead writers.
+    """Delete trash older than the retention, what is left of removed runs and analyses, and leftovers of dead writers.
 
     A file is never garbage only because no record names it: it must be a day old and its writer's lock free, and all
     records of its run must be readable.
@@ -136,6 +137,7 @@ def vacuum(disk: Disk, layout: Layout, *, older_than_days: float, dry_run: bool)
                 garbage += [p for p in _tree(layout.run(run_id)) if p != layout.tombstone(run_id)]
         else:
             garbage += _orphans(disk, layout, run_id, result)
+            garbage += _replaced(disk, layout, run_id, age)
     with explained("vacuuming the lake"):
         for path in garbage:
             result.files += 1
@@ -182,6 +184,17 @@ def _orphans(disk: Disk, layout: Layout, run_id: str, result: Vacuumed) -> Itera
             yield path
         else:
             result.kept.append(f"{path.relative_to(layout.root).as_posix()}: too young, being written, or not ours")
+
+
+def _replaced(disk: Disk, layout: Layout, run_id: str, age: timedelta) -> Iterator[Path]:
+    """Files of analyses that were removed or computed again, if all records of the run's analyses are readable."""
+    chains, problems = read_chains(disk, layout, run_id)
+    chain = chains.get(DERIVED_WRITER, [])
+    if problems or _gaps(chain):
+        return
+    for entry, since in replaced_entries(chain):
+        if datetime.now(UTC) - since >= age and (layout.root / entry.path).exists():
+            yield layout.root / entry.path
 
 
 def _gaps(chain: list[commits.Record]) -> list[str]:

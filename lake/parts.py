@@ -3,8 +3,8 @@
 import hashlib
 import secrets
 from collections import deque
-from collections.abc import Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from .layout import Layout
 from .schema import SCHEMA_VERSION
 from .table import Table
 
+ENCODERS = 2  # files written at once: encoding is bound by one core's memory traffic
 ROW_GROUP_BYTES = 16 << 20
 _HASH_BYTES = 1 << 20  # handed to the hashing thread at once
 _AHEAD = 8  # such batches that may wait: bounds memory
@@ -25,11 +26,23 @@ _VECTOR_PAGE_BYTES = 256 << 10  # pages that stay in the processor's cache while
 
 
 class Threads:
-    """Where hashing and syncing run: one thread each, or in line if the disk is a model of one."""
+    """Where encoding, hashing and syncing run, or in line if the disk is a model of one."""
 
     def __init__(self, disk: Disk) -> None:
+        self._encode = ThreadPoolExecutor(ENCODERS, "lake-encode") if disk.parallel else None
         self._hash = ThreadPoolExecutor(1, "lake-hash") if disk.parallel else None
         self._sync = ThreadPoolExecutor(4, "lake-sync") if disk.parallel else None
+
+    def each(self, write: Callable[[Any], None], items: list[Any]) -> None:
+        """Call `write` with each item, some at a time; the first error is raised when all have ended."""
+        if self._encode is None:
+            for item in items:
+                write(item)
+            return
+        futures = [self._encode.submit(write, item) for item in items]
+        wait(futures)
+        for future in futures:
+            future.result()
 
     def hash(self, digest: "hashlib._Hash", pieces: list[bytes]) -> Future[None] | None:
         """Feed the digest; pieces of one file keep their order."""
@@ -54,7 +67,7 @@ class Threads:
 
     def close(self) -> None:
         """End the threads."""
-        for pool in (self._hash, self._sync):
+        for pool in (self._encode, self._hash, self._sync):
             if pool is not None:
                 pool.shutdown(wait=True, cancel_futures=True)
 

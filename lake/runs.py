@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from .errors import NotFoundError, UsageError, did_you_mean
-from .layout import Layout
+from .layout import DERIVED_WRITER, Layout
 from .locks import held_writers
 from .schema import RUNS
 from .snapshot import RunLog
@@ -32,7 +32,7 @@ def status(log: RunLog, layout: Layout) -> str:
         return "removed"
     if log.outcome == "complete":
         return "complete"
-    if held_writers(layout.locks, log.run_id):
+    if set(held_writers(layout.locks, log.run_id)) - {DERIVED_WRITER}:
         return "running"
     return log.outcome or "interrupted"
 

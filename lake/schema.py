@@ -5,37 +5,33 @@ Docs, empty views, DuckDB comments and the writer's checks all derive from `TABL
 
 from collections.abc import Iterable
 
-import pyarrow as pa
-
-from .table import Column, Table
+from .derived_tables import DERIVED_TABLES
+from .key_columns import (
+    BOOL,
+    DIM,
+    DTYPE,
+    F32,
+    F32S,
+    F64,
+    HEAD,
+    I32,
+    I32S,
+    I64,
+    KIND,
+    LAYER,
+    POSITION,
+    RUN,
+    SEQUENCE,
+    SITE,
+    STACK,
+    TEXT,
+    TIME,
+    VECTOR,
+)  # fmt: skip
+from .key_columns import columns as _columns
+from .table import Table
 
 SCHEMA_VERSION = 1
-
-TEXT, I16, I32, I64 = pa.string(), pa.int16(), pa.int32(), pa.int64()
-F32, F64, BOOL = pa.float32(), pa.float64(), pa.bool_()
-TIME = pa.timestamp("ms", tz="UTC")
-I32S, F32S = pa.list_(pa.int32()), pa.list_(pa.float32())
-
-VECTOR = pa.binary()
-"""A vector in a scan schema; files hold it as fixed-size binary of dim x width bytes, little-endian."""
-
-
-def _columns(*rows: tuple) -> tuple[Column, ...]:
-    return tuple(Column(name, kind, doc, *(rest or ())) for name, kind, doc, *rest in rows)
-
-
-RUN = Column("run_id", TEXT, "The run (one collection) that the row belongs to.", required=True)
-SEQUENCE = Column("sequence_id", I64, "The sequence within the run: item index x samples + sample.", required=True)
-POSITION = Column("position", I32, "Token index in the sequence, from 0 over prompt and completion.", "tokens", True)
-STACK = Column("stack", TEXT, "`decoder`, or `encoder` for the encoder tokens of an encoder-decoder model.", None, True)
-LAYER = Column("layer", I32, "Block index, 0 to L-1.", None, True)
-SITE = Column(
-    "site", TEXT, "Where in the block, in TransformerLens words: resid_pre, resid_post, attn_out...", None, True
-)
-HEAD = Column("head", I16, "Attention head index within the layer.", None, True)
-KIND = Column("kind", TEXT, "`self` or `cross` attention.", None, True)
-DTYPE = Column("dtype", TEXT, "Number format of the vector: float32, float16, bfloat16 or int8.", None, True)
-DIM = Column("dim", I32, "Number of elements of the vector.", "elements", True)
 
 RUNS = Table(
     "runs",
@@ -214,9 +210,13 @@ HEAD_SUMMARIES = Table(
             (
                 "basin_ratio",
                 F32,
-                "Prompt attention on the middle third over the rest; on the last prompt position only.",
+                "Prompt attention on the middle third over the rest; on the last prompt position (of an encoder) only.",
             ),
-            ("basin_ratio_to_uniform", F32, "basin_ratio over that of uniform causal attention; same rows."),
+            (
+                "basin_ratio_to_uniform",
+                F32,
+                "basin_ratio over that of uniform attention, causal or, in an encoder, over all tokens; same rows.",
+            ),
         ),
     ),
     key=("run_id", "sequence_id", "position", "layer", "head", "kind"),
@@ -258,12 +258,13 @@ ACTIVATIONS = Table(
 
 STEP_EMBEDDINGS = Table(
     "step_embeddings",
-    "One row per generated token, embedder and scope: the sentence embedding of the text up to this token.",
+    "One row per generated token, embedder and scope: the sentence embedding of the text up to this token; and one for "
+    "the prompt alone, at its last token.",
     (RUN, SEQUENCE, POSITION)
     + _columns(
         ("embedder", TEXT, "Name of the sentence-transformers model.", None, True),
-        ("scope", TEXT, "Text embedded: prompt+completion, completion or window:N tokens.", None, True),
-        ("step", I32, "0-based index among generated tokens.", "tokens"),
+        ("scope", TEXT, "Text embedded: prompt+completion, completion, window:N tokens, or prompt.", None, True),
+        ("step", I32, "0-based index among generated tokens; null for the prompt alone.", "tokens"),
         ("n_pieces", I32, "Word pieces of the text before truncation by the embedder.", "word pieces"),
         ("truncated", BOOL, "Whether the embedder cut the text."),
     )
@@ -295,7 +296,7 @@ OPERATIONS = Table(
     + _columns(
         ("writer", TEXT, "Writer (process) that did it.", None, True),
         ("segment", I32, "Segment it was committed with.", None, True),
-        ("name", TEXT, "Operation: load, prefill, decode, summarise, write...", None, True),
+        ("name", TEXT, "Operation: load, prefill, decode, write...; `wall` is all time that passed.", None, True),
         ("parent", TEXT, "Operation it is part of; null at the top."),
         ("count", I64, "Times it ran.", "calls"),
         ("total_ms", F64, "Total wall time.", "ms"),
@@ -309,9 +310,9 @@ IMPORTED_METRICS = Table(
     "Values of imported reports that no observation column holds, one per row, with the reason where one is missing.",
     (RUN, SEQUENCE)
     + _columns(
-        ("step", I32, "Step of the report; null for values of the whole sequence."),
-        ("layer", I32, "Layer of the report; null for values of no layer."),
-        ("name", TEXT, "Name of the metric in the report.", None, True),
+        ("step", I32, "0-based step; null for values of the whole sequence."),
+        ("layer", I32, "Block index; null for values of no layer."),
+        ("name", TEXT, "Name of the metric; docs/exchange.md says which field it comes from.", None, True),
         ("value", F64, "The value; null if it could not be known."),
         ("reason", TEXT, "Why the value is null."),
     ),
@@ -332,6 +333,7 @@ TABLES: dict[str, Table] = {
         SAE_FEATURES,
         OPERATIONS,
         IMPORTED_METRICS,
+        *DERIVED_TABLES,
     )
 }
 

@@ -29,8 +29,9 @@ if TYPE_CHECKING:
 class SegmentWriter:
     """One segment: buffers rows of all tables, spills when the buffers are full, seals when the block ends well."""
 
-    def __init__(self, run: "RunWriter", index: int, items: tuple[int, int], *, buffer_bytes: int) -> None:
-        self.run, self.index, self.items = run, index, items
+    def __init__(self, run: "RunWriter", what: str, record: Mapping[str, Any], *, buffer_bytes: int) -> None:
+        self.run, self.what = run, what
+        self._record = dict(record)
         self.bytes_buffered = 0
         self._written = 0
         self._limit = buffer_bytes
@@ -111,27 +112,31 @@ class SegmentWriter:
             self._buffers[place] = TableBuffer(table, {"run_id": self.run.run_id, **constants})
         self.bytes_buffered += self._buffers[place].append(columns, vectors)
         if self.bytes_buffered > self._limit:
-            with explained(f"writing segment {self.index} of run {self.run.run_id}"):
+            with explained(f"writing {self.what} of run {self.run.run_id}"):
                 self._spill()
 
     def _spill(self) -> None:
-        """Write what is buffered to the open files; rows that would break a file's order start a new file."""
-        for place, buffer in self._buffers.items():
-            if not buffer.n_rows:
-                continue
-            rows, key = buffer.take()
-            part = self._open.get(place)
-            if part is not None and (part.last_key is None or key_of(key, 0) <= part.last_key):
-                part.finish()
-                part = None
-            if part is None:
-                part = self._open[place] = self._new_part(buffer)
-            part.write(rows, key)
+        """Write what is buffered to the open files, two at a time."""
+        full = [place for place, buffer in self._buffers.items() if buffer.n_rows]
+        if full:
+            self._threads = self._threads or Threads(self._disk)
+            self._threads.each(self._write, full)
         self.bytes_buffered = 0
 
+    def _write(self, place: tuple[Any, ...]) -> None:
+        """Write one buffer; rows that would break its file's order start a new file."""
+        buffer = self._buffers[place]
+        rows, key = buffer.take()
+        part = self._open.get(place)
+        if part is not None and (part.last_key is None or key_of(key, 0) <= part.last_key):
+            part.finish()
+            part = None
+        if part is None:
+            part = self._open[place] = self._new_part(buffer)
+        part.write(rows, key)
+
     def _new_part(self, buffer: TableBuffer) -> PartFile:
-        if self._threads is None:
-            self._threads = Threads(self._disk)
+        assert self._threads is not None
         partition = {name: buffer.constants[name] for name in buffer.table.partitions}
         place = {"run_id": self.run.run_id, "writer": self.run.writer, "seq": self.run.next_seq, "partition": partition}
         schema, staging = buffer.file_schema(), self.run.staging
@@ -141,6 +146,7 @@ class SegmentWriter:
 
     def _seal(self) -> None:
         self._spill()
+        self._parts.sort(key=lambda part: part.target)  # threads finish in any order
         for part in self._open.values():
             part.finish()
         entries = [part.entry() for part in self._parts]
@@ -167,9 +173,7 @@ class SegmentWriter:
         rows = {name: sum(e.rows for e in entries if e.table == name) for name in ("sequences", "token_steps")}
         counters = {"n_sequences": rows["sequences"], "n_tokens": rows["token_steps"]} | self._counters
         columns = {entry.table: TABLES[entry.table].names for entry in entries}
-        self.run.publish(
-            op="segment", segment=self.index, items=list(self.items), files=entries, columns=columns, counters=counters
-        )
+        self.run.publish(**self._record, files=entries, columns=columns, counters=counters)
 
     def __enter__(self) -> "SegmentWriter":
         return self
@@ -179,7 +183,7 @@ class SegmentWriter:
     ) -> None:
         try:
             if kind is None:
-                with explained(f"writing segment {self.index} of run {self.run.run_id}"):
+                with explained(f"writing {self.what} of run {self.run.run_id}"):
                     self._seal()
         finally:
             if not self._sealed:

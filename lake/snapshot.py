@@ -11,7 +11,7 @@ from . import commits
 from .commits import FileEntry, Record
 from .disk import Disk
 from .errors import DamageError, NotFoundError
-from .layout import RUN_ID, Layout
+from .layout import DERIVED_WRITER, RUN_ID, Layout
 
 
 @dataclass(frozen=True)
@@ -43,10 +43,24 @@ class RunLog:
         """Indexes of committed segments."""
         return frozenset(r.segment for r in self.segments if r.segment is not None)
 
+    @cached_property
+    def derived(self) -> list[Record]:
+        """Records of the analyses that count: those that no later record replaces, in order."""
+        found: list[Record] = []
+        for record in self.chains.get(DERIVED_WRITER, []):
+            found = [earlier for earlier in found if earlier.analysis["analysis_id"] not in record.replaces]
+            found += [record] if record.analysis else []
+        return found
+
+    @property
+    def visible(self) -> list[Record]:
+        """Records whose rows a reader sees."""
+        return [*self.segments, *self.derived]
+
     @property
     def files(self) -> list[FileEntry]:
-        """Files of all committed segments."""
-        return [entry for record in self.segments for entry in record.files]
+        """Files of all committed segments and analyses."""
+        return [entry for record in self.visible for entry in record.files]
 
     @property
     def counters(self) -> dict[str, int]:
@@ -60,7 +74,7 @@ class RunLog:
     @property
     def completion(self) -> Record | None:
         """The latest completion record, if every writer's last record is one."""
-        last = [chain[-1] for chain in self.chains.values()]
+        last = [chain[-1] for writer, chain in self.chains.items() if writer != DERIVED_WRITER]
         if not last or any(record.op != "finish" for record in last):
             return None
         return max(last, key=lambda r: (r.status == "failed", r.time))
@@ -135,7 +149,7 @@ class Snapshot:
         for run_id, log in self.runs.items():
             if log.removed or (run is not None and run_id != run):
                 continue
-            for record in log.segments:
+            for record in log.visible:
                 columns = tuple(record.columns.get(table, ()))
                 for entry in record.files:
                     if entry.table == table:

@@ -105,7 +105,7 @@ def _verify_run(disk: Disk, layout: Layout, run_id: str, report: Report) -> None
     for text in dict.fromkeys([*texts, *missing_heads(chains)]):
         report.problems.append(Problem("chain", run_id, f"_runs/{run_id}/commits", text))
     log = RunLog(run_id, run_json, anchor, chains, removed=False)
-    for record in log.segments:
+    for record in log.visible:
         _verify_segment(layout, record, report)
     _note_leftovers(layout, log, report, readable=not problems)
 

@@ -71,8 +71,14 @@ def _empty(table: Table) -> str:
 
 
 def broken_view_sql(table: Table, message: str) -> str:
-    """A typed view that raises `message` when its rows are read."""
-    return f"CREATE VIEW {quoted(table.name)} AS {_empty(table)} OR error({literal(message)}) IS NULL;"
+    """A typed view that raises `message` when its rows are read, whatever is asked of them.
+
+    The error is in every column too: over columns that are constantly null, a filter alone proves that there are no
+    rows, and the optimizer would answer 0 without ever reaching the error.
+    """
+    error = f"error({literal(message)})"
+    columns = (f"{error}::{_view_type(table, c)} AS {quoted(c.name)}" for c in table.columns)
+    return f"CREATE VIEW {quoted(table.name)} AS SELECT {', '.join(columns)} FROM range(1) WHERE {error} IS NULL;"
 
 
 def _scan(table: Table, written: tuple[str, ...], group: int, *, hive: bool) -> str:

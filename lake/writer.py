@@ -74,9 +74,22 @@ class RunWriter:
         if index in self.committed:
             raise UsageError(f"Segment {index} of run {self.run_id} is committed already.")
         if self._open is not None:
-            raise UsageError(f"Segment {self._open.index} of run {self.run_id} is still open.")
-        self._open = SegmentWriter(self, index, items, buffer_bytes=buffer_bytes)
+            raise UsageError(f"{self._open.what.capitalize()} of run {self.run_id} is still open.")
+        record = {"op": "segment", "segment": index, "items": list(items)}
+        self._open = SegmentWriter(self, f"segment {index}", record, buffer_bytes=buffer_bytes)
         return self._open
+
+    def derive(self, analysis: dict[str, Any], replaces: list[str]) -> "SegmentWriter":
+        """The writer of an analysis' rows, which replace those of the analyses called `replaces`."""
+        self._check_open()
+        record = {"op": "derive", "analysis": analysis, "replaces": replaces}
+        self._open = SegmentWriter(self, f"analysis {analysis['analysis_id']}", record, buffer_bytes=BUFFER_BYTES)
+        return self._open
+
+    @property
+    def derived(self) -> list[Record]:
+        """Records of the analyses that count now."""
+        return self._current().derived
 
     def finish(
         self,

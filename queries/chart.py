@@ -70,6 +70,8 @@ def build(query: SavedQuery, rows: "polars.DataFrame", *, theme: str = "light", 
             ),
             columns=min(FACET_COLUMNS, plot.count(facet)),
         )
+        if "free" in header.scales.get("y", ()):
+            chart = chart.resolve_scale(y="independent")
     title = header.title or query.name.replace("_", " ")
     subtitle = [line for note in notes if note for line in textwrap.wrap(note, 100)]
     chart = chart.properties(title=alt.TitleParams(title, subtitle=subtitle) if subtitle else alt.TitleParams(title))

@@ -47,7 +47,7 @@ def chart_rows(query: SavedQuery, connection: "Connection", values: Mapping[str,
         return _sampled(query, connection, values, inner)
     x, types = query.header.channels["x"], rows.schema
     numeric = types[x.field].is_numeric() and x.type in ("quantitative", "ordinal")
-    binned = _binned(query, connection, values, inner, types) if numeric else None
+    binned = _binned(query, connection, values, inner, types) if numeric and query.header.mark != "path" else None
     if binned is not None and binned.rows.height <= MAX_ROWS:
         return binned
     return ChartRows(rows.head(MAX_ROWS), f"Only the first {MAX_ROWS:,} rows are drawn; narrow the query to see all.")

@@ -10,12 +10,14 @@ The header is the block of `--` lines at the top of the file.
 
 Keys of a chart (all need `mark`, `x` and `y`):
 
-    mark       line, point, bar, area, rect or tick
+    mark       line, point, bar, area, rect, tick, or path (points joined in their order, whatever their x)
     title      the chart's title; the summary if there is none
     x y color size facet detail     FIELD:TYPE, then an axis title if wanted. TYPE as in Altair: Q, O, N or T
+    end        FIELD:Q, the other end of a bar along x; order FIELD:Q, in which a path joins its points
     tooltip    further fields to show: FIELD, FIELD
     band       LOW, HIGH: fields of an interval around y
-    scale      CHANNEL WORD, ...: log, zero, reverse, diverging or LOW..HIGH
+    scale      CHANNEL WORD, ...: log, zero, reverse, diverging, LOW..HIGH, equal (x and y span the same) or free (y
+               only: each panel its own)
     reference  diagonal, or x NUMBER, or y NUMBER: a line to compare with
 
 Keys of a view: `-- column NAME: what it holds`.
@@ -29,11 +31,11 @@ from typing import Literal
 
 from ..lake.errors import ConfigError, did_you_mean
 
-MARKS = ("line", "point", "bar", "area", "rect", "tick")
-CHANNELS = ("x", "y", "color", "size", "facet", "detail")
+MARKS = ("line", "point", "bar", "area", "rect", "tick", "path")
+CHANNELS = ("x", "y", "end", "color", "size", "facet", "detail", "order")
 CHART_KEYS = ("mark", "title", *CHANNELS, "tooltip", "band", "scale", "reference")
 PARAMETER_TYPES = ("TEXT", "BIGINT", "DOUBLE", "BOOLEAN", "RUN", "PROFILE")
-SCALE_WORDS = ("log", "zero", "reverse", "diverging")
+SCALE_WORDS = ("log", "zero", "reverse", "diverging", "equal", "free")
 FIELD_TYPES = {"Q": "quantitative", "O": "ordinal", "N": "nominal", "T": "temporal"}
 
 FieldType = Literal["quantitative", "ordinal", "nominal", "temporal"]

@@ -88,8 +88,13 @@ def json_for_html(value: object) -> str:
 
 @functools.cache
 def content_policy() -> str:
-    """A policy that allows `chart_script` by its hash, inline styles, and nothing else: no network at all."""
-    digest = base64.b64encode(hashlib.sha256(chart_script().encode()).digest()).decode()
+    """The policy of a page whose only script is `chart_script`."""
+    return policy_for(chart_script())
+
+
+def policy_for(script: str) -> str:
+    """A policy that allows one script by its hash, inline styles, and nothing else: no network at all."""
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return (
         f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; img-src data: blob:; "
         "base-uri 'none'; form-action 'none'"
@@ -99,7 +104,12 @@ def content_policy() -> str:
 @functools.cache
 def chart_script() -> str:
     """Vega, Vega-Lite, Vega-Embed and the start of the charts as one script, safe inside a script element."""
-    script = vl_convert.javascript_bundle(_START)
+    return bundled(_START)
+
+
+def bundled(start: str) -> str:
+    """Vega, Vega-Lite and Vega-Embed with a script that uses them, as one script, safe inside a script element."""
+    script = vl_convert.javascript_bundle(start)
     assert "</script" not in script.lower() and "<!--" not in script
     return script
 

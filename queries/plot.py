@@ -30,7 +30,7 @@ class Plot:
 
     def layers(self) -> list[alt.Chart]:
         """From the back: reference line, band, the marks themselves; error bars stand before their bars."""
-        layers = [*self._band(), self._main()]
+        layers = [*self._band(), *([self._joined()] if self.mark == "path" else []), self._main()]
         return [*self._reference(), *(reversed(layers) if self.mark in ("bar", "point") else layers)]
 
     def size(self) -> dict[str, Any]:
@@ -70,13 +70,32 @@ class Plot:
             encodings["size"] = alt.Size(field=size.field, type=size.type, title=_title(size))
         if "detail" in channels:
             encodings["detail"] = alt.Detail(field=channels["detail"].field, type=channels["detail"].type)
+        if "end" in channels:
+            encodings["x2"] = alt.X2(field=channels["end"].field)
         return self._marked(alt.Chart()).encode(**encodings)
+
+    def _joined(self) -> alt.Chart:
+        """The line of a path: grey where colour is an amount, which a line cannot change along its way."""
+        channels = self.header.channels
+        encodings: dict[str, Any] = {"x": self._axis("x"), "y": self._axis("y")}
+        for name, channel in (("detail", alt.Detail), ("order", alt.Order)):
+            if name in channels:
+                encodings[name] = channel(field=channels[name].field, type=channels[name].type)
+        style: dict[str, Any] = {"strokeWidth": 1.2, "opacity": 0.55, "point": False}
+        if self.color and self._discrete(self.color):
+            encodings["color"] = self._color(self.color)
+        else:
+            style["color"] = self.theme.muted
+        return alt.Chart().mark_line(**style).encode(**encodings)
 
     def _marked(self, chart: alt.Chart) -> alt.Chart:
         style: dict[str, Any] = {} if self.color else {"color": self.theme.categories[0]}
         if self.mark == "line":
             few = self.count(self.x) <= _DOTS_UP_TO
             return chart.mark_line(point=alt.OverlayMarkDef(size=28) if few else False, **style)
+        if self.mark == "path":
+            crowd = min(1.0, self.rows.height / 500)
+            return chart.mark_point(filled=True, size=80 - 60 * crowd, opacity=0.95, **style)
         if self.mark == "point":
             crowd = min(1.0, self.rows.height / 2_000)
             return chart.mark_point(filled=True, size=45 - 33 * crowd, opacity=0.7 - 0.35 * crowd, **style)
@@ -134,6 +153,9 @@ class Plot:
         if "diverging" in words:
             scale["domainMid"] = 0
             scale["scheme"] = "blueorange"
+        if "equal" in words:
+            spans = [self._span(axis) for axis in ("x", "y")]
+            scale["domain"] = [min(low for low, _ in spans), max(high for _, high in spans)]
         for word in words:
             if isinstance(word, tuple):
                 scale["domain"] = list(word)
@@ -220,6 +242,8 @@ class Plot:
     def _common_span(self) -> tuple[float, float]:
         """Where both axes have values: the diagonal must not stretch either."""
         spans = [self._span(name) for name in ("x", "y")]
+        if "equal" in self.header.scales.get("x", ()):
+            return (min(span[0] for span in spans), max(span[1] for span in spans))
         low, high = max(span[0] for span in spans), min(span[1] for span in spans)
         return (low, max(low, high))
 

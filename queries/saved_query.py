@@ -94,7 +94,7 @@ class SavedQuery:
             if self.parameters[name].type == "RUN" and value is not None:
                 values[name] = _run_id(connection, str(value), resolve_run)
             if self.parameters[name].type == "PROFILE" and value is not None:
-                _check_profile(connection, str(value))
+                check_profile(connection, str(value))
         return values
 
     def _value(self, parameter: Parameter, params: Mapping[str, object]) -> Value:
@@ -166,7 +166,7 @@ def _run_id(connection: "Connection", text: str, resolve_run: ResolveRun | None)
     return resolve_run(text) if resolve_run else text
 
 
-def _check_profile(connection: "Connection", text: str) -> None:
+def check_profile(connection: "Connection", text: str) -> None:
     """UsageError for thresholds that do not exist: without it a misspelt profile would answer with no rows."""
     names = [name for (name,) in connection.execute("SELECT profile FROM health_profiles").fetchall()]
     if text not in names:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from random_models import random_model, save
+from random_models import ENCODER_DECODERS, random_encoder_decoder, random_model, save
 
 torch.set_num_threads(1)
 
@@ -17,7 +17,8 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pa
 
     def folder(architecture: str) -> Path:
         if architecture not in saved:
-            saved[architecture] = save(random_model(architecture), tmp_path_factory.mktemp(architecture))
+            make = random_encoder_decoder if architecture in ENCODER_DECODERS else random_model
+            saved[architecture] = save(make(architecture), tmp_path_factory.mktemp(architecture))
         return saved[architecture]
 
     return folder

@@ -11,10 +11,12 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
+    BartConfig,
     Gemma2Config,
     GPT2Config,
     GPTNeoXConfig,
     LlamaConfig,
+    MBartConfig,
     MistralConfig,
     Phi3Config,
     PreTrainedConfig,
@@ -22,8 +24,9 @@ from transformers import (
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen3Config,
+    T5Config,
 )
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING
 
 N_LAYERS, N_HEADS, N_SHARED, D_HEAD, D_MODEL, D_MLP, D_VOCAB = 3, 4, 2, 12, 48, 64, 300
 CONTEXT, WINDOW = 96, 9
@@ -150,6 +153,73 @@ def random_model(name: str, *, seed: int = 0) -> PreTrainedModel:
                 else:
                     parameter.add_(0.3 * torch.randn_like(parameter))
     model.generation_config.eos_token_id = list(END_IDS)
+    return model.eval()
+
+
+N_ENCODER_LAYERS, N_DECODER_LAYERS = 2, 3
+ENCODER_HEADS = {"t5": 4, "t5-gated": 4, "bart": 4, "mbart": 4}
+DECODER_HEADS = {"t5": 4, "t5-gated": 4, "bart": 3, "mbart": 4}
+POST_NORM = ("bart",)
+START, FORCED_FIRST, FORCED_LAST = 2, 40, 41
+"""Ids that a decoder starts with and, in BART, that its second and its last token must be."""
+
+
+def _t5(**options: object) -> PreTrainedConfig:
+    return T5Config(
+        vocab_size=D_VOCAB, d_model=D_MODEL, d_kv=D_HEAD, d_ff=D_MLP, num_layers=N_ENCODER_LAYERS,
+        num_decoder_layers=N_DECODER_LAYERS, num_heads=4, relative_attention_num_buckets=8,
+        relative_attention_max_distance=20, decoder_start_token_id=START, pad_token_id=2, eos_token_id=1,
+        **options,
+    )  # fmt: skip
+
+
+def _bart(kind: type[PreTrainedConfig], decoder_heads: int) -> PreTrainedConfig:
+    return kind(
+        vocab_size=D_VOCAB, d_model=D_MODEL, encoder_layers=N_ENCODER_LAYERS, decoder_layers=N_DECODER_LAYERS,
+        encoder_attention_heads=4, decoder_attention_heads=decoder_heads, encoder_ffn_dim=D_MLP, decoder_ffn_dim=80,
+        max_position_embeddings=CONTEXT, decoder_start_token_id=START, bos_token_id=0, pad_token_id=2, eos_token_id=1,
+        forced_eos_token_id=FORCED_LAST if kind is BartConfig else None,
+    )  # fmt: skip
+
+
+ENCODER_DECODERS: dict[str, Callable[[], PreTrainedConfig]] = {
+    "t5": _t5,
+    "t5-gated": lambda: _t5(feed_forward_proj="gated-gelu", tie_word_embeddings=False),
+    "bart": lambda: _bart(BartConfig, 3),
+    "mbart": lambda: _bart(MBartConfig, 4),
+}
+
+
+SEEDS = {"t5": 3, "t5-gated": 5, "bart": 0, "mbart": 8}
+"""With these, greedy sequences end at different steps."""
+
+
+def random_encoder_decoder(name: str) -> PreTrainedModel:
+    """An encoder-decoder model with large random weights; stacks of unlike depth and, in BART, number of heads."""
+    config = ENCODER_DECODERS[name]()
+    with torch.random.fork_rng():
+        torch.manual_seed(SEEDS[name])
+        model = MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING[type(config)](config)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.ndim > 1:
+                    parameter.normal_(0, 0.02 * SCALE)
+                else:
+                    parameter.add_(0.3 * torch.randn_like(parameter))
+            for part, parameter in model.named_parameters():
+                # T5 does not scale its scores but, in its first version, its last state.
+                if part.endswith("Attention.q.weight"):
+                    parameter.mul_(D_HEAD**-0.5)
+                elif part.endswith("relative_attention_bias.weight"):
+                    parameter.mul_(5.0)
+                elif part == "decoder.final_layer_norm.weight" and name == "t5":
+                    parameter.mul_(10.0)
+            if hasattr(model, "final_logits_bias"):
+                model.final_logits_bias.normal_()
+    model.generation_config.eos_token_id = list(END_IDS)
+    model.generation_config.decoder_start_token_id = START
+    if name == "bart":
+        model.generation_config.forced_bos_token_id = FORCED_FIRST
     return model.eval()
 
 

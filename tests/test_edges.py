@@ -36,7 +36,7 @@ def test_edges_are_the_heaviest_weights(architecture: str, model_folder: Callabl
     )  # fmt: skip
     collection = Collection(config)
     collection.plan = replace(collection.plan, chunk=7)
-    collection.observed.attention.block_bytes = 600  # type: ignore[union-attr]
+    collection.observed.decoder.observers["self"].block_bytes = 600  # type: ignore[union-attr]
     lake = Lake.create(tmp_path)
     collection.start(lake)
     edges = lake.scan("attention_edges").collect()

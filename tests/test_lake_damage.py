@@ -266,3 +266,26 @@ def test_a_leftover_is_a_note_not_a_problem(lake):
     report = lake.verify("deep")
     assert report.ok and [n.kind for n in report.notes] == ["leftover"]
     assert lake.sql("select count(*) as n from token_steps")["n"][0] == 240
+
+
+SHAPES = (
+    "select * from token_steps",
+    "select count(*) from token_steps",
+    "select count(*) from token_steps where run_id = 'good-run'",
+    "select count(*) from token_steps where sequence_id = 1 and position > 3",
+    "select run_id, avg(logprob) from token_steps where logprob < 0 group by run_id",
+    "select count(*) from sequences s join token_steps t using (run_id, sequence_id) where t.position = 1",
+    "select count(*) from sequences s left join token_steps t using (run_id, sequence_id) where t.logprob is null",
+    "select count(*) from sequences where sequence_id not in (select sequence_id from token_steps where position = 2)",
+    "select max(position) from token_steps where stack = 'decoder' limit 1",
+)
+
+
+@pytest.mark.parametrize("statement", SHAPES)
+def test_no_filter_hides_damage(lake, statement):
+    """Files that cannot be opened must not read as no rows: an optimizer may prove a filter false over nothing."""
+    for path in lake.layout.data.glob("token_steps/**/*.parquet"):
+        path.unlink()
+    with pytest.raises(DamageError):
+        lake.sql(statement)
+    assert lake.sql("select count(*) from sequences where sequence_id < 3").item() == 3

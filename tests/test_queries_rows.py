@@ -228,6 +228,74 @@ def embedding_rows(rng: np.random.Generator, sequence: dict) -> list[dict]:
     return rows
 
 
+def derived_rows(rng: np.random.Generator, sequences: list[dict]) -> Rows:
+    """What the analyses would have written: trajectory and topology of 16 sequences, one comparison by method."""
+    created = datetime(2026, 11, 20, 13, tzinfo=UTC)
+    parameters = {"trajectory": {"umap": "both"}, "topology": {"null_paths": 19}, "compare": {}}
+    rows: Rows = {
+        "analyses": [
+            {"run_id": RUN, "analysis_id": f"{name}-1", "name": name, "parameters": json.dumps(given)}
+            | {"snapshot": "0" * 16, "created_at": created, "n_sequences": 16}
+            for name, given in parameters.items()
+        ]
+        # Newer, but of one sequence only, and without rows here: charts must not take it.
+        + [
+            {"run_id": RUN, "analysis_id": "trajectory-2", "name": "trajectory", "snapshot": "0" * 16}
+            | {"parameters": json.dumps({"umap": "both", "sequences": [0]}), "created_at": created + timedelta(hours=1)}
+        ]
+    }
+    for sequence in sequences[:16]:
+        key = {"run_id": RUN, "sequence_id": sequence["sequence_id"]}
+        path = {"embedder": "minilm", "scope": "completion", "analysis_id": "trajectory-1"}
+        n = sequence["n_generated_tokens"]
+        plane = np.cumsum(rng.normal(size=(n, 2)), axis=0).tolist()
+        rows.setdefault("trajectories", []).extend(
+            key
+            | path
+            | {"position": sequence["n_prompt_tokens"] + i, "step": i, "truncated": False}
+            | {
+                "cos_to_prompt": float(rng.uniform(0.2, 0.9)),
+                "cos_prev_step": float(rng.uniform(0.8, 1)) if i else None,
+            }
+            | {"velocity": float(rng.gamma(2, 0.1)) if i else None, "umap_x": plane[i][0], "umap_y": plane[i][1]}
+            | {"curvature_rad": float(rng.uniform(1, 2.2)) if i > 1 else None, "path_length": 0.2 * i}
+            | {"shared_umap_x": plane[i][1], "shared_umap_y": plane[i][0]}
+            for i in range(n)
+        )
+        rows.setdefault("trajectory_summaries", []).append(
+            key | path | {"n_steps": n, "mean_velocity": 0.2, "path_length": 0.2 * n, "tortuosity": 4.0}
+        )
+        for dimension, low in ((0, 0.0), (1, 0.3)):
+            place = key | {"analysis_id": "topology-1", "space": "pca", "dimension": dimension}
+            births = [0.0] * 6 if dimension == 0 else sorted(rng.uniform(0, 0.3, 3).tolist())
+            rows.setdefault("persistence_pairs", []).extend(
+                place | {"pair": i, "birth": b, "death": b + 0.3 / (i + 1), "persistence": 0.3 / (i + 1)}
+                for i, b in enumerate(births)
+            )
+            rows.setdefault("persistence_summaries", []).append(
+                place | {"n_points": n, "n_landmarks": n, "n_pairs": len(births), "max_persistence": 0.3 + low}
+                | ({"n_loops": 3, "null_paths": 19, "null_mean_max_persistence": float(rng.uniform(0.1, 0.9)),
+                    "p_max_persistence": 0.05, "p_loops": 0.1, "null_mean_loops": 2.0} if dimension else {})
+            )  # fmt: skip
+    about = {"run_id": RUN, "analysis_id": "compare-1"}
+    rows["comparisons"] = [
+        about | {"metric": metric, "label_a": "direct", "label_b": "split", "difference": gap, "effect_size": gap}
+        | {"p_value": 0.01, "p_holm": p, "design": "within prompts", "n_prompts": 9}
+        for metric, gap, p in (("mean_velocity", 1.2, 0.02), ("n_loops", -0.4, 0.3), ("correct", -0.9, 0.01))
+    ]  # fmt: skip
+    rows["fingerprints"] = [
+        about | {"label": label, "metric": "velocity", "per": "step", "n": 99, "mean": 0.2, "median": 0.2}
+        for label in ("direct", "split")
+    ]  # fmt: skip
+    rows["trajectory_correlations"] = [
+        about | {"label": "direct", "metric": metric, "other": other, "steps_from_end": k, "n": 60, "n_prompts": 9}
+        | {"spearman": float(r), "ci_low": float(r - 0.2), "ci_high": float(r + 0.2)}
+        for metric in ("velocity", "curvature_rad") for other in ("surprisal_bits", "correct")
+        for k, r in enumerate(rng.uniform(-0.5, 0.5, 8))
+    ]  # fmt: skip
+    return rows
+
+
 def encoder_rows() -> Rows:
     """One sequence of an encoder-decoder model: encoder tokens 0-3, the start token 4, generated tokens 5-7."""
     key = {"run_id": ENCODER, "sequence_id": 0}
@@ -290,6 +358,7 @@ def frames() -> dict[str, pl.DataFrame]:
         "sae_features": features,
         "operations": operations,
     }
+    loose |= derived_rows(rng, sequences)
     return {name: typed(name, loose.get(name, [])) for name in TABLES}
 
 
@@ -321,9 +390,10 @@ def write_lake(folder: Path, tables: dict[str, pl.DataFrame]) -> Lake:
                 with writer.segment(segment, (low, high)) as open_segment:
                     for name, frame in tables.items():
                         rows = frame.filter(pl.col("run_id") == run["run_id"]) if name != "runs" else frame.clear()
-                        ours = "sequence_id" if "sequence_id" in rows.columns else "segment"
+                        ours = next((c for c in ("sequence_id", "segment") if c in rows.columns), None)
+                        here = pl.lit(low == 0) if ours is None else pl.col(ours).is_between(low, high - 1)
                         if rows.height:
-                            append(open_segment, name, rows.filter(pl.col(ours).is_between(low, high - 1)))
+                            append(open_segment, name, rows.filter(here))
             writer.finish()
     return lake
 

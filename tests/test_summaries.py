@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from plain_forward import entropy_of, log_probabilities, uniform_basin
+from plain_forward import basin, entropy_of, log_probabilities, uniform_basin
 
 from tracelake.collect.summaries import (
     STATE_STATISTICS,
@@ -13,7 +13,9 @@ from tracelake.collect.summaries import (
     distribution,
     entropy_bits,
     state_statistics,
-    uniform_causal_basin,
+)
+from tracelake.collect.summaries import (
+    uniform_basin as expected_basin,
 )
 
 LOWEST = torch.finfo(torch.float32).min
@@ -189,5 +191,11 @@ def test_a_single_key_has_entropy_zero() -> None:
     ("n", "golden"), [(1, 1), (2, 1), (3, 0.3846), (5, 0.7045), (8, 0.52), (32, 0.3548), (100, 0.3158)]
 )
 def test_basin_of_uniform_causal_attention(n: int, golden: float) -> None:
-    assert uniform_causal_basin(n) == pytest.approx(golden, abs=5e-5)
-    assert uniform_causal_basin(n) == pytest.approx(uniform_basin(n), rel=1e-9)
+    assert expected_basin(n, causal=True) == pytest.approx(golden, abs=5e-5)
+    assert expected_basin(n, causal=True) == pytest.approx(uniform_basin(n), rel=1e-9)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 7, 100])
+def test_basin_of_uniform_attention_of_an_encoder(n: int) -> None:
+    """All queries see all keys alike, so that the middle third has its share of the keys."""
+    assert expected_basin(n, causal=False) == pytest.approx(basin(np.full((n, n), 1 / n)), rel=1e-9)

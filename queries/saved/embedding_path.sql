@@ -18,7 +18,7 @@ WITH path AS (
         first_value(vector) OVER steps AS first_vector,
         lag(vector) OVER steps AS previous_vector
     FROM step_embeddings
-    WHERE run_id = $run AND sequence_id = $sequence AND ($scope IS NULL OR scope = $scope)
+    WHERE run_id = $run AND sequence_id = $sequence AND ($scope IS NULL OR scope = $scope) AND step IS NOT NULL
     WINDOW steps AS (PARTITION BY embedder, scope ORDER BY position)
 )
 SELECT embedding, step, position, 'first step' AS compared_with, list_cosine_similarity(vector, first_vector) AS cosine

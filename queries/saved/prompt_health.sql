@@ -6,14 +6,22 @@
 -- param run RUN = latest  The run: id, unique prefix, tag or latest.
 -- param profile PROFILE = default  Thresholds: a row of `health_profiles`, such as default, gpt2, llama, v0.3 or v0.5.
 -- param sequence BIGINT = NULL  Only this sequence; all if not given.
-WITH prompts AS (
+WITH encoder AS (
+    SELECT 1 + greatest(
+        (SELECT max(layer) FROM layer_summaries WHERE run_id = $run AND stack = 'encoder'),
+        (SELECT max(layer) FROM head_summaries WHERE run_id = $run AND stack = 'encoder')
+    ) AS n_layers
+),
+prompts AS (
     SELECT
         s.sequence_id,
         s.n_prompt_tokens - coalesce(r.is_encoder_decoder, false)::INTEGER AS n_read,
         CASE WHEN r.is_encoder_decoder THEN 'encoder' ELSE 'decoder' END AS stack,
-        r.n_layers
+        -- `runs` has the number of the decoder's layers; an encoder may have another.
+        CASE WHEN r.is_encoder_decoder THEN e.n_layers ELSE r.n_layers END AS n_layers
     FROM sequences AS s
     JOIN runs AS r USING (run_id)
+    CROSS JOIN encoder AS e
     WHERE s.run_id = $run AND s.sequence_id BETWEEN coalesce($sequence, 0) AND coalesce($sequence, 9223372036854775807)
 ),
 places AS (

@@ -1,5 +1,6 @@
 -- Where the time of a run went: total time by operation, over its writers and segments.
--- An operation inside another is counted in both; the colour says which one it is part of.
+-- An operation inside another is counted in both; the colour says which one it is part of. `lake show --timings` prints
+-- the same with the time that no operation explains.
 -- title: Time by operation
 -- mark: bar
 -- x: total_s:Q  total time (s)
@@ -16,6 +17,6 @@ SELECT
     sum(total_ms) / nullif(sum(count), 0) AS mean_ms,
     max(max_ms) AS max_ms
 FROM operations
-WHERE run_id = $run
+WHERE run_id = $run AND name <> 'wall'
 GROUP BY ALL
 ORDER BY total_s DESC, operation

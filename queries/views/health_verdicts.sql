@@ -1,5 +1,6 @@
 -- One row per sequence and profile: the health flags, and the series of the generated steps that scores are made of.
--- Filter by `profile` and `run_id`. A flag is null where the run did not keep what it needs; `reason` says what.
+-- Filter by `profile` and `run_id`. A flag is null where the run did not keep what it needs; `reason` says what. In runs of
+-- kind `import`, what cannot be judged from the report's numbers is the report's own verdict, and `reason` says so.
 -- column profile: The thresholds used; see `health_profiles`.
 -- column n_steps: Generated tokens that have a row.
 -- column is_broken: Whether generation ended because the sampling distribution was not finite.
@@ -31,8 +32,34 @@
 -- column entropy_margin_correlation: Pearson correlation of entropy and margin over steps; null if one does not vary.
 -- column reason: What could not be judged, and why; null if all could.
 WITH damage AS (
-    SELECT run_id, sequence_id, sum(n_nan) > 0 AS has_nan, sum(n_inf) > 0 AS has_inf
-    FROM layer_summaries
+    SELECT run_id, sequence_id, bool_or(has_nan) AS has_nan, bool_or(has_inf) AS has_inf
+    FROM (
+        SELECT run_id, sequence_id, sum(n_nan) > 0 AS has_nan, sum(n_inf) > 0 AS has_inf
+        FROM layer_summaries
+        GROUP BY run_id, sequence_id
+        UNION ALL
+        SELECT
+            run_id,
+            sequence_id,
+            bool_or(value > 0) FILTER (WHERE name IN ('has_nan', 'reported.nan')) AS has_nan,
+            bool_or(value > 0) FILTER (WHERE name IN ('has_inf', 'reported.inf')) AS has_inf
+        FROM imported_metrics
+        GROUP BY run_id, sequence_id
+    )
+    GROUP BY run_id, sequence_id
+),
+-- Verdicts of imported reports, each under the rules of the program that wrote it.
+reported AS (
+    SELECT
+        run_id,
+        sequence_id,
+        bool_or(value > 0) FILTER (WHERE name = 'reported.repetition_loop') AS repetition_loop,
+        bool_or(value > 0) FILTER (WHERE name = 'reported.mid_layer_anomaly') AS mid_layer_anomaly,
+        bool_or(value > 0) FILTER (WHERE name = 'reported.attention_collapse_any') AS collapse_any,
+        bool_or(value > 0) FILTER (WHERE name = 'reported.attention_collapse_trend') AS collapse_trend,
+        max(value) FILTER (WHERE name = 'reported.attention_collapse_severity') AS collapse_severity
+    FROM imported_metrics
+    WHERE step IS NULL
     GROUP BY run_id, sequence_id
 ),
 basins AS (
@@ -63,9 +90,10 @@ series AS (
         count(*) FILTER (WHERE is_mid_layer_anomaly) AS mid_layer_steps,
         min(position) FILTER (WHERE is_mid_layer_anomaly) AS mid_layer_first_position,
         bool_or(has_states) AS has_states,
-        count(n_heads) AS n_head_steps,
-        sum(n_collapsed_bits) AS n_collapsed_bits,
-        list(n_collapsed_normalised / n_heads ORDER BY step) FILTER (WHERE n_heads > 0) AS rates,
+        bool_or(has_collapsed_bits) AS collapse_any,
+        count(n_collapsed_normalised) > 0 AS has_rates,
+        bool_or(distribution = 'sampling') AS is_sampling,
+        list(n_collapsed_normalised / n_heads ORDER BY step) FILTER (WHERE n_heads > 0 AND n_collapsed_normalised IS NOT NULL) AS rates,
         avg(collapsed_rate) AS collapsed_rate,
         avg(n_focused / nullif(n_heads, 0)) AS focused_rate
     FROM health_steps
@@ -87,8 +115,7 @@ judged AS (
         CASE WHEN p.repetition_last_steps < g.n_steps THEN g.n_steps - p.repetition_last_steps + 1 ELSE 0 END AS skipped,
         instr(g.repeats[skipped + 1:], repeat('1', pairs)) AS loop_at,
         list_max(list_transform(regexp_extract_all(g.repeats[skipped + 1:], '1+'), lambda row: len(row))) AS repetition_longest,
-        g.n_head_steps > 0 AS has_heads,
-        g.n_collapsed_bits > 0 AS collapse_any,
+        r.kind = 'import' AS is_import,
         list_max(g.rates) - list_avg(g.rates[1:greatest(1, least(5, len(g.rates) // 3))]) AS rate_rise,
         CASE
             WHEN list_avg(g.rates) > p.collapse_mean_rate THEN 0.8
@@ -96,6 +123,13 @@ judged AS (
             WHEN rate_rise > p.collapse_steep_rise THEN 0.4
             WHEN rate_rise > p.collapse_rise THEN 0.2
         END::DOUBLE AS severity,
+        coalesce(g.collapse_any, e.collapse_any) AS any_collapse,
+        CASE WHEN g.has_rates THEN severity IS NOT NULL ELSE e.collapse_trend END AS trend_collapse,
+        CASE WHEN g.has_rates THEN severity ELSE e.collapse_severity END AS trend_severity,
+        CASE p.collapse_rule WHEN 'any_bits' THEN any_collapse ELSE trend_collapse END AS collapse,
+        CASE p.collapse_rule WHEN 'any_bits' THEN g.collapse_any IS NULL ELSE NOT g.has_rates END AND collapse IS NOT NULL AS collapse_is_reported,
+        CASE WHEN g.has_states THEN loop_at > 0 ELSE e.repetition_loop END AS repeats_itself,
+        CASE WHEN g.n_mid_layer_steps > 0 THEN g.mid_layer_steps > 0 ELSE e.mid_layer_anomaly END AS mid_layer,
         b.mean_basin_ratio,
         p.collapse_rule
     FROM sequences AS s
@@ -104,6 +138,7 @@ judged AS (
     LEFT JOIN series AS g USING (profile, run_id, sequence_id)
     LEFT JOIN damage AS d USING (run_id, sequence_id)
     LEFT JOIN basins AS b USING (run_id, sequence_id)
+    LEFT JOIN reported AS e USING (run_id, sequence_id)
 )
 SELECT
     profile,
@@ -115,16 +150,16 @@ SELECT
     has_inf,
     CASE WHEN entropies IS NOT NULL THEN high_entropy_steps END AS high_entropy_steps,
     CASE WHEN entropies IS NOT NULL THEN high_entropy_steps / len(entropies) END AS high_entropy_fraction,
-    CASE WHEN has_heads THEN CASE collapse_rule WHEN 'any_bits' THEN collapse_any ELSE severity IS NOT NULL END END AS attention_collapse,
-    CASE WHEN has_heads THEN collapse_any END AS attention_collapse_any,
-    CASE WHEN has_heads THEN severity IS NOT NULL END AS attention_collapse_trend,
-    severity AS attention_collapse_severity,
+    collapse AS attention_collapse,
+    any_collapse AS attention_collapse_any,
+    trend_collapse AS attention_collapse_trend,
+    trend_severity AS attention_collapse_severity,
     collapsed_rate,
     focused_rate,
-    loop_at > 0 AS repetition_loop,
+    repeats_itself AS repetition_loop,
     CASE WHEN loop_at > 0 THEN (n_prompt_tokens + skipped + loop_at - 2)::INTEGER END AS repetition_first_position,
     CASE WHEN has_states THEN coalesce(repetition_longest, 0) END AS repetition_longest,
-    CASE WHEN n_mid_layer_steps > 0 THEN mid_layer_steps > 0 END AS mid_layer_anomaly,
+    mid_layer AS mid_layer_anomaly,
     mid_layer_first_position,
     CASE WHEN n_mid_layer_steps > 0 THEN mid_layer_steps END AS mid_layer_steps,
     mean_basin_ratio,
@@ -142,8 +177,18 @@ SELECT
             '; ',
             CASE WHEN n_steps IS NULL THEN 'nothing was generated' END,
             CASE WHEN n_steps > 0 AND entropies IS NULL THEN 'no finite distribution of a generated token was kept (tokens)' END,
-            CASE WHEN n_steps > 0 AND NOT has_states THEN 'no states of generated tokens were kept (layers)' END,
-            CASE WHEN n_steps > 0 AND NOT has_heads THEN 'no attention of generated tokens was kept (heads)' END,
+            CASE
+                WHEN n_steps > 0 AND repeats_itself IS NULL
+                    THEN CASE WHEN is_import THEN 'the source has no verdict on repetition' ELSE 'no states of generated tokens were kept (layers)' END
+            END,
+            CASE WHEN n_steps > 0 AND any_collapse IS NULL AND trend_collapse IS NULL THEN 'no attention of generated tokens was kept (heads)' END,
+            CASE WHEN n_steps > 0 AND collapse IS NULL AND coalesce(any_collapse, trend_collapse) IS NOT NULL THEN 'the report counts collapsed heads by another rule: judge by the profile '
+                || CASE WHEN any_collapse IS NOT NULL THEN 'v0.3' ELSE 'v0.5' END END,
+            CASE WHEN is_import AND NOT has_states AND repeats_itself IS NOT NULL THEN 'repetition is the report''s own verdict' END,
+            CASE WHEN collapse_is_reported THEN 'attention collapse is the report''s own verdict' END,
+            CASE WHEN is_import AND collapse AND trend_collapse IS NULL THEN 'the severity of the collapse is not known: risk_v05 counts 0.15' END,
+            CASE WHEN NOT coalesce(n_mid_layer_steps > 0, false) AND mid_layer IS NOT NULL THEN 'mid-layer anomaly is the report''s own verdict' END,
+            CASE WHEN is_sampling THEN 'entropy, surprisal, margin and mass are of the distribution sampled from' END,
             CASE WHEN n_layers < 3 THEN 'a model of fewer than 3 layers has no middle layers' END,
             CASE WHEN n_layers IS NULL THEN 'the number of layers is not known' END
         ),

@@ -58,7 +58,7 @@ step_heads AS (
     FROM head_summaries AS h
     JOIN spans AS s USING (run_id, sequence_id)
     CROSS JOIN health_profiles AS p
-    WHERE h.stack = 'decoder' AND h.kind = 'self' AND h.position BETWEEN s.first_state AND s.last_state
+    WHERE h.stack = 'decoder' AND h.kind = 'self' AND h.position BETWEEN s.first_state AND s.last_state AND h.n_keys IS NOT NULL
     GROUP BY p.profile, h.run_id, h.sequence_id, h.layer, h.position
 ),
 heads AS (
@@ -66,17 +66,34 @@ heads AS (
     FROM step_heads
     GROUP BY profile, run_id, sequence_id, layer
 ),
+-- Imported reports say whether a layer is finite at a step and how many of its heads are collapsed, by one rule.
+reported AS (
+    SELECT
+        p.profile,
+        m.run_id,
+        m.sequence_id,
+        m.layer,
+        bool_or(m.value > 0) FILTER (WHERE m.name IN ('has_nan', 'has_inf')) AS is_broken,
+        avg((m.value > 0)::INTEGER)
+            FILTER (WHERE m.name = CASE p.collapse_rule WHEN 'any_bits' THEN 'collapsed_heads_bits' ELSE 'collapsed_heads_normalised' END)
+            AS collapsed_steps
+    FROM imported_metrics AS m
+    CROSS JOIN health_profiles AS p
+    WHERE m.step IS NOT NULL AND m.layer IS NOT NULL
+    GROUP BY p.profile, m.run_id, m.sequence_id, m.layer
+),
 facts AS (
     SELECT
         p.*,
         n.* EXCLUDE (run_id, sequence_id, layer),
-        h.collapsed_steps,
+        coalesce(h.collapsed_steps, e.collapsed_steps) AS collapsed_steps,
         (n.mean_norm - avg(n.mean_norm) OVER layers) / nullif(stddev_samp(n.mean_norm) OVER layers, 0) AS norm_z,
         CASE WHEN n.n_norms >= 3 THEN n.norm_sd / nullif(n.mean_norm, 0) END AS norm_variation,
-        coalesce(n.n_nan + n.n_inf > 0, false) AS not_finite
+        coalesce(n.n_nan + n.n_inf > 0, false) OR coalesce(e.is_broken, false) AS not_finite
     FROM places AS p
     LEFT JOIN norms AS n USING (run_id, sequence_id, layer)
     LEFT JOIN heads AS h USING (profile, run_id, sequence_id, layer)
+    LEFT JOIN reported AS e USING (profile, run_id, sequence_id, layer)
     WINDOW layers AS (PARTITION BY p.profile, p.run_id, p.sequence_id)
 ),
 judged AS (

@@ -1,0 +1,83 @@
+"""Pictures of paths in two dimensions: UMAP of each sequence alone, and one plane for all. Seeds are fixed.
+
+Settings of the guide: PCA to max(2, min(32, dim, n - 1)) components, jitter of 1e-6 for at most 64 points, then UMAP
+with min(10, max(2, n - 2)) neighbours, Euclidean. UMAP is a picture: its distances have no unit and no common scale.
+"""
+
+import warnings
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+SEED = 42
+COMPONENTS = 32
+NEIGHBOURS = 10
+JITTER, JITTER_UP_TO = 1e-6, 64
+LEAST_POINTS = 4
+"""UMAP's spectral start needs more points than three."""
+
+
+def reduced(points: Float[np.ndarray, "point dim"]) -> Float[np.ndarray, "point component"]:
+    """The points in their first principal components, at most 32; fewer than three points as they are."""
+    from sklearn.decomposition import PCA
+
+    n, dim = points.shape
+    if n < 3 or dim < 2:
+        return points
+    k = max(2, min(COMPONENTS, dim, n - 1))
+    return PCA(n_components=k, random_state=SEED).fit_transform(points)
+
+
+def plane(points: Float[np.ndarray, "point dim"], neighbours: int = NEIGHBOURS) -> Float[np.ndarray, "point 2"] | None:
+    """The points in a UMAP plane of their own; None if there are fewer than four, or if all of them are one."""
+    n = len(points)
+    if n < LEAST_POINTS or not np.isfinite(points).all() or np.ptp(points, axis=0).max() == 0:
+        return None
+    return embedded(_jittered(reduced(points)), min(neighbours, max(2, n - 2)))
+
+
+def shared_plane(points: Float[np.ndarray, "point dim"]) -> Float[np.ndarray, "point 2"] | None:
+    """All paths in one UMAP plane, so that they can be compared; neighbours 15, UMAP's own default."""
+    return plane(points, neighbours=15)
+
+
+def embedded(points: Float[np.ndarray, "point dim"], neighbours: int) -> Float[np.ndarray, "point 2"]:
+    """UMAP itself."""
+    umap = _umap()
+    with warnings.catch_warnings():
+        # Few points: the spectral start falls back to a random one. Both start from the same seed.
+        warnings.simplefilter("ignore")
+        model = umap.UMAP(
+            n_components=2, n_neighbors=neighbours, metric="euclidean", random_state=SEED, n_jobs=1
+        )  # fmt: skip
+        return np.asarray(model.fit_transform(points), np.float64)
+
+
+def planes(
+    points: Float[np.ndarray, "row dim"], starts: Int[np.ndarray, " path"]
+) -> tuple[Float[np.ndarray, "row 2"], list[int]]:
+    """The UMAP plane of every path alone; NaN for paths that have none, whose indexes come second."""
+    out = np.full((len(points), 2), np.nan)
+    missing = []
+    ends = np.append(starts[1:], len(points))
+    for i, (start, end) in enumerate(zip(starts, ends, strict=True)):
+        found = plane(points[start:end])
+        if found is None:
+            missing.append(i)
+        else:
+            out[start:end] = found
+    return out, missing
+
+
+def _jittered(points: np.ndarray) -> np.ndarray:
+    if len(points) > JITTER_UP_TO:
+        return points
+    return points + JITTER * np.random.default_rng(SEED).standard_normal(points.shape)
+
+
+def _umap() -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # numba and TensorFlow notices at import
+        import umap
+    return umap

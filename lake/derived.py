@@ -1,0 +1,180 @@
+"""Analyses of a run: what identifies one, writing its rows, finding it again, taking it out.
+
+An analysis is named by a hash of its name, its parameters and the committed files it read, so equal work is found, not
+done again. Its rows lie beside the run's own, committed by the writer `derived`; a later record may replace it.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from .commits import FileEntry, Record
+from .disk import explained
+from .errors import NotFoundError, did_you_mean
+from .layout import DERIVED_WRITER
+from .snapshot import RunLog, Snapshot
+
+if TYPE_CHECKING:
+    from .lake import Lake
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What is computed, from which committed files."""
+
+    run_id: str
+    name: str
+    parameters: Mapping[str, Any]
+    snapshot: str
+
+    @property
+    def analysis_id(self) -> str:
+        """`name-` and 12 hex digits: equal for equal name, parameters and input files."""
+        return f"{self.name}-{digest([self.name, self.parameters, self.snapshot])[:12]}"
+
+    @property
+    def question(self) -> str:
+        """The same without the input files: a newer answer to the same question replaces an older one."""
+        return digest([self.run_id, self.name, self.parameters])[:12]
+
+
+@dataclass(frozen=True)
+class StoredAnalysis:
+    """An analysis in the lake."""
+
+    run_id: str
+    analysis_id: str
+    name: str
+    question: str
+    parameters: dict[str, Any]
+    snapshot: str
+    time: str
+    n_rows: dict[str, int]
+    n_bytes: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class AnalysisRemoval:
+    """What removing an analysis did, or would do."""
+
+    run_id: str
+    analysis_id: str
+    dry_run: bool
+    now: bool
+    files: int
+    bytes: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of a JSON value, its keys in order, as hex digits."""
+    text = json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def input_digest(snapshot: Snapshot, reads: Sequence[tuple[str, Mapping[str, int | str]]]) -> str:
+    """16 hex digits over the committed files that are read: (table, values of key columns that are wanted of it)."""
+    entries = [entry for table, only in reads for entry in snapshot.files(table) if entry.may_hold(only)]
+    named = sorted({(entry.path, entry.sha256) for entry in entries})
+    return digest(named)[:16]
+
+
+def stored_analyses(log: RunLog) -> dict[str, StoredAnalysis]:
+    """The analyses of a run that count, by id, oldest first."""
+    found: dict[str, StoredAnalysis] = {}
+    for record in log.derived:
+        about = record.analysis
+        before = found.get(about["analysis_id"])
+        rows = dict(before.n_rows) if before else {}
+        for entry in record.files:
+            rows[entry.table] = rows.get(entry.table, 0) + entry.rows
+        size = sum(entry.size for entry in record.files) + (before.n_bytes if before else 0)
+        found[about["analysis_id"]] = StoredAnalysis(
+            log.run_id, about["analysis_id"], about["name"], about["question"], about["parameters"],
+            about["snapshot"], record.time, rows, size,
+        )  # fmt: skip
+    return found
+
+
+def commit_analysis(
+    lake: "Lake",
+    analysis: Analysis,
+    tables: Mapping[str, Mapping[str, Any]],
+    vectors: Sequence[Mapping[str, Any]] = (),
+    *,
+    replace: bool = True,
+) -> None:
+    """Write the rows of an analysis in one commit; `replace` takes out older answers to the same question.
+
+    `tables` are columns by table as `SegmentWriter.append` takes them; `vectors` are calls of `append_vectors`.
+    """
+    about = {
+        "analysis_id": analysis.analysis_id,
+        "name": analysis.name,
+        "question": analysis.question,
+        "parameters": dict(analysis.parameters),
+        "snapshot": analysis.snapshot,
+    }
+    with lake.resume_run(analysis.run_id, writer=DERIVED_WRITER) as run:
+        same = {r.analysis["analysis_id"] for r in run.derived if r.analysis["question"] == analysis.question}
+        with run.derive(about, sorted(same) if replace else []) as writer:
+            for table, columns in tables.items():
+                writer.append(table, columns)
+            for call in vectors:
+                writer.append_vectors(**call)
+
+
+def analysis_row(analysis: Analysis, n_sequences: int, notices: Sequence[str], other: str | None) -> dict[str, Any]:
+    """The row of `analyses`, as columns."""
+    return {
+        "analysis_id": analysis.analysis_id,
+        "name": analysis.name,
+        "parameters": json.dumps(analysis.parameters, ensure_ascii=False, sort_keys=True),
+        "snapshot": analysis.snapshot,
+        "other_run_id": other,
+        "created_at": [datetime.now(UTC)],
+        "n_sequences": n_sequences,
+        "notices": " ".join(notices) or None,
+    }
+
+
+def remove_analysis(lake: "Lake", analysis_id: str, *, dry_run: bool, now: bool) -> AnalysisRemoval:
+    """Take an analysis out: its rows leave at once; its bytes leave with `vacuum`, or at once if `now`."""
+    logs = {
+        found: log
+        for log in lake.snapshot().runs.values()
+        if not log.removed
+        for found in stored_analyses(log)
+    }  # fmt: skip
+    if analysis_id not in logs:
+        raise NotFoundError(f"There is no analysis {analysis_id!r}.{did_you_mean(analysis_id, logs)}")
+    log = logs[analysis_id]
+    entries = [e for r in log.derived if r.analysis["analysis_id"] == analysis_id for e in r.files]
+    if not dry_run:
+        with lake.resume_run(log.run_id, writer=DERIVED_WRITER) as run:
+            run.publish(op="derive", replaces=[analysis_id])
+            if now:
+                with explained(f"removing analysis {analysis_id}"):
+                    for entry in entries:
+                        lake.disk.unlink(lake.layout.root / entry.path)
+    size = sum(entry.size for entry in entries)
+    return AnalysisRemoval(log.run_id, analysis_id, dry_run, now, len(entries), size)
+
+
+def replaced_entries(chain: Sequence[Record]) -> Iterator[tuple[FileEntry, datetime]]:
+    """Files of analyses that no reader sees any more, and since when."""
+    for place, record in enumerate(chain):
+        for later in chain[place + 1 :]:
+            if record.analysis and record.analysis["analysis_id"] in later.replaces:
+                yield from ((entry, datetime.fromisoformat(later.time)) for entry in record.files)
+                break

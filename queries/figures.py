@@ -1,0 +1,61 @@
+"""The guide's set of pictures: one PNG per sequence and quantity, an index as CSV, and the resolved configuration.
+
+Only the standard library is imported here: the command line names this function before it knows whether it is needed.
+"""
+
+from pathlib import Path
+from typing import Any
+
+FIGURES = {
+    "umap_trajectory": ("trajectory", "trajectory"),
+    "trace_surprisal": ("surprisal_trace", None),
+    "trace_cos_prompt": ("cosine_to_prompt", "trajectory"),
+    "trace_cos_prev": ("cosine_to_previous", "trajectory"),
+    "semantic_velocity": ("semantic_velocity", "trajectory"),
+    "semantic_curvature": ("semantic_curvature", "trajectory"),
+    "persistent_homology": ("persistence_diagram", "topology"),
+    "persistence_barcode": ("persistence_barcode", "topology"),
+}
+"""File ending: the saved query that draws it, and which analysis it reads."""
+
+
+def write_figures(lake: Path, run_id: str, trajectory: str, topology: str, folder: Path) -> dict[str, Any]:
+    """Draw every sequence of an analysis into `folder`; pictures without rows are left out and counted."""
+    import yaml
+
+    from .formats import render
+    from .open_lake import OpenLake
+    from .replacement import replace_file
+
+    opened: Any = OpenLake.open(lake)
+    folder.mkdir(parents=True, exist_ok=True)
+    index = opened.query("trajectory_index", run=run_id, analysis=trajectory, topology=topology)
+    analyses = {"trajectory": trajectory, "topology": topology}
+    drawn, empty = _draw_all(opened, run_id, analyses, index["sequence_id"].to_list(), folder)
+    replace_file(folder / "analysis_index.csv", render(index.to_arrow(), "csv"))
+    stored = {a.analysis_id: a.parameters for a in opened.analyses(run_id) if a.analysis_id in (trajectory, topology)}
+    about = {"run_id": run_id, "collection": opened.run_json(run_id).get("config"), "analyses": stored}
+    replace_file(folder / "config.yml", yaml.safe_dump(about, sort_keys=False, allow_unicode=True).encode())
+    return {"index": str(folder / "analysis_index.csv"), "n_figures": drawn, "n_without_rows": empty}
+
+
+def _draw_all(
+    opened: Any, run_id: str, analyses: dict[str, str], sequences: list[int], folder: Path
+) -> tuple[int, int]:
+    from .chart import draw
+    from .page import save
+    from .saved_query import find
+
+    drawn = empty = 0
+    queries = {ending: (find(name, opened.path), kind) for ending, (name, kind) in FIGURES.items()}
+    with opened.connect(locked=True) as connection:
+        for sequence in sequences:
+            for ending, (query, kind) in queries.items():
+                params = {"run": run_id, "sequence": sequence} | ({"analysis": analyses[kind]} if kind else {})
+                drawing = draw(query, connection, opened.resolve_run, params=params)
+                if drawing.message and drawing.message.startswith("No rows"):
+                    empty += 1
+                    continue
+                save(drawing.chart, folder / f"seq{sequence:05d}_{ending}.png")
+                drawn += 1
+    return drawn, empty

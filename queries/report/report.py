@@ -1,0 +1,194 @@
+"""Makes a report: reads a run through SQL, draws its charts, fills the page and writes it in one step."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...lake.errors import NotFoundError
+from ..replacement import replace_file
+from ..saved_query import find
+from ..theme import theme_called
+from ..views import view_definitions
+from .facts import model_facts, overview, run_row, settings, shown, tiles
+from .figures import Figure, Figures, with_legend_above, with_rule
+from .health import flags, health_section, outcome
+from .page import render
+from .selection import Chosen, choose
+from .tokens import Scales, Vocabulary, scales, token_texts, token_view
+
+if TYPE_CHECKING:
+    import polars
+
+    from ...lake.duck import Connection
+    from ...lake.lake import Lake
+
+TRACE_HEIGHT = 230
+_SEQUENCE = """
+    SELECT
+        sequence_id, prompt_id, item_id, sample, origin, finish_reason, n_prompt_tokens, n_generated_tokens, dataset,
+        answer, predicted_answer, correct, label_reason
+    FROM sequences
+    WHERE run_id = $run AND sequence_id = $sequence
+"""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was written."""
+
+    run_id: str
+    file: Path
+    n_bytes: int
+    profile: str
+    sequences: list[Chosen]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values with stable keys."""
+        return {
+            "run_id": self.run_id,
+            "file": str(self.file),
+            "n_bytes": self.n_bytes,
+            "profile": self.profile,
+            "sequences": [{"sequence_id": chosen.sequence_id, "why": chosen.why} for chosen in self.sequences],
+        }
+
+
+def write_report(
+    lake: "Lake",
+    run: str,
+    output: str | Path | None = None,
+    *,
+    profile: str = "default",
+    sequences: Iterable[int] = (),
+    theme: str = "light",
+    vocabulary: Vocabulary | None = None,
+) -> Report:
+    """Write one run as an HTML page, `report-RUN.html` unless `output` names it.
+
+    Without `sequences` it shows the riskiest, the longest and the first. `vocabulary` gives texts of token ids that no
+    token of the run has. NotFoundError for a run or sequence that does not exist, UsageError for a profile or theme.
+    """
+    run_id = lake.resolve_run(run)
+    target = Path(output) if output is not None else Path(f"report-{run_id}.html")
+    if not target.absolute().parent.is_dir():
+        raise NotFoundError(f"Cannot write {str(target)!r}: the folder {str(target.parent)!r} does not exist.")
+    look = theme_called(theme)
+    # Not locked, so that the verdicts can be kept: every statement here is our own, and values are bound.
+    with lake.connect(run=run_id, extra_views=view_definitions()) as connection:
+        verdicts = _judged(connection, run_id, profile)
+        chosen = choose(connection, run_id, verdicts, sequences)
+        making = _Making(connection, run_id, theme, profile, lake.run_json(run_id).get("unmeasured") or {})
+        context = making.context(chosen, verdicts, vocabulary)
+    content = render(context, look).encode()
+    replace_file(target, content)
+    return Report(run_id, target, len(content), profile, chosen)
+
+
+def _judged(connection: "Connection", run_id: str, profile: str) -> "polars.DataFrame":
+    """The rows of saved query `health`; the view that it and the charts read is computed once and kept."""
+    health = find("health")
+    values = health.bind(connection, {"run": run_id, "profile": profile})
+    connection.execute("CREATE TEMP TABLE judged AS FROM risk_scores WHERE profile = $profile", {"profile": profile})
+    connection.execute("CREATE OR REPLACE VIEW risk_scores AS FROM judged")
+    return health.execute(connection, values)
+
+
+class _Making:
+    """One report in the making: everything that its sections read."""
+
+    def __init__(
+        self, connection: "Connection", run_id: str, theme: str, profile: str, unmeasured: dict[str, str]
+    ) -> None:
+        self.connection, self.run_id, self.profile, self.unmeasured = connection, run_id, profile, unmeasured
+        self.figures = Figures(connection, run_id, theme)
+        self.muted = theme_called(theme).muted
+
+    def context(self, chosen: list[Chosen], verdicts: Any, vocabulary: Vocabulary | None) -> dict[str, Any]:
+        """Everything that the template shows."""
+        run, found = run_row(self.connection, self.run_id), overview(self.connection, self.run_id)
+        scale = scales(self.connection, self.run_id)
+        judged = {row["sequence_id"]: row for row in verdicts.iter_rows(named=True)}
+        sections = [self._sequence(choice, judged[choice.sequence_id], scale) for choice in chosen]
+        ids = {token for section in sections for token in section["tokens"].topk_ids}
+        return {
+            "run": {"run_id": self.run_id, "error": shown(run["error"] or "")},
+            "tiles": tiles(found),
+            "model_facts": model_facts(run),
+            "settings": settings(run),
+            "profile": self.profile,
+            "health": health_section(self.connection, self.run_id, verdicts),
+            "graded": bool(found["graded"]),
+            "charts": self._charts(bool(found["graded"])),
+            "missing": {table: self._missing(table, *words) for table, words in _KEPT.items()},
+            "sequences": sections,
+            "scale": scale,
+            "shown_ids": {choice.sequence_id for choice in chosen},
+            "has_tokens": any(section["tokens"].has_distribution for section in sections),
+            "texts": {str(k): v for k, v in token_texts(self.connection, self.run_id, ids, vocabulary).items()},
+            "version": version("tracelake"),
+            "made_at": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+        }
+
+    def _charts(self, graded: bool) -> dict[str, Figure | None]:
+        names = {
+            "health_overview": {"profile": self.profile},
+            "entropy_by_step": {},
+            "surprisal_by_position": {},
+            "layer_norms": {},
+            "layer_change": {},
+            "attention_entropy_by_head": {},
+            "attention_weight_by_head": {},
+            "time_accounts": {},
+        }
+        graded_only = {"confidence_calibration": {}, "risk_by_outcome": {"profile": self.profile}}
+        found = {name: self.figures.draw(name, **params) for name, params in names.items()}
+        return found | {name: self.figures.draw(name, **p) if graded else None for name, p in graded_only.items()}
+
+    def _sequence(self, chosen: Chosen, verdict: dict[str, Any], scale: Scales) -> dict[str, Any]:
+        sequence = chosen.sequence_id
+        [row] = self.connection.arrow(_SEQUENCE, {"run": self.run_id, "sequence": sequence}).to_pylist()
+        view = token_view(self.connection, self.run_id, sequence, scale)
+        maps = [self.figures.draw(name, sequence=sequence) for name in ("norm_map", "cosine_map", "delta_map")]
+        return {
+            "id": sequence,
+            "why": chosen.why,
+            "row": {name: shown(value) if isinstance(value, str) else value for name, value in row.items()},
+            "outcome": outcome(row["correct"]),
+            "flags": flags(verdict),
+            "risk": verdict["risk_v05"],
+            "factors": (verdict["risk_v05_factors"] or "").replace("_", " "),
+            "tokens": view,
+            "start": view.first_generated,
+            "trace": self._trace(sequence, row),
+            "maps": [Figure(with_legend_above(figure.spec), figure.command) for figure in maps if figure],
+            "attention": self.figures.draw("prompt_attention", sequence=sequence),
+        }
+
+    def _trace(self, sequence: int, row: dict[str, Any]) -> Figure | None:
+        """Entropy and surprisal along the text, low enough to stand under it; a line where the completion begins."""
+        drawn = self.figures.draw("uncertainty_trace", sequence=sequence)
+        if drawn is None:
+            return None
+        spec = drawn.spec | {"height": TRACE_HEIGHT}
+        if row["n_prompt_tokens"] and row["n_generated_tokens"]:
+            spec = with_rule(spec, row["n_prompt_tokens"] - 0.5, "generated", self.muted)
+        return Figure(spec, drawn.command)
+
+    def _missing(self, table: str, what: str, item: str) -> str:
+        """One sentence for an empty section: what would fill it, or why it could not be measured."""
+        reason = self.unmeasured.get(table)
+        if reason:
+            return f"{what} could not be measured in this run: {shown(reason)}."
+        return f"{what} was not kept in this run; collect with --keep {item} to fill this section."
+
+
+_KEPT = {
+    "token_steps": ("The distribution of the tokens", "tokens"),
+    "layer_summaries": ("The state of the layers", "layers"),
+    "head_summaries": ("The attention of the heads", "heads"),
+    "attention_edges": ("The attention between single tokens of the prompt", "edges"),
+}
+"""What a section shows and the item of `--keep` that fills it, by table."""
