@@ -23,7 +23,7 @@ def open(path: "str | PathLike[str]" = "lakehouse") -> "OpenLake":
     """Open a lake for reading; NotFoundError if there is none at `path`."""
     from .queries.open_lake import OpenLake
 
-    return OpenLake.open(str(path))  # type: ignore[return-value]
+    return OpenLake.open(str(path))
 
 
 def __getattr__(name: str) -> Any:

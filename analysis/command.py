@@ -1,12 +1,12 @@
 """`lake analyze`: the verbs, for a terminal. Heavy things are imported inside the functions."""
 
-import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from ..lake.terminal import HERE, AnyRun, AsJson, LakePath, print_json, say
 
 app = typer.Typer(
     help="Compute from stored runs into derived tables; the same question is looked up, not computed again.",
@@ -14,11 +14,6 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-LakePath = Annotated[
-    Path, typer.Option("--lake", envvar="TRACELAKE_LAKE", help="Folder of the lake.", show_default=True)
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object with stable keys.")]
-RunName = Annotated[str, typer.Argument(metavar="[RUN]", help="Run id, unique prefix, tag, or `latest`.")]
 Embedder = Annotated[str | None, typer.Option(help="Embedder of the path; the one that is stored if there is one.")]
 Scope = Annotated[str | None, typer.Option(help="Text of the path: completion, prompt+completion or window:N.")]
 Site = Annotated[str | None, typer.Option(help="Take states of this site as the path, e.g. resid_post.")]
@@ -26,13 +21,12 @@ Layer = Annotated[int | None, typer.Option(help="Layer of those states; the last
 Sequences = Annotated[list[int] | None, typer.Option("--sequence", help="Only this sequence_id; may repeat.")]
 IncludePrompt = Annotated[bool, typer.Option("--include-prompt", help="Let a path of states begin in the prompt.")]
 Force = Annotated[bool, typer.Option("--force", help="Compute again what is stored.")]
-HERE = Path("lakehouse")
 
 
 @app.command()
 def trajectory(
     context: typer.Context,
-    run: RunName = "latest",
+    run: AnyRun = "latest",
     embedder: Embedder = None,
     scope: Scope = None,
     site: Site = None,
@@ -73,7 +67,7 @@ def trajectory(
 
 @app.command()
 def topology(
-    run: RunName = "latest",
+    run: AnyRun = "latest",
     embedder: Embedder = None,
     scope: Scope = None,
     site: Site = None,
@@ -146,7 +140,7 @@ def list_analyses(
 
     found = Lake.open(lake).analyses(run)
     if as_json:
-        return print(json.dumps([analysis.as_dict() for analysis in found], ensure_ascii=False))
+        return print_json([analysis.as_dict() for analysis in found])
     for analysis in found:
         given = ", ".join(f"{k} {v}" for k, v in analysis.parameters.items() if v not in (None, False))
         n_rows = sum(analysis.n_rows.values())
@@ -167,7 +161,7 @@ def remove(
 
     result = Lake.open(lake).remove_analysis(analysis_id, dry_run=not yes, now=now).as_dict()
     if as_json:
-        return print(json.dumps(result))
+        return print_json(result)
     verb = "removed" if yes else "would remove (add --yes)"
     return print(f"{verb} {result['analysis_id']}: {result['files']:,} files, {result['bytes']:,} bytes")
 
@@ -176,18 +170,14 @@ def _report(results: list[Any], as_json: bool, drawn: dict[str, Any] | None = No
     for result in results:
         how = "computed" if result.computed else "found"
         rows = ", ".join(f"{n:,} {table}" for table, n in result.n_rows.items())
-        _say(f"{result.name} {how} in {result.seconds:.1f} s: {rows}")
+        say(f"{result.name} {how} in {result.seconds:.1f} s: {rows}")
         for notice in result.notices:
-            _say(f"  note: {notice}")
+            say(f"  note: {notice}")
     if as_json:
         facts = results[0].as_dict() if len(results) == 1 else {"analyses": [r.as_dict() for r in results]}
-        print(json.dumps(facts | ({"figures": drawn} if drawn else {}), ensure_ascii=False))
+        print_json(facts | ({"figures": drawn} if drawn else {}))
         return
     for result in results:
         print(result.analysis_id)
     if drawn:
         print(drawn["index"])
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr)

@@ -1,12 +1,11 @@
 """`lake collect` for a terminal: progress, Ctrl-C, dry run, the lines printed before and after."""
 
-import json
-import sys
 from pathlib import Path
 from typing import Any
 
 from ..lake import Lake
 from ..lake.errors import UsageError
+from ..lake.terminal import print_json, say
 from .collector import Callbacks, Collected, Collection, resume_run
 from .config import resolve_config
 from .interrupt import Interrupt
@@ -29,14 +28,14 @@ def run_collect(
         return _resume(lake, resume, flags, as_json)
     settings = resolve_config(flags, file=config)
     with Interrupt() as stop, ProgressBar() as bar:
-        callbacks = Callbacks(bar.update, _say, stop)
+        callbacks = Callbacks(bar.update, say, stop)
         collection = Collection(settings, callbacks)
         sizes = collection.estimate()
         if dry_run:
-            print(json.dumps(_facts(collection, sizes)) if as_json else _estimate_text(collection, sizes))
+            print_json(_facts(collection, sizes)) if as_json else print(_estimate_text(collection, sizes))
             return None
         target = Lake.create(lake)
-        _say(_start_text(collection, sizes))
+        say(_start_text(collection, sizes))
         collected = collection.start(target, assume_yes=assume_yes)
     _report(collected, as_json)
     return collected.run_id
@@ -49,24 +48,20 @@ def _resume(lake: Path, run: str, flags: dict[str, Any], as_json: bool) -> str:
         raise UsageError(f"--resume takes everything from the run; leave out {options}.")
     opened = Lake.open(lake)
     with Interrupt() as stop, ProgressBar() as bar:
-        callbacks = Callbacks(bar.update, _say, stop)
+        callbacks = Callbacks(bar.update, say, stop)
         collected = resume_run(opened, run, callbacks=callbacks, max_bytes=flags.get("max_bytes"))
     if collected is None:
         run_id = opened.resolve_run(run)
-        _say(f"{run_id} is complete already.")
-        print(json.dumps({"run_id": run_id, "status": "complete"}) if as_json else run_id)
+        say(f"{run_id} is complete already.")
+        print_json({"run_id": run_id, "status": "complete"}) if as_json else print(run_id)
         return run_id
     _report(collected, as_json)
     return collected.run_id
 
 
-def _say(text: str) -> None:
-    print(text, file=sys.stderr)
-
-
 def _report(collected: Collected, as_json: bool) -> None:
     rate = collected.n_tokens / max(collected.seconds, 1e-9)
-    _say(
+    say(
         f"{collected.n_sequences:,} sequences, {collected.n_tokens:,} tokens, {collected.n_bytes / 1e6:,.1f} MB "
         f"in {collected.seconds:.1f} s ({rate:,.0f} tokens/s)"
     )
@@ -82,7 +77,7 @@ def _report(collected: Collected, as_json: bool) -> None:
         "seconds": round(collected.seconds, 3),
         "notices": list(collected.notices),
     }
-    print(json.dumps(facts))
+    print_json(facts)
 
 
 def _start_text(collection: Collection, sizes: Estimate) -> str:

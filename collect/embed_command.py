@@ -1,12 +1,11 @@
 """`lake analyze embed` for a terminal."""
 
-import json
-import sys
 import time
-from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from ..lake.terminal import HERE, AsJson, LakePath, print_json, say
 
 
 def embed(
@@ -21,10 +20,8 @@ def embed(
         ),
     ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda or mps.")] = "cpu",
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object with stable keys.")] = False,
-    lake: Annotated[Path, typer.Option("--lake", envvar="TRACELAKE_LAKE", help="Folder of the lake.")] = Path(
-        "lakehouse"
-    ),
+    as_json: AsJson = False,
+    lake: LakePath = HERE,
 ) -> None:
     """Embed the growing text of a run that was collected without --keep embeddings; only what is missing."""
     from ..lake import Lake
@@ -37,19 +34,18 @@ def embed(
     result = embed_run(
         Lake.open(lake), run, embedder=embedder, scopes=scopes, device=device, on_progress=_progress(started)
     )  # fmt: skip
-    print(
+    say(
         f"{result.n_embedded:,} texts embedded, {result.n_stored:,} were there, in "
-        f"{time.perf_counter() - started:.1f} s; {result.n_truncated:,} of them cut by the embedder",
-        file=sys.stderr,
+        f"{time.perf_counter() - started:.1f} s; {result.n_truncated:,} of them cut by the embedder"
     )
     if as_json:
-        return print(json.dumps(result.as_dict()))
+        return print_json(result.as_dict())
     return print(result.run_id)
 
 
 def _progress(started: float):
-    def say(done: int, n_texts: int) -> None:
+    def show(done: int, n_texts: int) -> None:
         rate = done / max(time.perf_counter() - started, 1e-9)
-        print(f"  {done:,} of {n_texts:,} texts ({rate:,.0f}/s)", file=sys.stderr)
+        say(f"  {done:,} of {n_texts:,} texts ({rate:,.0f}/s)")
 
-    return say
+    return show

@@ -4,7 +4,7 @@ import json
 import secrets
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from . import commits
 from .disk import Disk, Folders, explained
@@ -39,7 +39,7 @@ class Lake:
     # -- opening ---------------------------------------------------------------------------------------------------
 
     @classmethod
-    def create(cls, path: str | Path, *, disk: Disk | None = None) -> "Lake":
+    def create(cls, path: str | Path, *, disk: Disk | None = None) -> Self:
         """Open the lake at `path`, making it if there is none."""
         lake = cls(path, disk=disk)
         if not lake.layout.marker.exists():
@@ -48,7 +48,7 @@ class Lake:
         return cls.open(path, disk=disk)
 
     @classmethod
-    def open(cls, path: str | Path, *, disk: Disk | None = None) -> "Lake":
+    def open(cls, path: str | Path, *, disk: Disk | None = None) -> Self:
         """Open an existing lake; NotFoundError if there is none, NewerFormatError if it is from a later version."""
         lake = cls(path, disk=disk)
         try:

@@ -91,10 +91,9 @@ def test_collect_options_have_no_default_of_their_own() -> None:
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a ./lakehouse like that of `lake demo`, only smaller."""
     folder = tmp_path_factory.mktemp("docs")
-    keep = ["tokens", "layers", "heads", "activations:resid_post"]
-    tracelake.collect(
-        folder / "lakehouse", dataset="tinymath:test", limit=3, samples=2, max_new_tokens=16, keep=keep, tag="demo"
-    )
+    keep = ["tokens", "layers", "heads", "activations:resid_post", "embeddings"]
+    settings = {"max_new_tokens": 16, "keep": keep, "embed_scope": "completion", "tag": "demo"}
+    tracelake.collect(folder / "lakehouse", dataset="tinymath:test", limit=3, samples=2, **settings)
     return folder
 
 
@@ -151,7 +150,7 @@ def test_shell_lines_are_understood(page: str, line: str) -> None:
 
 def test_the_readme_names_every_command_or_none_that_is_missing() -> None:
     """`lake NAME` in any page is a command that exists; verbs that are missing stand in one list of the README."""
-    missing = {"report", "analyze", "experiment", "dashboard", "metrics", "import", "export", "repair", "sae"}
+    missing = {"experiment", "repair", "sae", "finalize", "snapshot", "doctor"}
     assert not missing & set(generate.commands()), "a command came to be: take it off the list in README.md"
     for page in PAGES:
         text = page.read_text(encoding="utf-8")

@@ -15,6 +15,7 @@ from test_chart_files import Page
 from test_queries_rows import HOSTILE, OTHER, RUN, append, frames, typed, without, write_lake
 
 import tracelake
+from tracelake.analysis.trajectory import TrajectoryOptions, analyze_trajectory
 from tracelake.collect.vocabulary import token_texts as tokenizer_texts
 from tracelake.lake import Lake
 from tracelake.lake.errors import NotFoundError, UsageError
@@ -385,3 +386,22 @@ def test_the_profile_is_named_and_judges(lake: OpenLake, tmp_path: Path) -> None
         )
     )
     assert f"{flagged.height:,} of {N} sequences have a flag" in text
+
+
+# -- paths -------------------------------------------------------------------------------------------------------------
+
+
+def test_paths_are_drawn_once_they_have_been_computed(tmp_path: Path) -> None:
+    settings = {"limit": 6, "samples": 2, "max_new_tokens": 24, "temperature": 1.0, "device": "cpu"}
+    keep = ["tokens", "activations:resid_post@-1:generated"]
+    run = tracelake.collect(tmp_path / "lake", dataset="tinymath:test", keep=keep, **settings).run_id
+    opened = tracelake.open(tmp_path / "lake")
+    before = Page(written(opened, tmp_path, run=run))
+    titles = {find(name).header.title for name in ("path_profiles", "shared_trajectories", "trajectory")}
+    assert not titles & {spec["title"]["text"] for spec in specs(before)}
+    assert "lake analyze trajectory" in (tmp_path / "report.html").read_text()
+    analyze_trajectory(opened, run, TrajectoryOptions(site="resid_post", umap="both"))
+    after = Page(written(opened, tmp_path, run=run))
+    found = [spec["title"]["text"] for spec in specs(after)]
+    assert titles <= set(found)
+    assert found.count(find("trajectory").header.title) == shown(after)

@@ -1,6 +1,5 @@
 """`lake import` and `lake export` for a terminal: parse, call one library function, print."""
 
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -8,15 +7,11 @@ from typing import Annotated, Any
 
 import typer
 
-LakePath = Annotated[
-    Path, typer.Option("--lake", envvar="TRACELAKE_LAKE", help="Folder of the lake.", show_default=True)
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object with stable keys.")]
-RunName = Annotated[str, typer.Argument(metavar="[RUN]", help="Run id, unique prefix, tag, or `latest`.")]
+from ..terminal import HERE, AnyRun, AsJson, LakePath, print_json, say
+
 Tag = Annotated[str | None, typer.Option(help="Label of the run; begins its id.")]
 Again = Annotated[bool, typer.Option("--again", help="Import records that the lake holds already once more.")]
 NewOnly = Annotated[bool, typer.Option("--new-only", help="Leave out records that the lake holds already.")]
-HERE = Path("lakehouse")
 
 import_app = typer.Typer(no_args_is_help=True, help="Read other programs' records into the lake.")
 export_app = typer.Typer(no_args_is_help=True, help="Write rows of the lake for other programs.")
@@ -66,7 +61,7 @@ def import_tsif(
 
 @export_app.command("steps-jsonl")
 def export_steps(
-    run: RunName = "latest",
+    run: AnyRun = "latest",
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write to this file, replacing it whole.")
     ] = None,
@@ -90,14 +85,14 @@ def export_steps(
         for line in lines:
             file.write(line.encode())
             count += 1
-    print(json.dumps({"file": str(output), "records": count}) if as_json else output)
+    print_json({"file": str(output), "records": count}) if as_json else print(output)
 
 
 @export_app.command("vectors")
 def export_activations(
     layer: Annotated[int, typer.Option(help="Layer; negative counts from the last.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Write to this file, replacing it whole.")],
-    run: RunName = "latest",
+    run: AnyRun = "latest",
     site: Annotated[str, typer.Option(help="Site, in TransformerLens words.")] = "resid_post",
     form: Annotated[
         str | None, typer.Option("--format", "-f", help="npy, safetensors or parquet; by default the file's ending.")
@@ -112,9 +107,9 @@ def export_activations(
     ending = output.suffix.removeprefix(".")
     done = export_vectors(Lake.open(lake), run, layer=layer, site=site, form=form or ending, target=output)
     if as_json:
-        print(json.dumps(vars(done)))
+        print_json(vars(done))
         return
-    print(f"{done.rows:,} vectors of {done.dim} x {done.dtype}", file=sys.stderr)
+    say(f"{done.rows:,} vectors of {done.dim} x {done.dtype}")
     print(done.file)
 
 
@@ -127,10 +122,10 @@ def _progress() -> Callable[[str, int, int], None]:
 
 def _print_runs(runs: Any, as_json: bool) -> None:
     if as_json:
-        print(json.dumps({"runs": [vars(run) for run in runs]}, ensure_ascii=False))
+        print_json({"runs": [vars(run) for run in runs]})
         return
     for run in runs:
-        print(f"{run.n_sequences:,} sequences, {run.n_tokens:,} tokens of {run.model}", file=sys.stderr)
+        say(f"{run.n_sequences:,} sequences, {run.n_tokens:,} tokens of {run.model}")
         print(run.run_id)
     if not runs:
-        print("nothing new to import", file=sys.stderr)
+        say("nothing new to import")

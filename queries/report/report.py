@@ -122,7 +122,7 @@ class _Making:
             "health": health_section(self.connection, self.run_id, verdicts),
             "graded": bool(found["graded"]),
             "charts": self._charts(bool(found["graded"])),
-            "missing": {table: self._missing(table, *words) for table, words in _KEPT.items()},
+            "missing": {table: self._missing(table, *words) for table, words in _KEPT.items()} | _computed(self.run_id),
             "sequences": sections,
             "scale": scale,
             "shown_ids": {choice.sequence_id for choice in chosen},
@@ -141,6 +141,8 @@ class _Making:
             "layer_change": {},
             "attention_entropy_by_head": {},
             "attention_weight_by_head": {},
+            "path_profiles": {},
+            "shared_trajectories": {},
             "time_accounts": {},
         }
         graded_only = {"confidence_calibration": {}, "risk_by_outcome": {"profile": self.profile}}
@@ -165,6 +167,7 @@ class _Making:
             "trace": self._trace(sequence, row),
             "maps": [Figure(with_legend_above(figure.spec), figure.command) for figure in maps if figure],
             "attention": self.figures.draw("prompt_attention", sequence=sequence),
+            "path": self.figures.draw("trajectory", sequence=sequence),
         }
 
     def _trace(self, sequence: int, row: dict[str, Any]) -> Figure | None:
@@ -183,6 +186,12 @@ class _Making:
         if reason:
             return f"{what} could not be measured in this run: {shown(reason)}."
         return f"{what} was not kept in this run; collect with --keep {item} to fill this section."
+
+
+def _computed(run_id: str) -> dict[str, str]:
+    """Sentences for empty sections that an analysis fills, by table."""
+    command = f"lake analyze trajectory {run_id}"
+    return {"trajectories": f"No path has been computed, or none is long enough to draw; {command} fills this section."}
 
 
 _KEPT = {

@@ -7,9 +7,11 @@ from typing import Annotated, Any
 
 import typer
 
+from ...lake.terminal import HERE, AnyRun, AsJson, LakePath, print_json, say
+
 
 def metrics(
-    run: Annotated[str, typer.Argument(metavar="[RUN]", help="Run id, unique prefix, tag, or `latest`.")] = "latest",
+    run: AnyRun = "latest",
     form: Annotated[str, typer.Option("--format", "-f", help="prometheus (its text format) or json.")] = "prometheus",
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write to this file instead, replacing it whole: FILE.prom.")
@@ -27,10 +29,8 @@ def metrics(
     datadog: Annotated[bool, typer.Option("--datadog", help="Send to Datadog; the key is DD_API_KEY.")] = False,
     site: Annotated[str | None, typer.Option(help="With --datadog: site, instead of DD_SITE.")] = None,
     profile: Annotated[str, typer.Option(help="Thresholds of the health flags: default, gpt2, llama...")] = "default",
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object with stable keys.")] = False,
-    lake: Annotated[Path, typer.Option("--lake", envvar="TRACELAKE_LAKE", help="Folder of the lake.")] = Path(
-        "lakehouse"
-    ),
+    as_json: AsJson = False,
+    lake: LakePath = HERE,
 ) -> None:
     """Give a run's numbers to Prometheus or Datadog: counts, uncertainty, flags, risk, time, sizes; never any text."""
     from ...lake.errors import UsageError, did_you_mean
@@ -57,34 +57,26 @@ def metrics(
         _write(reader, "json" if as_json and output is None else form, output, as_json)
 
 
-def _say(text: str) -> None:
-    print(text, file=sys.stderr)
-
-
-def _print_json(value: dict[str, Any]) -> None:
-    print(json.dumps(value, ensure_ascii=False))
-
-
 def _serve(reader: Any, host: str, port: int, interval: float, as_json: bool) -> None:
     from .prometheus import LOOPBACK, make_endpoint
 
     with make_endpoint(reader, host, port, interval) as server:
         shown = f"[{host}]" if ":" in host else host
         url = f"http://{shown}:{server.server_port}/metrics"
-        _print_json({"url": url, "interval_s": interval}) if as_json else print(url)
+        print_json({"url": url, "interval_s": interval}) if as_json else print(url)
         sys.stdout.flush()
         if host not in LOOPBACK:
-            _say("Whoever reaches this port can read the run's id, tag, model and numbers; there is no password.")
+            say("Whoever reaches this port can read the run's id, tag, model and numbers; there is no password.")
         try:
             server.serve_forever()
         except KeyboardInterrupt:
-            _say("stopped")
+            say("stopped")
 
 
 def _final(reader: Any) -> Any:
     reading = reader.read()
     if reading.status != "complete":
-        _say(f"run {reading.run_id} is {reading.status}: these are the numbers so far")
+        say(f"run {reading.run_id} is {reading.status}: these are the numbers so far")
     return reading
 
 
@@ -94,7 +86,7 @@ def _push(reader: Any, url: str, job: str, as_json: bool) -> None:
     reading = _final(reader)
     push(reading, url, job)
     done = {"run_id": reading.run_id, "url": url, "job": job, "samples": reading.n_samples}
-    _print_json(done) if as_json else print(f"pushed {reading.n_samples} samples of {reading.run_id} to {url}")
+    print_json(done) if as_json else print(f"pushed {reading.n_samples} samples of {reading.run_id} to {url}")
 
 
 def _send(reader: Any, site: str | None, as_json: bool) -> None:
@@ -104,7 +96,7 @@ def _send(reader: Any, site: str | None, as_json: bool) -> None:
     reading = _final(reader)
     n_series = send(reading, intake)
     done = {"run_id": reading.run_id, "url": intake.address, "series": n_series}
-    _print_json(done) if as_json else print(f"sent {n_series} series of {reading.run_id} to {intake.address}")
+    print_json(done) if as_json else print(f"sent {n_series} series of {reading.run_id} to {intake.address}")
 
 
 def _write(reader: Any, form: str, output: Path | None, as_json: bool) -> None:
@@ -114,7 +106,7 @@ def _write(reader: Any, form: str, output: Path | None, as_json: bool) -> None:
         from .prometheus import text
 
         if output is not None and output.suffix != ".prom":
-            _say(f"{output}: node_exporter reads only files whose name ends in .prom")
+            say(f"{output}: node_exporter reads only files whose name ends in .prom")
         content = text(reader.read())
     else:
         content = json.dumps(reader.read().as_dict(), ensure_ascii=False).encode() + b"\n"
@@ -122,4 +114,4 @@ def _write(reader: Any, form: str, output: Path | None, as_json: bool) -> None:
         sys.stdout.write(content.decode())
         return
     replace_file(output, content)
-    _print_json({"file": str(output), "bytes": len(content)}) if as_json else print(output)
+    print_json({"file": str(output), "bytes": len(content)}) if as_json else print(output)
