@@ -31,6 +31,7 @@ KEEPS_MORE = {
     "tokens, layers, heads, edges": ("tokens", "layers", "heads", "edges"),
     "mlp_post of all layers": ("activations:mlp_post",),
 }
+TITLES = {"equal": "prompts of one length", "mixed": "mixed output lengths", "keeps": "by what is kept"}
 STEPS = ("prefill", "prompt_logits", "decode", "choose", "summaries", "rows", "write")
 
 
@@ -230,6 +231,9 @@ def main() -> None:
         "Model loading is excluded everywhere; a collection is timed from its start to its last durable commit. "
         "A segment holds one batch here, so every batch pays for a commit: the least favourable case."
     )
+    if options.only:
+        result.name += f"_{options.only}"
+        result.title += f" ({TITLES[options.only]})"
     if options.threads:
         result.name += f"_{options.threads}_threads"
         result.title += f", {options.threads} of {os.cpu_count()} threads"
