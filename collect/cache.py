@@ -11,7 +11,7 @@ GROWTH = 4  # a full layer gets a quarter more room
 class RoomyLayer(DynamicLayer):
     """One layer's keys and values, `[batch head pos d_head]`, as views of buffers with room for more positions.
 
-    A concatenation per step would copy everything read so far: at GPT-2 size a seventh of the time of a step.
+    A concatenation per step would copy everything read so far.
     """
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:

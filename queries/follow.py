@@ -1,7 +1,7 @@
 """A run watched while it is collected: one line per committed segment, with its flags and risk from the views."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -72,9 +72,7 @@ class SegmentNews:
         return asdict(self)
 
 
-def follow(
-    lake: OpenLake, run_id: str, profile: str, *, interval_s: float = 1.0, sleep: Callable[[float], None] = time.sleep
-) -> Iterator[SegmentNews]:
+def follow(lake: OpenLake, run_id: str, profile: str, *, interval_s: float = 1.0) -> Iterator[SegmentNews]:
     """Yield the news of every segment, those committed already first, until the run is not running any more."""
     with lake.connect(locked=True) as connection:
         check_profile(connection, profile)
@@ -91,7 +89,7 @@ def follow(
             yield _news(lake, run_id, profile, record, n_segments, samples)
         if not running:
             return
-        sleep(interval_s)
+        time.sleep(interval_s)
 
 
 def _news(lake: OpenLake, run_id: str, profile: str, record: Record, n_segments: int, samples: int) -> SegmentNews:
