@@ -13,8 +13,8 @@ from measurement import Quiet, Result, Sample, arguments, interleave, ratio_rang
 from report import finish
 from transformers import DynamicCache
 
-from tracelake.collect.collector import Collection
 from tracelake.collect.config import CollectConfig
+from tracelake.collect.running.collector import Collection
 from tracelake.lake import Lake
 
 BATCH = 8

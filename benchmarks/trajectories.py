@@ -11,8 +11,8 @@ from report import finish
 import tracelake
 from tracelake.analysis.topology import TopologyOptions, analyze_topology
 from tracelake.analysis.trajectory import TrajectoryOptions, analyze_trajectory
-from tracelake.collect.embed import Embedder, Scope, growing_texts
-from tracelake.collect.embed_run import read_texts
+from tracelake.collect.embedding.embed_run import read_texts
+from tracelake.collect.embedding.embedder import Embedder, Scope, growing_texts
 from tracelake.lake import Lake
 
 BATCH = 64

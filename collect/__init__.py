@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ..lake.lake import Lake
-    from .collector import Collected
+    from .running.collector import Collected
 
 
 class CallablePackage(ModuleType):
@@ -23,8 +23,8 @@ class CallablePackage(ModuleType):
         A path is opened, or made if there is no lake yet. Progress bars and signals are the command line's business.
         """
         from ..lake.lake import Lake
-        from .collector import Collection
         from .config import resolve_config
+        from .running.collector import Collection
 
         config = resolve_config(settings)
         collection = Collection(config)

@@ -10,9 +10,9 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from ..lake.errors import ConfigError, NotFoundError, UsageError, did_you_mean
+from .decoding.sampling import Sampling
+from .decoding.stop_rule import SAMPLING_COLUMNS, StopRule
 from .keep import DEFAULT_KEEP, Keep
-from .sampling import Sampling
-from .stop_rule import SAMPLING_COLUMNS, StopRule
 
 ENVIRONMENT_PREFIX = "TRACELAKE_"
 

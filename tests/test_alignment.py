@@ -26,9 +26,9 @@ from plain_forward import (
 from random_models import ARCHITECTURES, CONTEXT, N_HEADS, N_LAYERS, PROMPTS
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tracelake.collect.collector import Collection
 from tracelake.collect.config import CollectConfig
-from tracelake.collect.plan import Plan
+from tracelake.collect.running.collector import Collection
+from tracelake.collect.running.plan import Plan
 from tracelake.lake import Lake
 
 SUMMARY_SITES = [("resid_pre", 0), *(("resid_post", layer) for layer in range(N_LAYERS)), ("final_norm", N_LAYERS - 1)]

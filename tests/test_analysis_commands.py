@@ -14,9 +14,9 @@ from tracelake.analysis.comparison import ComparisonOptions, analyze_comparison
 from tracelake.analysis.topology import TopologyOptions, analyze_topology
 from tracelake.analysis.trajectory import TrajectoryOptions
 from tracelake.cli import app
-from tracelake.collect import embed_run as embedding
-from tracelake.collect.embed import Embedder, bundled_minilm
-from tracelake.collect.embed_run import embed_run
+from tracelake.collect.embedding import embed_run as embedding
+from tracelake.collect.embedding.embed_run import embed_run
+from tracelake.collect.embedding.embedder import Embedder, bundled_minilm
 from tracelake.lake import Lake
 from tracelake.lake.errors import NotFoundError, UsageError
 

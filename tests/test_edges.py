@@ -11,8 +11,8 @@ import torch
 from random_models import PROMPTS
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tracelake.collect.collector import Collection
 from tracelake.collect.config import CollectConfig
+from tracelake.collect.running.collector import Collection
 from tracelake.lake import Lake
 
 THRESHOLD, CAP = 0.05, 12

@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 import tracelake
-from tracelake.collect.embed import Embedder, Scope, bundled_minilm, growing_texts
+from tracelake.collect.embedding.embedder import Embedder, Scope, bundled_minilm, growing_texts
 from tracelake.lake.errors import ConfigError, UsageError
 
 needs_minilm = pytest.mark.skipif(bundled_minilm() is None, reason="the minilm extra is not installed")

@@ -28,9 +28,9 @@ from random_models import (
 from test_alignment import assert_close, check_topk
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
-from tracelake.collect.collector import Collection
 from tracelake.collect.config import CollectConfig
-from tracelake.collect.observation import ObservedStack
+from tracelake.collect.observing.observation import ObservedStack
+from tracelake.collect.running.collector import Collection
 from tracelake.lake import Lake
 
 N_LAYERS = {"encoder": N_ENCODER_LAYERS, "decoder": N_DECODER_LAYERS}

@@ -14,10 +14,10 @@ from random_models import D_MODEL, D_VOCAB, N_DECODER_LAYERS, N_ENCODER_LAYERS, 
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, LEDConfig, LEDForConditionalGeneration
 
 import tracelake
-from tracelake.collect.baseline import replay
-from tracelake.collect.collector import Callbacks, Collection, resume_run
 from tracelake.collect.config import CollectConfig
-from tracelake.collect.sequence import Sequence
+from tracelake.collect.decoding.replay import replay
+from tracelake.collect.decoding.sequence import Sequence
+from tracelake.collect.running.collector import Callbacks, Collection, resume_run
 from tracelake.lake import TABLES, Lake
 from tracelake.lake.errors import ConfigError, StoppedError
 from tracelake.lake.schema import stored_tables

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tracelake.collect.grading import (
+from tracelake.collect.inputs.grading import (
     DIFFERENT,
     EMPTY_BOX,
     GRADER,
@@ -172,7 +172,8 @@ def test_solution_method(completion: str, method: str | None) -> None:
 
 
 def test_grading_loads_no_model_library() -> None:
-    script = "import sys, tracelake.collect.grading; sys.exit(int(bool({'torch', 'transformers'} & set(sys.modules))))"
+    module = "tracelake.collect.inputs.grading"
+    script = f"import sys, {module}; sys.exit(int(bool({{'torch', 'transformers'}} & set(sys.modules))))"
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
 
 

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tracelake.collect.config import CollectConfig
+from tracelake.collect.inputs.prompts import HubDataset, open_source
 from tracelake.collect.keep import Keep, split_items
-from tracelake.collect.observation import VectorWish, each_once
-from tracelake.collect.plan import SEGMENT_BYTES, _segments, batches
-from tracelake.collect.prompts import HubDataset, open_source
+from tracelake.collect.observing.observation import VectorWish, each_once
+from tracelake.collect.running.plan import SEGMENT_BYTES, _segments, batches
 from tracelake.lake.errors import ConfigError, UsageError
 
 

@@ -16,7 +16,7 @@ from test_queries_rows import HOSTILE, OTHER, RUN, append, frames, typed, withou
 
 import tracelake
 from tracelake.analysis.trajectory import TrajectoryOptions, analyze_trajectory
-from tracelake.collect.vocabulary import token_texts as tokenizer_texts
+from tracelake.collect.inputs.vocabulary import token_texts as tokenizer_texts
 from tracelake.lake import Lake
 from tracelake.lake.errors import NotFoundError, UsageError
 from tracelake.queries.open_lake import OpenLake

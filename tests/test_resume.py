@@ -13,8 +13,8 @@ import polars as pl
 import pytest
 
 import tracelake
-from tracelake.collect.collector import Callbacks, Collection, resume_run
 from tracelake.collect.config import CollectConfig
+from tracelake.collect.running.collector import Callbacks, Collection, resume_run
 from tracelake.lake import TABLES, Lake
 from tracelake.lake.errors import ConfigError, StoppedError
 from tracelake.lake.schema import stored_tables

@@ -23,10 +23,10 @@ from random_models import (
 from scipy import stats
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from tracelake.collect.collector import Collection
 from tracelake.collect.config import CollectConfig
-from tracelake.collect.model import Unembedding
-from tracelake.collect.sampling import Sampling, choose, uniform_draws
+from tracelake.collect.decoding.sampling import Sampling, choose, uniform_draws
+from tracelake.collect.models.model import Unembedding
+from tracelake.collect.running.collector import Collection
 from tracelake.lake import Lake
 from tracelake.lake.errors import ConfigError
 

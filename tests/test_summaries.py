@@ -7,14 +7,14 @@ import pytest
 import torch
 from plain_forward import basin, entropy_of, log_probabilities, uniform_basin
 
-from tracelake.collect.summaries import (
+from tracelake.collect.observing.summaries import (
     STATE_STATISTICS,
     attention_rows,
     distribution,
     entropy_bits,
     state_statistics,
 )
-from tracelake.collect.summaries import (
+from tracelake.collect.observing.summaries import (
     uniform_basin as expected_basin,
 )
 

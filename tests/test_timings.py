@@ -9,11 +9,11 @@ import pytest
 import torch
 
 import tracelake
-from tracelake.collect.baseline import replay
-from tracelake.collect.collector import Collection
 from tracelake.collect.config import CollectConfig
-from tracelake.collect.sequence import Sequence
-from tracelake.collect.timings import WALL, Timings
+from tracelake.collect.decoding.replay import replay
+from tracelake.collect.decoding.sequence import Sequence
+from tracelake.collect.decoding.timings import WALL, Timings
+from tracelake.collect.running.collector import Collection
 from tracelake.lake import Lake
 from tracelake.queries.cost import run_cost
 

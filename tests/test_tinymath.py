@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from tracelake.collect.grading import grade, solution_method
+from tracelake.collect.inputs.grading import grade, solution_method
 from tracelake.collect.tinymath import LEVELS, METHODS, WEIGHTS, Problem, card, problems
 from tracelake.collect.tinymath.evaluate import complete, render_prompt
 from tracelake.collect.tinymath.problems import SIZES, split_of, stream

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from tracelake.collect.transfer import packed, to_host, unpacked
+from tracelake.collect.observing.transfer import packed, to_host, unpacked
 
 
 def test_packing_equals_the_direct_arrays() -> None:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from transformers import AutoTokenizer, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from ..grading import GRADER, grade, solution_method
+from ..inputs.grading import GRADER, grade, solution_method
 from . import WEIGHTS
 from .card import render
 from .problems import LEVELS, METHODS, SIZES, Problem, problems

@@ -1,0 +1,91 @@
+"""A sequence on its way through the model, when it ends, and the rows that a pass over a batch of them gives."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ..models.stack import DECODER, SELF
+from .stop_rule import StopRule
+
+STATES, PREDICTIONS, EDGES = "states", "predictions", "edges"
+"""Kinds of blocks of rows."""
+
+
+@dataclass
+class Sequence:
+    """One prompt to complete: its ids on the way in, what became of it on the way out.
+
+    The first `n_encoded` ids are read by the encoder, if there is one; the decoder reads the others.
+    """
+
+    sequence_id: int
+    item: int
+    sample: int
+    prompt_ids: np.ndarray
+    generated: list[int] = field(default_factory=list)
+    n_encoded: int = 0
+    forced_steps: list[int] = field(default_factory=list)
+    finish_reason: str | None = None
+    next_entropy_bits: float | None = None
+    next_topk_ids: list[int] | None = None
+    next_topk_logprobs: list[float] | None = None
+    basin: np.ndarray | None = None
+
+    @property
+    def n_prompt(self) -> int:
+        return len(self.prompt_ids)
+
+    @property
+    def n_surveyed(self) -> int:
+        """Prompt tokens that one stack attends over: those of the encoder, or all of them."""
+        return self.n_encoded or self.n_prompt
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When a sequence ends, apart from the model ending it."""
+
+    max_new_tokens: int
+    context_length: int
+    end_ids: frozenset[int]
+    has_stop_string: Callable[[list[int]], bool] | None = None
+    rules: tuple[StopRule, ...] = ()
+    forced_first: int | None = None
+    """Id that the decoder is given as its second token."""
+    forced_last: int | None = None
+    """Id that ends a sequence of `max_new_tokens`."""
+
+    def forced(self, n_read: np.ndarray, step: int) -> np.ndarray:
+        """The id that each row must take at this step, -1 where it may choose; `n_read`: what its decoder has read."""
+        forced = np.full(len(n_read), -1, dtype=np.int64)
+        if self.forced_first is not None:
+            forced[n_read == 1] = self.forced_first
+        if self.forced_last is not None and step + 1 == self.max_new_tokens:
+            forced[:] = self.forced_last
+        return forced
+
+
+@dataclass
+class Block:
+    """Rows of one pass: `rows[i]` is an index into the batch, `positions[i]` the token's place in its sequence."""
+
+    rows: np.ndarray
+    positions: np.ndarray
+    values: dict[str, np.ndarray]
+    stack: str = DECODER
+    kind: str = SELF
+    """Kind of attention, of edges."""
+
+
+def encoder_matrix(batch: list[Sequence]) -> tuple[np.ndarray, np.ndarray]:
+    """What the encoder reads of a batch, `[batch column]`, and which of it is no padding.
+
+    Padding stands on the right: encoders with learned positions count them from the first column.
+    """
+    lengths = np.array([sequence.n_encoded for sequence in batch])
+    real = np.arange(lengths.max())[None, :] < lengths[:, None]
+    ids = np.zeros(real.shape, dtype=np.int64)
+    for row, sequence in enumerate(batch):
+        ids[row, : sequence.n_encoded] = sequence.prompt_ids[: sequence.n_encoded]
+    return ids, real

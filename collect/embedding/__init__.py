@@ -1,0 +1,1 @@
+"""Sentence embeddings of growing texts, while a run is collected or afterwards."""

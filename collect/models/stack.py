@@ -1,0 +1,85 @@
+"""One tower of transformer blocks: all of a decoder-only model, or the encoder or the decoder of the others."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from torch import nn
+
+from ...lake.errors import ConfigError
+from .sites import Anatomy, BlockParts, dissect, find_blocks
+
+DECODER, ENCODER = "decoder", "encoder"
+SELF, CROSS = "self", "cross"
+
+
+@dataclass
+class Stack:
+    """A tower, its blocks and its kinds of attention; `name` is the value of the column `stack`."""
+
+    name: str
+    module: nn.Module
+    """Its forward takes token ids and returns the final-normed states."""
+    config: Any
+    probe: Callable[[], object]
+    """Runs the whole model on a few tokens."""
+    blocks: nn.ModuleList
+    kinds: tuple[str, ...] = (SELF,)
+    takes_positions: bool = False
+    """Whether its forward wants to be told the position of each token (else it counts columns itself)."""
+
+    @property
+    def n_layers(self) -> int:
+        return len(self.blocks)
+
+    @property
+    def n_heads(self) -> int:
+        own = getattr(self.config, f"{self.name}_attention_heads", None)
+        return int(own or self.config.num_attention_heads)
+
+    @property
+    def is_causal(self) -> bool:
+        """Whether a token's self-attention sees the tokens before it only."""
+        return self.name == DECODER
+
+    @cached_property
+    def anatomy(self) -> Anatomy:
+        """The modules of the sites, found by one probing forward pass; ConfigError if states are not one per token."""
+        lengths: list[int] = []
+        hook = self.module.register_forward_hook(lambda m, args, out: lengths.append(out.last_hidden_state.shape[1]))
+        try:
+            anatomy = dissect(self.blocks, self.probe)
+        finally:
+            hook.remove()
+        if lengths and anatomy.width != lengths[0]:
+            raise ConfigError(
+                f"{type(self.module).__name__} cannot be observed: its blocks compute {anatomy.width} states where it "
+                f"reads {lengths[0]} tokens (padding to a window, or several streams). There must be one per token."
+            )
+        return anatomy
+
+    def attention_modules(self) -> dict[nn.Module, tuple[str, int]]:
+        """Kind and layer of every module that may call the attention function."""
+        found: dict[nn.Module, tuple[str, int]] = {}
+        for layer, block in enumerate(self.blocks):
+            found |= dict.fromkeys(block.modules(), (SELF, layer))
+            crossing = BlockParts.of(block).cross_attention if CROSS in self.kinds else None
+            if crossing is not None:
+                found |= dict.fromkeys(crossing.modules(), (CROSS, layer))
+        return found
+
+
+def only_stack(model: Any, config: Any, probe: Callable[[], object]) -> Stack:
+    """The blocks of a decoder-only model."""
+    blocks = find_blocks(model.base_model, int(config.num_hidden_layers))
+    return Stack(DECODER, model.base_model, config, probe, blocks, takes_positions=True)
+
+
+def encoder_and_decoder(model: Any, config: Any, probe: Callable[[], object]) -> tuple[Stack, Stack]:
+    """The two stacks of an encoder-decoder model."""
+    encoder, decoder = model.get_encoder(), model.get_decoder()
+    return (
+        Stack(ENCODER, encoder, config, probe, find_blocks(encoder)),
+        Stack(DECODER, decoder, config, probe, find_blocks(decoder), kinds=(SELF, CROSS)),
+    )

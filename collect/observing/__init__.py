@@ -1,0 +1,1 @@
+"""One forward pass, observed: states and attention reduced on the device, then handed to the host. No files."""

@@ -1,0 +1,329 @@
+"""One forward pass, observed: runs a stack, reduces its states and attention on the device, hands over rows.
+
+A row is a token that the stack read. Rows leave as tensors with the row axis first; the caller moves them to the host.
+"""
+
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ...lake.errors import ConfigError
+from ..keep import Keep
+from ..models.model import DTYPES, LoadedModel
+from ..models.sites import ATTENTION_SITES, CROSS_SITES, Tap
+from ..models.stack import CROSS, DECODER, SELF, Stack
+from .attention import AttentionObserver, observing
+from .axis import Axis, columns_of
+from .edges import StrongestEdges
+from .summaries import AttentionRows, state_statistics
+
+
+@dataclass(frozen=True)
+class VectorWish:
+    """Vectors of one site and layer to be stored; `scope` is None (all rows), prompt, generated or last."""
+
+    site: str
+    layer: int
+    scope: str | None
+    stack: str = DECODER
+
+    @property
+    def name(self) -> str:
+        return f"vector/{self.site}/{self.layer}/{self.scope or 'all'}"
+
+
+def each_once(wishes: Iterable[VectorWish], *, generates: bool) -> tuple[VectorWish, ...]:
+    """The same vectors without repetitions: where scopes of one site and layer overlap, the wider one stays."""
+    scopes: dict[tuple[str, str, int], set[str | None]] = {}
+    for wish in wishes:
+        scopes.setdefault((wish.stack, wish.site, wish.layer), set()).add(wish.scope)
+    found: list[VectorWish] = []
+    for (stack, site, layer), names in scopes.items():
+        if None in names or {"prompt", "generated"} <= names:
+            names = {None}
+        elif ("generated" if generates else "prompt") in names:
+            names = names - {"last"}
+        found += [VectorWish(site, layer, scope, stack) for scope in sorted(names, key=str)]
+    return tuple(found)
+
+
+def vector_wishes(keep: Keep, stacks: Iterable[Stack], *, observe_prompt: bool) -> list[VectorWish]:
+    """The vectors that `--keep` asks for, of every stack that has the site; ConfigError where none has it."""
+    stacks = tuple(stacks)
+    deepest = max(stack.n_layers for stack in stacks)
+    everywhere = None if observe_prompt else "generated"
+    found = []
+    for item in keep.activations:
+        having = [stack for stack in stacks if CROSS in stack.kinds or item.site not in CROSS_SITES]
+        if not having:
+            raise ConfigError(f"Site {item.site} exists only in the decoder of an encoder-decoder model.")
+        for stack in having:
+            scope = item.scope or everywhere
+            # An encoder reads prompts only.
+            if stack.name == DECODER or scope in (None, "prompt"):
+                layers = item.resolve(stack.n_layers, deepest)
+                found += [VectorWish(item.site, layer, scope, stack.name) for layer in layers]
+    return found
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What every forward pass is reduced to."""
+
+    tokens: bool
+    layers: bool
+    heads: bool
+    vectors: tuple[VectorWish, ...]
+    store_dtype: str
+    topk: int = 10
+    edges: tuple[float, int] | None = None
+    """Threshold and cap per head of the prompt's attention edges; None keeps none."""
+    attention: bool = True
+    """Whether the model's attention can be observed at all."""
+    prompt: bool = True
+    """Whether the prompt's tokens are observed, or only its last one, which predicts the first generated token."""
+
+    def vectors_of(self, stack: str) -> list[VectorWish]:
+        """The vectors that one stack gives."""
+        return [wish for wish in self.vectors if wish.stack == stack]
+
+    @property
+    def summarises_attention(self) -> bool:
+        """Whether heads are to be looked at."""
+        return (self.heads or self.layers or self.edges is not None) and self.attention
+
+
+def summary_sites(n_layers: int) -> list[tuple[str, int]]:
+    """The (site, layer) pairs of `layer_summaries`, each compared with the one before it in this list."""
+    return [("resid_pre", 0), *(("resid_post", layer) for layer in range(n_layers)), ("final_norm", n_layers - 1)]
+
+
+class ObservedStack:
+    """A stack with its hooks on; one batch at a time passes through it.
+
+    `columns` bounds how many positions of a long pass are reduced at once.
+    """
+
+    def __init__(self, stack: Stack, wishes: Wishes, *, block_bytes: int, columns: int) -> None:
+        self.stack = stack
+        self.wishes = wishes
+        self.vectors = wishes.vectors_of(stack.name)
+        self.columns = columns
+        self.sites = summary_sites(stack.n_layers)
+        captured = {(w.site, w.layer) for w in self.vectors}
+        self.observers = {
+            kind: AttentionObserver(
+                kind,
+                causal=stack.is_causal,
+                statistics=wishes.summarises_attention,
+                capture=frozenset(site for site, _ in captured if site in ATTENTION_SITES and kind == SELF),
+                block_bytes=block_bytes,
+            )
+            for kind in stack.kinds
+        }
+        if wishes.layers:
+            captured |= set(self.sites)
+        self.tap = Tap(stack.anatomy, {key for key in captured if key[0] not in (*ATTENTION_SITES, "final_norm")})
+
+    def observed_modules(self) -> dict[torch.nn.Module, tuple[AttentionObserver, int]]:
+        """The modules whose attention is observed, with observer and layer."""
+        watched = {kind for kind, observer in self.observers.items() if observer.statistics or observer.capture}
+        found = self.stack.attention_modules().items()
+        return {module: (self.observers[kind], layer) for module, (kind, layer) in found if kind in watched}
+
+    def begin(self, axis: Axis, read: Axis | None = None) -> None:
+        """Start a batch: where its columns stand, and those of the encoder that it reads."""
+        self.axis = axis
+        self._keys = {SELF: axis, CROSS: axis if read is None else read}
+        surveys = CROSS if CROSS in self.observers else SELF
+        heads = self.wishes.heads and self.wishes.prompt
+        self._thirds = axis.middle_third() if heads and surveys == SELF else None
+        self._before: Tensor | None = None
+        self._basin: tuple[Tensor, Tensor] | None = None
+        self._edges: dict[str, StrongestEdges] = {}
+        if self.wishes.edges is not None:
+            # A decoder that reads an encoder has one prompt token, which sees itself alone.
+            self._edges = {surveys: StrongestEdges(*self.wishes.edges, axis, self._keys[surveys])}
+
+    def keep_rows(self, rows: Tensor) -> None:
+        """Forget the rows that left the batch."""
+        self.axis = self.axis.of_rows(rows)
+        self._keys = {kind: axis.of_rows(rows) for kind, axis in self._keys.items()}
+        if self._before is not None:
+            self._before = self._before[:, rows]
+
+    def forward(
+        self, ids: Int[Tensor, "batch pos"], start: int, *, in_prompt: bool, **inputs: Any
+    ) -> Float[Tensor, "batch pos d_model"]:
+        """Read columns `start`.. of the batch; returns the final-normed states and keeps what the hooks saw."""
+        end = start + ids.shape[1]
+        for kind, observer in self.observers.items():
+            thirds = self._thirds if in_prompt and kind == SELF else None
+            observer.start(end, thirds, self._edges.get(kind) if in_prompt else None)
+        if self.stack.takes_positions:
+            columns = columns_of(ids.shape[1], start, ids.device)
+            inputs["position_ids"] = self.axis.positions(columns).clamp_min(0)
+        self._final: Tensor = self.stack.module(input_ids=ids, **inputs).last_hidden_state
+        return self._final
+
+    def pass_over(self, ids: Int[Tensor, "batch pos"], start: int, **inputs: Any) -> Tensor:
+        """Read columns `start`.. of the batch without observing them."""
+        before = {kind: observer.statistics for kind, observer in self.observers.items()}
+        for observer in self.observers.values():
+            observer.statistics = False
+        try:
+            states = self.forward(ids, start, in_prompt=False, **inputs)
+        finally:
+            for kind, observer in self.observers.items():
+                observer.statistics = before[kind]
+        if self.wishes.layers:
+            self._before = torch.stack([self._state(site, layer)[:, -1] for site, layer in self.sites])
+        return states
+
+    def forget(self) -> None:
+        """Let go of the states of the last pass: nobody reads them any more, and they are large."""
+        self.tap.states.clear()
+        for observer in self.observers.values():
+            observer.start(0, None, None)
+
+    def rows(self, select: Tensor | None, scopes: dict[str | None, Tensor | None]) -> dict[str, Tensor]:
+        """Reduce the last pass. `select`: flat indexes of the real tokens (None: all); `scopes`: the same per scope."""
+        found: dict[str, Tensor] = {}
+        if self.wishes.layers:
+            found["states"] = self._state_rows(select)
+        for kind, observer in self.observers.items():
+            if observer.rows:
+                self._attention_rows(kind, observer, select, found)
+        for wish in self.vectors:
+            if wish.scope in scopes:
+                vectors = _taken(self._state(wish.site, wish.layer).flatten(0, 1), scopes[wish.scope])
+                found[wish.name] = vectors.to(DTYPES[self.wishes.store_dtype])
+        return found
+
+    def _state(self, site: str, layer: int) -> Tensor:
+        if site == "final_norm":
+            return self._final
+        return (self.observers[SELF] if site in ATTENTION_SITES else self.tap).states[site, layer]
+
+    def _state_rows(self, select: Tensor | None) -> Float[Tensor, "row site statistic"]:
+        states = [self._state(site, layer) for site, layer in self.sites]
+        found = []
+        for part in zip(*(state.split(self.columns, dim=1) for state in states), strict=True):
+            stacked = torch.stack(part)
+            found.append(state_statistics(stacked, self._before))
+            self._before = stacked[:, :, -1]
+        statistics = found[0] if len(found) == 1 else torch.cat(found, dim=-1)
+        return _taken(statistics.flatten(2).permute(2, 1, 0), select)
+
+    def _attention_rows(
+        self, kind: str, observer: AttentionObserver, select: Tensor | None, found: dict[str, Tensor]
+    ) -> None:
+        layers = [observer.rows[layer] for layer in range(self.stack.n_layers)]
+        entropy, weight = (_by_row(layers, name, select) for name in ("entropy_bits", "max_weight"))
+        if self.wishes.layers and kind == SELF:
+            found["attention"] = torch.stack(
+                [reduce(values) for values in (entropy, weight) for reduce in (_mean, _smallest, _largest)], dim=-1
+            )
+        if self.wishes.heads:
+            found[f"{kind}/entropy"], found[f"{kind}/weight"] = entropy, weight
+            found[f"{kind}/key"] = self._key_positions(kind, observer, layers, select)
+            n_keys = torch.stack([observer.n_keys[layer] for layer in range(len(layers))], dim=-1)
+            found[f"{kind}/n_keys"] = _taken(n_keys.flatten(0, 1).to(torch.int32), select)
+        if layers[0].middle is not None:
+            self._add_basin(observer, layers)
+
+    def _key_positions(
+        self, kind: str, observer: AttentionObserver, layers: list[AttentionRows], select: Tensor | None
+    ) -> Int[Tensor, "row layer head"]:
+        """Key indexes as positions in the sequence: a sliding cache starts late, a padded row starts later."""
+        index = torch.stack([rows.max_index for rows in layers])
+        lengths = [observer.key_lengths[layer] for layer in range(len(layers))]
+        first = torch.tensor([observer.first_key(length) for length in lengths], device=index.device)
+        position = index + first[:, None, None, None] + self._keys[kind].origin[None, :, None, None]
+        return _taken(position.permute(1, 3, 0, 2).flatten(0, 1).to(torch.int32), select)
+
+    def _add_basin(self, observer: AttentionObserver, layers: list[AttentionRows]) -> None:
+        """Add this chunk's prompt attention on the middle third, and all of it, `[layer batch head]`."""
+        middle = torch.stack([rows.middle for rows in layers])  # type: ignore[arg-type]
+        total = torch.stack([rows.total for rows in layers])
+        n_query = middle.shape[-1]
+        real = self.axis.in_prompt(columns_of(n_query, observer.seen - n_query, middle.device))[None, :, None, :]
+        sums = (torch.where(real, middle, 0.0).sum(-1), torch.where(real, total, 0.0).sum(-1))
+        if self._basin is not None:
+            sums = (sums[0] + self._basin[0], sums[1] + self._basin[1])
+        self._basin = sums
+
+    def prompt_edges(self) -> dict[str, dict[str, Tensor]]:
+        """The kept attention edges of the whole prompt by kind of attention, once it has been read."""
+        return {kind: edges.rows() for kind, edges in self._edges.items() if edges.best}
+
+    def basin_ratio(self) -> Float[Tensor, "batch layer head"] | None:
+        """Weight on the middle third of the prompt over the weight elsewhere, summed over its queries."""
+        if self._basin is None:
+            return None
+        middle, total = self._basin
+        return (middle / (total - middle + 1e-10)).permute(1, 0, 2)
+
+
+class ObservedModel:
+    """A model with its hooks on: a stack that predicts tokens and, in some, one that reads the prompt before it."""
+
+    def __init__(self, loaded: LoadedModel, wishes: Wishes, *, block_bytes: int, columns: int) -> None:
+        self.loaded = loaded
+        self.wishes = wishes
+        self.block_bytes = block_bytes
+        stacks = [ObservedStack(stack, wishes, block_bytes=block_bytes, columns=columns) for stack in loaded.stacks]
+        self.decoder = stacks[-1]
+        self.encoder = stacks[0] if len(stacks) == 2 else None
+        self.stacks = tuple(stacks)
+
+    @contextmanager
+    def attached(self) -> Iterator["ObservedModel"]:
+        """Hooks and the observing attention are on inside the block and gone after it, also after an error."""
+        modules = {module: to for stack in self.stacks for module, to in stack.observed_modules().items()}
+        with ExitStack() as entered:
+            for stack in self.stacks:
+                entered.enter_context(stack.tap.attached())
+            if modules:
+                entered.enter_context(observing(self.loaded.model, modules))
+            yield self
+
+
+def attention_is_observable(loaded: LoadedModel) -> bool:
+    """Whether every layer's attention passes through transformers' AttentionInterface; tried with one short pass."""
+    looking = Wishes(tokens=False, layers=False, heads=True, vectors=(), store_dtype="float32")
+    stacks = [ObservedStack(stack, looking, block_bytes=2**20, columns=2**20) for stack in loaded.stacks]
+    modules = {module: to for stack in stacks for module, to in stack.observed_modules().items()}
+    try:
+        with observing(loaded.model, modules):
+            loaded.probe()
+    except (ValueError, KeyError, AttributeError):
+        # Architectures that choose their attention class by name refuse or ignore a name they do not know.
+        return False
+    return all(len(o.rows) == stack.stack.n_layers for stack in stacks for o in stack.observers.values())
+
+
+def _taken(rows: Tensor, select: Tensor | None) -> Tensor:
+    return rows if select is None else rows[select]
+
+
+def _by_row(layers: list[AttentionRows], name: str, select: Tensor | None) -> Float[Tensor, "row layer head"]:
+    stacked = torch.stack([getattr(rows, name) for rows in layers])
+    return _taken(stacked.permute(1, 3, 0, 2).flatten(0, 1), select)
+
+
+def _mean(values: Tensor) -> Tensor:
+    return values.mean(-1)
+
+
+def _smallest(values: Tensor) -> Tensor:
+    return values.amin(-1)
+
+
+def _largest(values: Tensor) -> Tensor:
+    return values.amax(-1)

@@ -1,0 +1,300 @@
+"""One run: plan it, collect it segment by segment, resume it; the only file that knows both models and the lake."""
+
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from ...lake import Lake
+from ...lake.errors import ConfigError, DiskFullError, StoppedError, UsageError
+from ..config import CollectConfig
+from ..decoding.loop import BatchDecoder
+from ..decoding.replay import replay
+from ..decoding.sequence import Limits
+from ..decoding.timings import Timings
+from ..embedding.embedder import Embedder, Scope
+from ..inputs.prompts import PromptSource, open_source
+from ..inputs.text import TokenText
+from ..inputs.tokenized import PromptTokenizer, TokenizedPrompt
+from ..keep import Keep
+from ..models.model import LoadedModel, load_model
+from ..observing.observation import ObservedModel, Wishes, attention_is_observable, each_once, vector_wishes
+from .plan import Estimate, Plan, estimate, make_plan, stored_dtype
+from .provenance import check_same, new_run_id, run_json
+from .segment import SegmentRunner, operation_columns
+from .stopping import Stopping, stop_finder, stopped
+
+
+@dataclass
+class Progress:
+    """How far a run is, for whoever shows it."""
+
+    n_segments: int
+    segments_done: int = 0
+    n_tokens: int = 0
+    n_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Collected:
+    """What a finished call of `collect` leaves."""
+
+    run_id: str
+    n_sequences: int
+    n_tokens: int
+    n_bytes: int
+    seconds: float
+    notices: tuple[str, ...]
+
+
+@dataclass
+class Callbacks:
+    """What the caller wants to hear, and how it asks to stop."""
+
+    on_progress: Callable[[Progress], None] = lambda progress: None
+    on_notice: Callable[[str], None] = lambda text: None
+    should_stop: Callable[[], bool] = lambda: False
+
+
+class Collection:
+    """A configured collection: the model is loaded, the prompts are counted, nothing has been written yet."""
+
+    def __init__(self, config: CollectConfig, callbacks: Callbacks | None = None, *, plan: Plan | None = None) -> None:
+        self.config = config
+        self.callbacks = callbacks or Callbacks()
+        self.notices: list[str] = []
+        self.timings = Timings()
+        self.source: PromptSource = open_source(config)
+        for name in config.embed_scope:
+            Scope.parse(name)
+        with self.timings.measure("load"):
+            self.loaded: LoadedModel = load_model(
+                config.model,
+                revision=config.revision,
+                dtype=config.dtype,
+                device=config.device,
+                attn_implementation=config.attn_implementation,
+                trust_remote_code=config.trust_remote_code,
+            )
+        self.keep = Keep.parse(config.keep)
+        self.unmeasured: dict[str, str] = {}
+        self.wishes = self._wishes()
+        self.observed: ObservedModel | None = None
+        self.tokenizer = PromptTokenizer(
+            self.loaded.tokenizer,
+            config.chat,
+            config.on_long,
+            self.loaded.longest_prompt(generates=config.max_new_tokens > 0),
+            config.max_new_tokens > 0,
+        )
+        with self.timings.measure("plan"):
+            self.plan = plan or self._plan()
+        self.observed = ObservedModel(
+            self.loaded, self.wishes, block_bytes=self.plan.block_bytes, columns=self.plan.chunk
+        )
+
+    def _plan(self) -> Plan:
+        lengths = np.fromiter((len(item.ids) for item in self.tokenizer.tokenize(self.source)), dtype=np.int64)
+        if len(lengths) == 0:
+            raise UsageError("There are no prompts: the source is empty.")
+        return make_plan(self.loaded, self.config, self.keep, lengths)
+
+    def _wishes(self) -> Wishes:
+        """The `--keep` items for this model; what cannot be observed is an error if asked for, else a notice."""
+        keep = self.keep
+        observable = not (keep.heads or keep.layers or keep.edges) or attention_is_observable(self.loaded)
+        if not observable:
+            reason = f"{type(self.loaded.model).__name__} does not pass its attention through transformers' interface"
+            if (keep.heads or keep.edges) and "keep" in self.config.model_fields_set:
+                raise ConfigError(
+                    f"heads and edges cannot be kept: {reason}. Use --keep tokens,layers,activations:resid_post."
+                )
+            self.notice(f"Attention is not observed: {reason}.")
+            self.unmeasured = {"head_summaries": reason, "layer_summaries.attn_*": reason}
+        asked = vector_wishes(keep, self.loaded.stacks, observe_prompt=self.config.observe_prompt)
+        vectors = each_once(asked, generates=self.config.max_new_tokens > 0)
+        store = stored_dtype(self.loaded, self.config)
+        heads = keep.heads and observable
+        edges = (self.config.edge_threshold, self.config.edge_cap) if keep.edges else None
+        return Wishes(
+            keep.tokens,
+            keep.layers,
+            heads,
+            vectors,
+            store,
+            self.config.topk,
+            edges=edges,
+            attention=observable,
+            prompt=self.config.observe_prompt,
+        )
+
+    def notice(self, text: str) -> None:
+        """Tell the caller something that is no error."""
+        self.notices.append(text)
+        self.callbacks.on_notice(text)
+
+    def estimate(self) -> Estimate:
+        """Tokens, bytes and files of the run."""
+        return estimate(self.plan, self.config, self.keep, self.loaded)
+
+    def check_space(self, lake: Lake, *, assume_yes: bool) -> None:
+        """Refuse a run that cannot fit, ask for a yes where it takes half of what is free."""
+        needed, free = self.estimate().n_bytes, shutil.disk_usage(lake.path).free
+        if self.config.max_bytes is not None or needed <= free / 2:
+            return
+        sizes = f"The run may write {needed / 1e9:.2f} GB; {free / 1e9:.2f} GB are free in {lake.path}."
+        if needed > free:
+            raise DiskFullError(f"{sizes} Keep less (--keep), generate less, or set a limit with --max-bytes.")
+        if not assume_yes:
+            raise UsageError(f"{sizes} That is more than half: add --yes to start, or set a limit with --max-bytes.")
+
+    def start(self, lake: Lake, *, assume_yes: bool = False) -> Collected:
+        """Write run.json and collect everything."""
+        lake.check_writable()
+        self.check_space(lake, assume_yes=assume_yes)
+        run_id = new_run_id(self.config.tag)
+        about = run_json(run_id, self.loaded, self.config, self.source, self.plan, self.unmeasured)
+        return self.collect_into(lake.start_run(run_id, about))
+
+    def collect_into(self, run: Any) -> Collected:
+        """Collect the segments that are not committed yet and record the completion."""
+        started = time.perf_counter()
+        self.timings.begin()
+        progress = Progress(len(self.plan.segments), len(run.committed))
+        embedder = None
+        if self.keep.embeddings and self.config.max_new_tokens > 0:
+            with self.timings.measure("load"):
+                embedder = Embedder(self.config.embedder, str(self.loaded.device))
+        pool = pa.default_memory_pool()
+        # Arrow's own pool keeps what it once had: over many segments it held 40 MB more, and grew.
+        pa.set_memory_pool(pa.system_memory_pool())
+        try:
+            self._collect_segments(run, progress, embedder)
+            run.finish(status="complete", extra={"unwritten_ms": self._last_write_ms})
+        finally:
+            pa.set_memory_pool(pool)
+            run.close()
+        counters = run.counters
+        return Collected(
+            run_id=run.run_id,
+            n_sequences=counters.get("n_sequences", 0),
+            n_tokens=counters.get("n_tokens", 0),
+            n_bytes=run.bytes_committed,
+            seconds=time.perf_counter() - started,
+            notices=tuple(self.notices),
+        )
+
+    def _collect_segments(self, run: Any, progress: Progress, embedder: Embedder | None) -> None:
+        assert self.observed is not None
+        self._last_write_ms = 0.0
+        waiting = [i for i in range(len(self.plan.segments)) if i not in run.committed]
+        # The first segment also pays for what is imported and allocated once.
+        compared = waiting[min(1, len(waiting) - 1)] if self.config.strict_timings and waiting else None
+        runner = self._runner(run.run_id, progress, embedder)
+        for index, (start, stop), items in self._pending(run.committed):
+            self._check_limits(run)
+            with run.segment(index, (start, stop)) as segment:
+                self._collect(runner, segment, start, items, compare=index == compared)
+                segment.append("operations", operation_columns(self.timings, run.writer, index))
+                sealing = time.perf_counter()
+            self._last_write_ms = (time.perf_counter() - sealing) * 1000
+            self.timings.add("write", self._last_write_ms)
+            progress.segments_done += 1
+            progress.n_bytes = run.bytes_committed
+            self.callbacks.on_progress(progress)
+
+    def _collect(
+        self, runner: SegmentRunner, segment: Any, start: int, items: list[TokenizedPrompt], *, compare: bool
+    ) -> None:
+        """One segment; to compare, its tokens pass through the bare model too."""
+        assert self.observed is not None
+        began = time.perf_counter()
+        with self.observed.attached():
+            runner.run(segment, start, items)
+        if not compare:
+            return
+        self.timings.add("instrumented", (time.perf_counter() - began) * 1000, "strict")
+        with self.timings.measure("warm_up"):
+            replay(self.loaded, runner.batches[:1], chunk=self.plan.chunk)
+        with self.timings.measure("baseline"):
+            replay(self.loaded, runner.batches, chunk=self.plan.chunk)
+
+    def _pending(self, committed: frozenset[int]) -> Iterator[tuple[int, list[int], list[TokenizedPrompt]]]:
+        """Segments still to be collected, with their work items; the source is read once, in order."""
+        items = iter(self.tokenizer.tokenize(self.source))
+        for index, bounds in enumerate(self.plan.segments):
+            size = bounds[1] - bounds[0]
+            if index in committed:
+                next(islice(items, size, size), None)
+                continue
+            taken = list(islice(items, size))
+            if len(taken) != size:
+                raise ConfigError(
+                    "The prompts have changed since the run was planned: some are missing. Start a new run."
+                )
+            yield index, bounds, taken
+
+    def _check_limits(self, run: Any) -> None:
+        if self.callbacks.should_stop():
+            raise StoppedError(stopped(run.run_id))
+        limit = self.config.max_bytes
+        if limit is not None and run.bytes_committed >= limit:
+            raise StoppedError(
+                f"Stopped at {run.bytes_committed:,} bytes (--max-bytes {limit:,}). "
+                f"Continue without that limit: lake collect --resume {run.run_id} --max-bytes N"
+            )
+
+    def _runner(self, run_id: str, progress: Progress, embedder: Embedder | None) -> SegmentRunner:
+        assert self.observed is not None
+        text = TokenText(self.loaded.tokenizer)
+        stopping = Stopping(self.callbacks.should_stop, run_id)
+
+        def on_block(n_tokens: int) -> None:
+            progress.n_tokens += n_tokens
+            self.callbacks.on_progress(progress)
+            stopping.after_block()
+
+        limits = Limits(
+            self.config.max_new_tokens,
+            self.loaded.context_length,
+            self.loaded.end_ids,
+            stop_finder(text, self.config.stop) if self.config.stop else None,
+            self.config.stop_rules,
+            *self.loaded.forced_ids,
+        )
+        decoder = BatchDecoder(
+            self.observed,
+            self.config.sampling,
+            limits,
+            seed=self.config.seed,
+            chunk=self.plan.chunk,
+            logit_rows=self.plan.logit_rows,
+            timings=self.timings,
+        )
+        return SegmentRunner(
+            self.observed, self.config, self.plan, self.source, decoder, text, self.timings, embedder,
+            on_block=on_block, on_batch=stopping.after_batch,
+        )  # fmt: skip
+
+
+def resume_run(
+    lake: Lake, run: str, *, callbacks: Callbacks | None = None, max_bytes: int | None = None
+) -> Collected | None:
+    """Complete an interrupted run; None if it is complete already. ConfigError if its inputs have changed."""
+    run_id = lake.resolve_run(run)
+    about = lake.run_json(run_id)
+    if lake.run_status(run_id) == "complete":
+        return None
+    config = CollectConfig(**{**about["config"], "max_bytes": max_bytes})
+    writer = lake.resume_run(run_id)
+    try:
+        collection = Collection(config, callbacks, plan=Plan.from_json(about["plan"]))
+        check_same(about, collection.loaded, collection.source)
+        return collection.collect_into(writer)
+    finally:
+        writer.close()

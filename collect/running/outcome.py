@@ -1,0 +1,83 @@
+"""What became of each sequence: its row in `sequences`, graded, with its text."""
+
+import json
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from ..config import CollectConfig
+from ..decoding.sequence import Sequence
+from ..inputs.grading import GRADER, grade, solution_method
+from ..inputs.prompts import PromptSource
+from ..inputs.text import TokenText
+from ..inputs.tokenized import TokenizedPrompt
+from .rows import TokenColumns
+
+
+def sequence_row(
+    sequence: Sequence, item: TokenizedPrompt, text: str, config: CollectConfig, source: PromptSource
+) -> dict[str, Any]:
+    """The `sequences` row of one finished sequence, without the run id and the place in the batch."""
+    sampling, prompt = config.sampling, item.prompt
+    reads = config.max_new_tokens == 0
+    row: dict[str, Any] = {
+        "sequence_id": sequence.sequence_id,
+        "prompt_id": prompt.prompt_id,
+        "item_id": prompt.item_id,
+        "item_offset": item.item_offset,
+        "sample": sequence.sample,
+        "origin": "read" if reads else "greedy" if sampling.greedy else "sampled",
+        "prompt": item.text,
+        "rendered_prompt": None if item.rendered == item.text else item.rendered,
+        "completion": text,
+        "n_prompt_tokens": sequence.n_prompt,
+        "n_generated_tokens": len(sequence.generated),
+        "finish_reason": sequence.finish_reason,
+        "temperature": None if reads else sampling.temperature,
+        "top_p": None if reads or sampling.greedy else sampling.top_p,
+        "top_k": None if reads or sampling.greedy else sampling.top_k,
+        "seed": config.seed,
+        "dataset": source.dataset,
+        "split": source.split,
+        "answer": prompt.answer,
+        "next_entropy_bits": sequence.next_entropy_bits,
+        "next_topk_ids": sequence.next_topk_ids,
+        "next_topk_logprobs": sequence.next_topk_logprobs,
+        "metadata": json.dumps(prompt.metadata, ensure_ascii=False) if prompt.metadata else None,
+    }
+    return row if reads else row | _graded(text, prompt.answer)
+
+
+def _graded(text: str, answer: str | None) -> dict[str, Any]:
+    found: dict[str, Any] = {"solution_method": solution_method(text)}
+    if answer is not None:
+        result = grade(text, answer)
+        found |= {
+            "predicted_answer": result.predicted_answer,
+            "correct": result.correct,
+            "label_reason": result.reason,
+            "grader": GRADER,
+        }
+    return found
+
+
+def as_columns(rows: list[dict[str, Any]], schema: pa.Schema) -> dict[str, pa.Array]:
+    """Rows of one table as Arrow columns of its declared types."""
+    names = [name for name in schema.names if any(name in row for row in rows)]
+    return {name: pa.array([row.get(name) for row in rows], schema.field(name).type) for name in names}
+
+
+def token_columns(
+    batch: list[Sequence], items: list[TokenizedPrompt], completions: list[str], text: TokenText
+) -> TokenColumns:
+    """Ids, display strings and character ends of every token of a batch."""
+    ids = [np.concatenate((s.prompt_ids, np.array(s.generated, dtype=np.int64))) for s in batch]
+    ends = []
+    for sequence, item, completion in zip(batch, items, completions, strict=True):
+        known = np.full(1, -1, dtype=np.int32) if item.char_ends is None else item.char_ends
+        # What the decoder starts with is in no text: it repeats the value before it.
+        ends.append(np.pad(known, (0, sequence.n_prompt - len(known)), mode="edge"))
+        ends.append(text.char_ends(sequence.generated, completion))
+    flat = np.concatenate(ids)
+    return TokenColumns(flat, text.display(flat), np.concatenate(ends).astype(np.int32))

@@ -1,0 +1,234 @@
+"""What will run, decided before anything runs: segments, batches, chunk length, and an estimate of tokens and bytes."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from ..config import CollectConfig
+from ..keep import Keep
+from ..models.model import LoadedModel
+from ..models.stack import DECODER, Stack
+from ..observing.observation import vector_wishes
+
+SEGMENT_BYTES = 256 * 2**20
+SEGMENT_BATCHES = 32
+SEGMENT_SEQUENCES = 128
+"""However large the batches: a segment's rows lie in memory until it is sealed, some of them three times over."""
+LEAST_SEGMENTS = 8
+CPU_BUDGET, GPU_BUDGET = 64 * 2**20, 512 * 2**20
+LOGIT_BYTES_CPU, LOGIT_BYTES_GPU = 64 * 2**20, 256 * 2**20
+"""Logits computed at once: the unembedding matrix is read once for all of their rows, so few rows are slow."""
+BLOCK_BYTES_CPU, BLOCK_BYTES_GPU = 4 * 2**20, 256 * 2**20
+"""Logits or attention scores reduced at once: small enough for the processor's cache."""
+BLOCK_WIDTHS = 8
+"""Width of what one block computes beside its states (the MLP is four states wide, twice with a gate)."""
+WIDTHS = {"float32": 4, "float16": 2, "bfloat16": 2}
+MINILM_DIM = 384
+"""Width of the default embedder; another one's is not known before it is loaded."""
+
+# Bytes on disk after compression, fitted to collected runs of several models (benchmarks/sizes.py measures them again).
+EDGE_BYTES = 7.5
+KEY_BYTES, DISTRIBUTION_BYTES, TOPK_BYTES, LAYER_BYTES, HEAD_BYTES, SEQUENCE_BYTES = 8.5, 23.0, 1.8, 33.0, 6.3, 160.0
+# Footer, schema and dictionaries of one file, whatever its rows.
+FILE_BYTES = {
+    "token_steps": 8_600,
+    "layer_summaries": 11_500,
+    "head_summaries": 7_500,
+    "activations": 3_400,
+    "attention_edges": 6_000,
+    "sequences": 9_000,
+    "operations": 4_400,
+    "step_embeddings": 4_500,
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The part of run.json that resuming obeys: it never changes once a run has started."""
+
+    segments: list[list[int]]
+    n_items: int
+    n_sequences: int
+    n_prompt_tokens: int
+    batch_size: int
+    chunk: int
+    logit_rows: int
+    block_bytes: int
+    bytes_per_token: dict[str, float]
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values for run.json."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "Plan":
+        """The plan of a run that was started earlier."""
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a run will cost: tokens, bytes per table, files. `exact` says whether the lengths are known beforehand."""
+
+    n_sequences: int
+    n_tokens: int
+    table_bytes: dict[str, int]
+    n_files: int
+    exact: bool
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of all tables."""
+        return sum(self.table_bytes.values())
+
+
+def token_bytes(
+    loaded: LoadedModel, stack: Stack, config: CollectConfig, keep: Keep, mean_length: float
+) -> dict[str, float]:
+    """Bytes on disk per table and token that a stack reads, before anything has run."""
+    sizes = {"token_steps": KEY_BYTES}
+    if keep.tokens and stack is loaded.decoder:
+        # An id of a vocabulary of d words takes log2(d) bits.
+        sizes["token_steps"] += DISTRIBUTION_BYTES + (TOPK_BYTES + math.log2(loaded.d_vocab) / 8) * config.topk
+    if keep.layers:
+        sizes["layer_summaries"] = LAYER_BYTES * (stack.n_layers + 2)
+    if keep.heads:
+        n_heads = stack.n_layers * stack.n_heads * len(stack.kinds)
+        sizes["head_summaries"] = (HEAD_BYTES + math.log2(max(2.0, mean_length)) / 8) * n_heads
+    width = WIDTHS[stored_dtype(loaded, config)]
+    for wish in vector_wishes(keep, loaded.stacks, observe_prompt=config.observe_prompt):
+        if wish.scope != "last" and wish.stack == stack.name:
+            share = site_width(loaded, stack, wish.site) * width + 0.5
+            sizes["activations"] = sizes.get("activations", 0.0) + share
+    return sizes
+
+
+def stored_dtype(loaded: LoadedModel, config: CollectConfig) -> str:
+    """Number format of stored vectors: as asked, or the model's own."""
+    if config.store_dtype != "auto":
+        return config.store_dtype
+    own = str(loaded.model.dtype).removeprefix("torch.")
+    return own if own in WIDTHS else "float32"
+
+
+def site_width(loaded: LoadedModel, stack: Stack, site: str) -> int:
+    """Elements of a vector of `site`."""
+    config = loaded.config
+    heads = (getattr(config, name, None) for name in ("head_dim", "d_kv"))
+    d_head = next((int(width) for width in heads if width), loaded.d_model // stack.n_heads)
+    shared = getattr(config, "num_key_value_heads", None) or stack.n_heads
+    if site in ("z", "rot_q"):
+        return stack.n_heads * d_head
+    if site in ("v", "rot_k"):
+        return shared * d_head
+    if site == "mlp_post":
+        names = ("intermediate_size", "n_inner", "d_ff", f"{stack.name}_ffn_dim")
+        found = (getattr(config, name, None) for name in names)
+        return next((int(width) for width in found if width), 4 * loaded.d_model)
+    return loaded.d_model
+
+
+def make_plan(loaded: LoadedModel, config: CollectConfig, keep: Keep, lengths: np.ndarray) -> Plan:
+    """Group work items of the given prompt lengths into segments; everything else follows from the configuration."""
+    n_own = len(loaded.start_ids) + config.max_new_tokens
+    n_read = {stack.name: lengths for stack in loaded.stacks}
+    n_read[DECODER] = n_own + (lengths if loaded.encoder is None else 0 * lengths)
+    mean_length = float(lengths.mean()) + n_own
+    sizes = {stack.name: token_bytes(loaded, stack, config, keep, mean_length) for stack in loaded.stacks}
+    on_cpu = loaded.device.type == "cpu"
+    budget = CPU_BUDGET if on_cpu else GPU_BUDGET
+    # Captured states of all layers and the widest tensors of one block. Logits do not count: they are made
+    # `logit_rows` at a time, and scores block by block.
+    widest = 4 * (loaded.n_layers + 2 + BLOCK_WIDTHS) * loaded.d_model
+    per_item = config.samples * np.sum([n_read[name] * sum(table.values()) for name, table in sizes.items()], axis=0)
+    return Plan(
+        segments=_segments(per_item, config),
+        n_items=len(lengths),
+        n_sequences=len(lengths) * config.samples,
+        n_prompt_tokens=int((lengths + len(loaded.start_ids)).sum()) * config.samples,
+        batch_size=config.batch_size,
+        chunk=int(np.clip(budget // (config.batch_size * widest), 16, 4096)),
+        logit_rows=max(1, (LOGIT_BYTES_CPU if on_cpu else LOGIT_BYTES_GPU) // (4 * loaded.d_vocab)),
+        block_bytes=BLOCK_BYTES_CPU if on_cpu else BLOCK_BYTES_GPU,
+        bytes_per_token=_mean_bytes(sizes, n_read, config),
+    )
+
+
+def _mean_bytes(
+    sizes: dict[str, dict[str, float]], n_read: dict[str, np.ndarray], config: CollectConfig
+) -> dict[str, float]:
+    """Bytes per table and observed token, over the tokens of all stacks."""
+    n_tokens = {name: float(n_read[name].sum()) for name in sizes if config.observe_prompt or name == DECODER}
+    tables = {table for table_sizes in sizes.values() for table in table_sizes}
+    whole = sum(n_tokens.values())
+    return {
+        table: sum(n * sizes[name].get(table, 0.0) for name, n in n_tokens.items()) / whole for table in sorted(tables)
+    }
+
+
+def _segments(per_item: np.ndarray, config: CollectConfig) -> list[list[int]]:
+    """Half-open item ranges: bounded bytes, at most 32 batches, at least 8 segments (or one per batch)."""
+    n_items = len(per_item)
+    items_per_batch = max(1, config.batch_size // config.samples)
+    if config.segment_items is not None:
+        most = config.segment_items
+    else:
+        share = max(items_per_batch, n_items // LEAST_SEGMENTS // items_per_batch * items_per_batch)
+        most = max(1, min(share, _most_sequences(config) // config.samples))
+    segments: list[list[int]] = []
+    start, size = 0, 0.0
+    for i in range(n_items):
+        full = i - start >= most or (config.segment_items is None and size + per_item[i] > SEGMENT_BYTES)
+        if i > start and full:
+            segments.append([start, i])
+            start, size = i, 0.0
+        size += float(per_item[i])
+    if n_items > start:
+        segments.append([start, n_items])
+    return segments
+
+
+def _most_sequences(config: CollectConfig) -> int:
+    return min(SEGMENT_BATCHES * config.batch_size, max(SEGMENT_SEQUENCES, config.batch_size))
+
+
+def estimate(plan: Plan, config: CollectConfig, keep: Keep, loaded: LoadedModel) -> Estimate:
+    """Tokens, bytes and files; an upper bound where the model may stop before `max_new_tokens`."""
+    n_tokens = plan.n_prompt_tokens + plan.n_sequences * config.max_new_tokens
+    n_segments = len(plan.segments)
+    # Without the prompt's own rows, each sequence still has the state that predicts its first token.
+    n_observed = n_tokens if config.observe_prompt else plan.n_sequences * (config.max_new_tokens + 1)
+    table_bytes = {table: size * n_observed for table, size in plan.bytes_per_token.items()}
+    table_bytes["token_steps"] = table_bytes.get("token_steps", 0.0) + KEY_BYTES * (n_tokens - n_observed)
+    table_bytes |= {"sequences": SEQUENCE_BYTES * plan.n_sequences, "operations": 0.0}
+    if keep.edges:
+        # An upper bound: every head of every prompt is full.
+        heads = plan.n_sequences * sum(stack.n_layers * stack.n_heads * len(stack.kinds) for stack in loaded.stacks)
+        table_bytes["attention_edges"] = EDGE_BYTES * heads * config.edge_cap
+    if keep.embeddings and config.max_new_tokens > 0:
+        rows = plan.n_sequences * (config.max_new_tokens * len(config.embed_scope) + 1)
+        table_bytes["step_embeddings"] = rows * (MINILM_DIM * 4.0 + 1.0)
+    n_files = dict.fromkeys(table_bytes, n_segments)
+    if "activations" in n_files:
+        wishes = vector_wishes(keep, loaded.stacks, observe_prompt=config.observe_prompt)
+        n_files["activations"] = n_segments * len({(wish.site, wish.layer) for wish in wishes})
+    return Estimate(
+        n_sequences=plan.n_sequences,
+        n_tokens=n_tokens,
+        table_bytes={table: int(size) + n_files[table] * FILE_BYTES[table] for table, size in table_bytes.items()},
+        n_files=sum(n_files.values()) + n_segments + 2,
+        exact=config.max_new_tokens == 0 and not keep.edges,
+    )
+
+
+def batches(lengths: Sequence[int], n_samples: int, batch_size: int) -> list[list[tuple[int, int]]]:
+    """Group a segment's (item offset, sample) pairs into batches of similar prompt length, the longest first.
+
+    A function of the plan and the tokens alone, so that a resumed run makes the same batches.
+    """
+    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    rows = [(i, sample) for i in order for sample in range(n_samples)]
+    return [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]

@@ -1,0 +1,84 @@
+"""Everything run.json records about a run: configuration, model, prompts, plan, versions."""
+
+import platform
+import secrets
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import torch
+
+from ...lake.errors import ConfigError, UsageError
+from ...lake.schema import SCHEMA_VERSION
+from ..config import CollectConfig
+from ..inputs.prompts import PromptSource
+from ..models.model import LoadedModel
+from ..models.sites import SITE_SEMANTICS
+from .plan import Plan
+
+PACKAGES = ("tracelake", "torch", "transformers", "tokenizers", "sentence-transformers", "numpy", "pyarrow", "duckdb")
+TAG_CHARACTERS = "abcdefghijklmnopqrstuvwxyz0123456789-_"
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that numbers depend on."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def new_run_id(tag: str | None) -> str:
+    """A sortable id: tag (or `run`), UTC time to the second, four random hex digits."""
+    name = (tag or "run").lower()
+    if not name[0].isalpha() or any(c not in TAG_CHARACTERS for c in name) or len(name) > 40:
+        raise UsageError(
+            f"--tag {tag!r}: a tag begins with a letter and has at most 40 letters, digits, dashes and underscores."
+        )
+    return f"{name}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+
+
+def run_json(
+    run_id: str,
+    loaded: LoadedModel,
+    config: CollectConfig,
+    source: PromptSource,
+    plan: Plan,
+    unmeasured: dict[str, str],
+) -> dict[str, Any]:
+    """The immutable description of a run; enough to resume it and to say where its numbers come from."""
+    return {
+        "run_id": run_id,
+        "schema_version": SCHEMA_VERSION,
+        "site_semantics": SITE_SEMANTICS,
+        "created_at": datetime.now(UTC).isoformat(timespec="milliseconds"),
+        "kind": "read" if config.max_new_tokens == 0 else "generate",
+        "tag": config.tag,
+        "seed": config.seed,
+        "config": config.model_dump(mode="json"),
+        "model": loaded.describe(),
+        "source": source.describe(),
+        "plan": plan.as_json(),
+        "unmeasured": unmeasured,
+        "versions": versions(),
+        "threads": torch.get_num_threads(),
+        "machine": platform.machine(),
+    }
+
+
+def check_same(before: dict[str, Any], loaded: LoadedModel, source: PromptSource) -> None:
+    """ConfigError if the model, the tokenizer or the prompts are not those that the run was started with."""
+    now = loaded.describe()
+    for name in ("weights_sha256", "revision", "tokenizer_sha256", "chat_template_sha256", "dtype", "architecture"):
+        if before["model"].get(name) != now[name]:
+            raise ConfigError(
+                f"Run {before['run_id']} cannot be resumed: its model's {name} was {before['model'].get(name)}, "
+                f"now it is {now[name]}. Start a new run."
+            )
+    if before["source"] != source.describe():
+        raise ConfigError(
+            f"Run {before['run_id']} cannot be resumed: its prompts have changed since it was started. Start a new run."
+        )

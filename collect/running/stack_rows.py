@@ -1,0 +1,178 @@
+"""What one stack computed for a batch, to rows of the observation tables sorted by key; knows shapes, not models."""
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import pyarrow as pa
+
+from ..decoding.sequence import Block, Sequence
+from ..observing.observation import Wishes, summary_sites
+from ..observing.summaries import STATE_STATISTICS, uniform_basin
+
+FLUSH_BYTES = 64 * 2**20
+ATTENTION_COLUMNS = tuple(
+    f"attn_{name}_{reduction}" for name in ("entropy_bits", "max_weight") for reduction in ("mean", "min", "max")
+)
+
+
+class Segment(Protocol):
+    """The part of the store's segment writer that collection uses."""
+
+    def append(self, table: str, columns: dict) -> None: ...
+
+    def append_vectors(
+        self, table: str, *, columns: dict, vectors: np.ndarray, dtype: str, layer: int | None, site: str | None
+    ) -> None: ...
+
+
+def nullable(values: np.ndarray) -> pa.Array:
+    """An Arrow array in which NaN is null."""
+    return pa.array(values, from_pandas=True)
+
+
+@dataclass
+class StackRows:
+    """Collects the blocks of states and attention that one stack gives for a batch, and writes them."""
+
+    segment: Segment
+    wishes: Wishes
+    batch: list[Sequence]
+    stack: str
+    n_layers: int
+    states: list[Block] = field(default_factory=list)
+    n_bytes: int = 0
+
+    def add(self, block: Block) -> None:
+        """Take one block; flushes what has been collected when it has grown large."""
+        self.states.append(block)
+        self.n_bytes += sum(values.nbytes for values in block.values.values())
+        if self.n_bytes > FLUSH_BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what has been collected about states and attention, sorted by sequence and position."""
+        if not self.states:
+            return
+        rows, positions = joined(self.states, None)
+        order = np.lexsort((positions, self.ids[rows]))
+        rows, positions = rows[order], positions[order]
+        key = {"sequence_id": self.ids[rows], "position": positions.astype(np.int32)}
+        if self.wishes.layers:
+            self._write_layers(key, order)
+        for kind in ("self", "cross"):
+            if f"{kind}/entropy" in self.states[0].values:
+                self._write_heads(kind, key, rows, positions, order)
+        self._write_vectors()
+        self.states, self.n_bytes = [], 0
+
+    @property
+    def ids(self) -> np.ndarray:
+        return np.array([s.sequence_id for s in self.batch], dtype=np.int64)
+
+    def _column(self, name: str, order: np.ndarray) -> np.ndarray:
+        return np.concatenate([block.values[name] for block in self.states])[order]
+
+    def _write_layers(self, key: dict[str, np.ndarray], order: np.ndarray) -> None:
+        sites = summary_sites(self.n_layers)
+        by_key = sorted(range(len(sites)), key=lambda i: (sites[i][1], sites[i][0]))
+        names = sorted({site for site, _ in sites})
+        n, n_sites = len(order), len(sites)
+        statistics = self._column("states", order)[:, by_key]
+        at_start = np.repeat(key["position"] == 0, n_sites)
+        columns: dict[str, object] = {name: np.repeat(values, n_sites) for name, values in key.items()}
+        columns["layer"] = np.tile(np.array([sites[i][1] for i in by_key], dtype=np.int32), n)
+        codes = np.tile(np.array([names.index(sites[i][0]) for i in by_key], dtype=np.int8), n)
+        columns["site"] = pa.DictionaryArray.from_arrays(codes, names)
+        columns["stack"] = self.stack
+        for i, name in enumerate(STATE_STATISTICS):
+            values = statistics[:, :, i].reshape(-1)
+            if name in ("n_nan", "n_inf"):
+                columns[name] = values.astype(np.int32)
+                continue
+            if name == "cos_prev_position":
+                # In a padded row the position before the first token holds no token.
+                values = np.where(at_start, np.nan, values)
+            columns[name] = nullable(values)
+        columns |= self._attention_columns(order, [sites[i] for i in by_key])
+        self.segment.append("layer_summaries", columns)
+
+    def _attention_columns(self, order: np.ndarray, sites: list[tuple[str, int]]) -> dict[str, object]:
+        """Attention summaries over heads, on the resid_post rows of each layer and null elsewhere."""
+        if "attention" not in self.states[0].values:
+            return {}
+        attention = self._column("attention", order)
+        spread = np.full((len(order), len(sites), attention.shape[-1]), np.nan, dtype=np.float32)
+        for i, (site, layer) in enumerate(sites):
+            if site == "resid_post":
+                spread[:, i] = attention[:, layer]
+        return {name: nullable(spread[:, :, i].reshape(-1)) for i, name in enumerate(ATTENTION_COLUMNS)}
+
+    def _write_heads(
+        self, kind: str, key: dict[str, np.ndarray], rows: np.ndarray, positions: np.ndarray, order: np.ndarray
+    ) -> None:
+        entropy = self._column(f"{kind}/entropy", order)
+        weight, max_key = (self._column(f"{kind}/{name}", order).reshape(-1) for name in ("weight", "key"))
+        broken = np.isnan(weight)
+        n, n_layers, n_heads = entropy.shape
+        per_token = n_layers * n_heads
+        columns: dict[str, object] = {name: np.repeat(values, per_token) for name, values in key.items()}
+        columns |= {
+            "layer": np.tile(np.repeat(np.arange(n_layers, dtype=np.int32), n_heads), n),
+            "head": np.tile(np.arange(n_heads, dtype=np.int16), n * n_layers),
+            "kind": kind,
+            "stack": self.stack,
+            "n_keys": np.repeat(self._column(f"{kind}/n_keys", order).reshape(-1), n_heads),
+            "entropy_bits": nullable(entropy.reshape(-1)),
+            "max_weight": nullable(weight),
+            "max_key": pa.array(max_key, mask=broken) if broken.any() else max_key,
+        }
+        if kind == "self":
+            columns |= self._basin_columns(rows, positions, entropy.shape)
+        self.segment.append("head_summaries", columns)
+
+    def _basin_columns(self, rows: np.ndarray, positions: np.ndarray, shape: tuple[int, ...]) -> dict[str, object]:
+        """Basin ratio on the last position of the prompt as the stack reads it; all null needs no array."""
+        n_surveyed = np.array([s.n_surveyed for s in self.batch])
+        last = np.flatnonzero(positions == n_surveyed[rows] - 1)
+        if len(last) == 0 or self.batch[int(rows[last[0]])].basin is None:
+            return {}
+        ratio = np.full(shape, np.nan, dtype=np.float32)
+        relative = np.full(shape, np.nan, dtype=np.float32)
+        for i in last:
+            sequence = self.batch[int(rows[i])]
+            assert sequence.basin is not None
+            ratio[i] = sequence.basin if sequence.n_surveyed >= 3 else 1.0
+            relative[i] = ratio[i] / uniform_basin(sequence.n_surveyed, causal=not sequence.n_encoded)
+        return {"basin_ratio": nullable(ratio.reshape(-1)), "basin_ratio_to_uniform": nullable(relative.reshape(-1))}
+
+    def _write_vectors(self) -> None:
+        for wish in self.wishes.vectors_of(self.stack):
+            blocks = [block for block in self.states if wish.name in block.values]
+            if not blocks:
+                continue
+            rows, positions = joined(blocks, wish.scope)
+            vectors = np.concatenate([block.values[wish.name] for block in blocks])
+            order = np.lexsort((positions, self.ids[rows]))
+            self.segment.append_vectors(
+                "activations",
+                layer=wish.layer,
+                site=wish.site,
+                columns={
+                    "sequence_id": self.ids[rows[order]],
+                    "position": positions[order].astype(np.int32),
+                    "stack": self.stack,
+                },
+                vectors=vectors[order],
+                dtype=self.wishes.store_dtype,
+            )
+
+
+def joined(blocks: list[Block], scope: str | None) -> tuple[np.ndarray, np.ndarray]:
+    """Batch rows and positions of blocks, limited to the rows of a scope that is narrower than its block."""
+    rows, positions = [], []
+    for block in blocks:
+        members = block.values.get(f"rows/{scope}")
+        rows.append(block.rows if members is None else block.rows[members])
+        positions.append(block.positions if members is None else block.positions[members])
+    return np.concatenate(rows), np.concatenate(positions)

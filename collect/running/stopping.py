@@ -1,0 +1,50 @@
+"""When a run stops before its end, and when a sequence ends by a text."""
+
+import time
+from collections.abc import Callable
+
+from ...lake.errors import StoppedError
+from ..inputs.text import TokenText
+
+SEAL_SECONDS = 5.0
+"""A segment that is nearly done when the run is asked to stop is finished if that takes less than this."""
+
+
+class Stopping:
+    """Decides, once a stop was asked for, whether the open segment is worth finishing."""
+
+    def __init__(self, should_stop: Callable[[], bool], run_id: str) -> None:
+        self.should_stop = should_stop
+        self.run_id = run_id
+        self.asked_at: float | None = None
+        self.batch_started = time.perf_counter()
+
+    def after_block(self) -> None:
+        """Stop at once if the segment has been open for too long since the stop was asked for."""
+        if self.asked_at is None and self.should_stop():
+            self.asked_at = time.perf_counter()
+        if self.asked_at is not None and time.perf_counter() - self.asked_at > SEAL_SECONDS:
+            raise StoppedError(stopped(self.run_id))
+
+    def after_batch(self, batches_left: int) -> None:
+        """Stop if the batches that the segment still needs would take too long."""
+        now = time.perf_counter()
+        seconds, self.batch_started = now - self.batch_started, now
+        if self.asked_at is not None and batches_left * seconds > SEAL_SECONDS:
+            raise StoppedError(stopped(self.run_id))
+
+
+def stopped(run_id: str) -> str:
+    """What to tell whoever asked to stop."""
+    return f"Stopped; committed segments are safe. Continue with: lake collect --resume {run_id}"
+
+
+def stop_finder(text: TokenText, stops: tuple[str, ...]) -> Callable[[list[int]], bool]:
+    """Whether one of the texts stands at the end of the completion; looks at its last tokens only."""
+    tail = max(len(stop.encode()) for stop in stops) + 8
+
+    def found(generated: list[int]) -> bool:
+        ending = text.completion(generated[-tail:])
+        return any(stop in ending for stop in stops)
+
+    return found

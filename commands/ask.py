@@ -1,0 +1,152 @@
+"""The verbs that ask and draw: `lake runs`, `show`, `sql`, `query`, `chart`. Heavy things are imported inside them."""
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..lake.errors import NotFoundError, UsageError
+from .terminal import HERE, AnyRun, AsJson, Form, LakePath, Output, Params, RunOption, open_lake, print_json, say
+
+if TYPE_CHECKING:
+    from ..queries.open_lake import OpenLake
+
+
+def runs(as_json: AsJson = False, form: Form = "table", lake: LakePath = HERE) -> None:
+    """List the runs of the lake, newest first."""
+    from ..queries.formats import emit
+
+    columns = "run_id, tag, kind, status, model, n_sequences, n_tokens, created_at, finished_at, error"
+    rows = open_lake(lake).arrow(f"select {columns} from runs order by created_at desc, run_id desc")
+    emit(rows, "json" if as_json else form, None)
+
+
+def show(
+    run: AnyRun = "latest",
+    schema: Annotated[bool, typer.Option("--schema", help="Explain every table and column instead.")] = False,
+    timings: Annotated[bool, typer.Option("--timings", help="Show where the time of the run went instead.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", help="Show flags and risk of each segment as it comes.")] = False,
+    profile: Annotated[str, typer.Option(help="With --follow: thresholds, a row of health_profiles.")] = "default",
+    as_json: AsJson = False,
+    lake: LakePath = HERE,
+) -> None:
+    """Show one run: its model, configuration, tables and sizes; or its health as it comes, its timings, the schema."""
+    if schema + timings + follow > 1:
+        raise UsageError("Give one of --schema, --timings and --follow.")
+    from ..queries.description import describe_run, describe_schema, run_text, schema_text
+
+    if schema:
+        description = describe_schema()
+        return print_json(description) if as_json else print(schema_text(description))
+    opened = open_lake(lake)
+    run_id = opened.resolve_run(run)
+    if timings:
+        return _show_timings(opened, run_id, as_json)
+    if follow:
+        return _follow(opened, run_id, profile, as_json)
+    facts = describe_run(opened, run_id)
+    return print_json(facts) if as_json else print(run_text(facts))
+
+
+def _show_timings(opened: "OpenLake", run_id: str, as_json: bool) -> None:
+    from ..queries.cost import cost_text, run_cost
+
+    cost = run_cost(opened, run_id)
+    return print_json(cost) if as_json else print(cost_text(cost))
+
+
+def _follow(opened: "OpenLake", run_id: str, profile: str, as_json: bool) -> None:
+    from ..queries.follow import follow
+
+    for news in follow(opened, run_id, profile):
+        print(json.dumps(news.as_dict()) if as_json else news.text(), flush=True)
+
+
+def sql(
+    query: Annotated[str | None, typer.Argument(help="One SELECT; `-` or nothing reads it from stdin.")] = None,
+    file: Annotated[Path | None, typer.Option("--file", help="Read the SELECT from a file.")] = None,
+    form: Form = "table",
+    as_json: AsJson = False,
+    output: Output = None,
+    lake: LakePath = HERE,
+) -> None:
+    """Ask the lake in SQL (DuckDB): one SELECT, which can read this lake and nothing else."""
+    from ..queries.formats import emit
+
+    emit(open_lake(lake).arrow(_statement(query, file)), "json" if as_json else form, output)
+
+
+def _statement(query: str | None, file: Path | None) -> str:
+    """The SQL from the argument, the file or stdin, exactly one of which is meant."""
+    if query is not None and file is not None:
+        raise UsageError("Give the SQL as an argument or as --file, not both.")
+    if file is not None:
+        if not file.is_file():
+            raise NotFoundError(f"There is no file {file}.")
+        return file.read_text(encoding="utf-8")
+    if query is not None and query != "-":
+        return query
+    if sys.stdin.isatty():
+        raise UsageError("Give a SELECT: lake sql 'select count(*) from token_steps'.")
+    return sys.stdin.read()
+
+
+def query(
+    name: Annotated[str | None, typer.Argument(help="Saved query; without it all are listed.")] = None,
+    run: RunOption = None,
+    param: Params = None,
+    show_sql: Annotated[bool, typer.Option("--sql", help="Print its documentation and SQL instead.")] = False,
+    form: Form = "table",
+    as_json: AsJson = False,
+    output: Output = None,
+    lake: LakePath = HERE,
+) -> None:
+    """Run a saved query, or list them all. Your own go into LAKE/queries/NAME.sql."""
+    from ..queries import description
+    from ..queries.formats import emit
+    from ..queries.saved_query import find, saved_queries
+
+    if name is None:
+        listed = [q.describe() for q in saved_queries(lake if lake.is_dir() else None).values()]
+        return print_json(listed) if as_json else print(description.query_list(listed))
+    found = find(name, lake if lake.is_dir() else None)
+    if show_sql:
+        return print_json(found.describe()) if as_json else print(description.query_text(found.describe()))
+    rows = open_lake(lake).query(name, **_params(param, run)).to_arrow()
+    return emit(rows, "json" if as_json else form, output)
+
+
+def _params(pairs: list[str] | None, run: str | None) -> dict[str, str]:
+    values: dict[str, str] = {} if run is None else {"run": run}
+    for pair in pairs or []:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise UsageError(f"--param {pair!r}: write NAME=VALUE.")
+        values[name.strip()] = value
+    return values
+
+
+def chart(
+    name: Annotated[str, typer.Argument(help="Saved query that says how to draw itself.")],
+    run: RunOption = None,
+    param: Params = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="FILE.png, .svg, .html or .json.")] = None,
+    theme: Annotated[str, typer.Option(help="light or dark.")] = "light",
+    as_json: AsJson = False,
+    lake: LakePath = HERE,
+) -> None:
+    """Draw a saved query into a picture, an offline page or a Vega-Lite file."""
+    from ..queries.chart import draw
+    from ..queries.page import save
+    from ..queries.saved_query import find
+
+    opened = open_lake(lake)
+    target = output or Path(f"{name}.png")
+    with opened.connect(locked=True) as connection:
+        drawing = draw(find(name, lake), connection, opened.resolve_run, theme=theme, params=_params(param, run))
+    if drawing.message:
+        say(drawing.message)
+    save(drawing.chart, target, theme=theme)
+    print_json({"query": name, "file": str(target), "message": drawing.message}) if as_json else print(target)

@@ -1,0 +1,40 @@
+"""What the verbs of the command line share: options that mean the same everywhere, and how they print."""
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from ..queries.open_lake import OpenLake
+
+LakePath = Annotated[
+    Path, typer.Option("--lake", envvar="TRACELAKE_LAKE", help="Folder of the lake.", show_default=True)
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object with stable keys.")]
+Form = Annotated[str, typer.Option("--format", "-f", help="table, csv, json, jsonl or parquet.")]
+Output = Annotated[Path | None, typer.Option("--output", "-o", help="Write to this file instead, replacing it whole.")]
+RunName = Annotated[str, typer.Argument(metavar="RUN", help="Run id, unique prefix, tag, or `latest`.")]
+AnyRun = Annotated[str, typer.Argument(metavar="[RUN]", help="Run id, unique prefix, tag, or `latest`.")]
+RunOption = Annotated[str | None, typer.Option("--run", help="Run id, unique prefix, tag, or `latest`.")]
+Params = Annotated[list[str] | None, typer.Option("--param", "-p", metavar="NAME=VALUE", help="Value of a parameter.")]
+HERE = Path("lakehouse")
+
+
+def say(text: str) -> None:
+    """A message: to stderr, so that results can be piped."""
+    print(text, file=sys.stderr)
+
+
+def print_json(value: Any) -> None:
+    """One JSON object on stdout."""
+    print(json.dumps(value, ensure_ascii=False, default=str))
+
+
+def open_lake(path: Path) -> "OpenLake":
+    """The lake that the options name; NotFoundError if there is none."""
+    from ..queries.open_lake import OpenLake
+
+    return OpenLake.open(path)
