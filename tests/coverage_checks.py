@@ -39,13 +39,18 @@ def problems_of(
         lengths.append(len(generated))
         if greedy is not None and generated.tolist() != greedy[row["sequence_id"]].tolist():
             found.setdefault(
-                "greedy", f"sequence {row['sequence_id']}: {generated.tolist()}, {greedy[row['sequence_id']].tolist()} wanted"
+                "generate", f"generate: sequence {row['sequence_id']}: {generated.tolist()}, {greedy[row['sequence_id']].tolist()} wanted"
             )
         text = lake_text(generated)
         if row["completion"] != text:
             found.setdefault("completion", f"text {row['completion']!r}, {text!r} wanted")
         n_encoded = len(prompt) - 1 if reader.two_stacks else 0
         readings.append(reader.read(ids, n_encoded))
+        if greedy is not None:
+            logits = readings[-1].logits[-len(generated) - 1 : -1]
+            taken = np.take_along_axis(logits, generated[:, None], -1)[:, 0]
+            if (logits.max(-1) - taken > 1e-5 + 1e-4 * np.abs(taken)).any():
+                found.setdefault("greedy", f"greedy: sequence {row['sequence_id']} has a token that is not the best")
     if len(set(lengths)) < 2:
         found.setdefault("ends", f"all sequences end at the same step {set(lengths)}")
     for text in _checks(lake, run, frames, sequences, tokens, readings, reader, settings):

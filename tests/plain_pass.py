@@ -63,8 +63,8 @@ class PlainReader:
     def read(self, ids: np.ndarray, n_encoded: int = 0) -> PlainReading:
         """One pass over the sequence; the encoder, if there is one, reads the first `n_encoded` tokens."""
         with torch.no_grad(), _calls(self.model) as calls:
-            output = self._forward(ids, n_encoded, output_hidden_states=True)
-        maps = self._attention(ids, n_encoded)
+            output = self._forward(ids, n_encoded, output_hidden_states=True, output_attentions=True)
+        maps = self._attention(output)
         stacks = {}
         for name, first in (("encoder", 0), ("decoder", n_encoded)) if self.two_stacks else (("decoder", 0),):
             prefix = f"{name}_" if self.two_stacks else ""
@@ -87,8 +87,8 @@ class PlainReader:
             ids = np.append(ids, self.logits(ids, n_encoded).argmax())
         return ids[len(prompt) :]
 
-    def generated(self, prompt: np.ndarray, n_encoded: int, n_new: int, ends: list[int]) -> np.ndarray:
-        """What `generate` of transformers writes."""
+    def generated(self, prompt: np.ndarray, n_encoded: int, n_new: int) -> np.ndarray:
+        """What `generate` of transformers writes, greedily."""
         read = torch.from_numpy(prompt[:n_encoded] if self.two_stacks else prompt)[None]
         options: dict[str, Any] = {}
         if self.two_stacks:
@@ -96,7 +96,7 @@ class PlainReader:
             options["decoder_input_ids"] = torch.from_numpy(prompt[n_encoded:])[None]
         out = self.model.generate(
             read, attention_mask=torch.ones_like(read), max_new_tokens=n_new, do_sample=False, num_beams=1,
-            eos_token_id=ends, pad_token_id=2, forced_eos_token_id=None, **options,
+            eos_token_id=None, pad_token_id=2, **options,
         )[0].numpy()  # fmt: skip
         return out[len(prompt) - n_encoded :]
 
@@ -106,15 +106,15 @@ class PlainReader:
             inputs = {"input_ids": every[:, :n_encoded], "decoder_input_ids": every[:, n_encoded:]}
         else:
             inputs = {"input_ids": every}
-        return self.model(**inputs, use_cache=False, **options)
-
-    def _attention(self, ids: np.ndarray, n_encoded: int) -> dict[str, list[np.ndarray]]:
-        """Attention maps of the layers that have some; none where the model does not return them."""
         try:
-            with torch.no_grad():
-                output = self._forward(ids, n_encoded, output_attentions=True)
-        except (ValueError, TypeError, AttributeError, RuntimeError):
-            return {}
+            return self.model(**inputs, use_cache=False, **options)
+        except (ValueError, TypeError):
+            if not options.pop("output_attentions", False):
+                raise
+            return self.model(**inputs, use_cache=False, **options)
+
+    def _attention(self, output: Any) -> dict[str, list[np.ndarray]]:
+        """Attention maps of the layers that have some; none where the model does not return them."""
         names = ("attentions", "encoder_attentions", "decoder_attentions", "cross_attentions")
         tuples = {name: getattr(output, name, None) or () for name in names}
         return {
