@@ -81,7 +81,10 @@ class Collection:
                 device=config.device,
                 attn_implementation=config.attn_implementation,
                 trust_remote_code=config.trust_remote_code,
+                allow_missing=config.allow_missing,
             )
+        if self.loaded.gaps:
+            self.notice(f"{config.model}: {self.loaded.gaps.sentence()} (--allow-missing).")
         self.keep = Keep.parse(config.keep)
         self.unmeasured: dict[str, str] = {}
         self.wishes = self._wishes()
