@@ -24,7 +24,8 @@ from ..inputs.prompts import PromptSource, open_source
 from ..inputs.text import TokenText
 from ..inputs.tokenized import PromptTokenizer, TokenizedPrompt
 from ..keep import Keep
-from ..models.model import LoadedModel, load_model
+from ..models.load import load_model
+from ..models.model import LoadedModel
 from ..observing.observation import ObservedModel, Wishes, attention_is_observable, each_once, vector_wishes
 from .plan import Estimate, Plan, estimate, make_plan, stored_dtype
 from .provenance import check_same, new_run_id, run_json
@@ -82,7 +83,10 @@ class Collection:
                 device=config.device,
                 attn_implementation=config.attn_implementation,
                 trust_remote_code=config.trust_remote_code,
+                allow_missing=config.allow_missing,
             )
+        if self.loaded.gaps:
+            self.notice(f"{config.model}: {self.loaded.gaps.sentence()} (--allow-missing).")
         with self.timings.measure("check"):
             reading = choose_reading(self.loaded)
         if (limits := reading_notice(self.loaded, reading)) is not None:
