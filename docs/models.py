@@ -58,7 +58,7 @@ def store(key: str, outcome: dict[str, Any]) -> None:
 def tried(key: str) -> dict[str, Any]:
     """The outcome of one architecture, from a process of its own: a crash or a hang is an outcome too."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["coverage_case"])
+    context.set_forkserver_preload(["coverage_case", "pandas"])
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_child, args=(key, theirs), daemon=True)
     process.start()

@@ -49,7 +49,8 @@ SMALL: dict[str, Any] = {
     "time_step_rank": 4, "mamba_dt_rank": 4, "lru_width": 32, "linear_key_head_dim": 8, "linear_value_head_dim": 8,
     "linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_head_dim": 8, "linear_num_heads": 4,
     "attention_hidden_size": 32, "block_size": 16, "hidden_size_global": 32, "encoder_hash_byte_group_vocab": 50,
-    "rotary_dim": 4, "hc_lowrank": 16, "adapter_rank": 8, "laurel_rank": 8,
+    "rotary_dim": 4, "hc_lowrank": 16, "adapter_rank": 8, "laurel_rank": 8, "hidden_dim": 32,
+    "encoder_hidden_size": 32,
     # positions and words
     "vocab_size": D_VOCAB, "decoder_vocab_size": D_VOCAB, "src_vocab_size": D_VOCAB, "tgt_vocab_size": D_VOCAB,
     "unpadded_vocab_size": D_VOCAB, "max_position_embeddings": CONTEXT, "n_positions": CONTEXT, "n_ctx": CONTEXT,
@@ -84,6 +85,12 @@ _BERT = {
     "num_attention_heads": 4, "max_position_embeddings": CONTEXT, "pad_token_id": 2,
 }  # fmt: skip
 
+_ASSISTANT = {
+    "hidden_size_per_layer_input": 0, "vocab_size_per_layer_input": 0, "layer_types": [SLIDING, FULL] * 2,
+    "num_kv_shared_layers": 4,
+}  # fmt: skip
+_VIBE = {"hidden_size": 32, "num_filters": 2, "depths": [1] * 7}
+
 OVERRIDES: dict[str, Override] = {
     "cohere_compass_text": Override(
         "rotary embeddings by kind of layer",
@@ -91,7 +98,7 @@ OVERRIDES: dict[str, Override] = {
     ),
     "dbrx": Override(
         "attention has a configuration of its own, which lacks its base",
-        {"attn_config": {"kv_n_heads": 2, "rope_theta": 10_000.0}},
+        {"attn_config": {"kv_n_heads": 2, "rope_theta": 10_000.0, "clip_qkv": 8.0}},
     ),
     "dots3_note": Override(
         "depth of the vision tower is a list",
@@ -99,7 +106,11 @@ OVERRIDES: dict[str, Override] = {
             "vision_config": {
                 "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
                 "mlp_layer_types": ["dense"] * 2, "adapter_in_dim": 32, "adapter_out_dim": 32,
-            }  # fmt: skip
+            },  # fmt: skip
+            "audio_config": {
+                "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
+                "downsample_hidden_size": 8, "adapter_input_size": 32, "adapter_out_dim": 32,
+            },  # fmt: skip
         },
     ),
     "encoder-decoder": Override(
@@ -113,11 +124,11 @@ OVERRIDES: dict[str, Override] = {
     ),
     "gemma4_assistant": Override(
         "layers that share keys need one of each kind before them",
-        text={"hidden_size_per_layer_input": 0, "layer_types": [SLIDING, FULL] * 2},
+        text=_ASSISTANT,
     ),
     "gemma4_unified_assistant": Override(
         "layers that share keys need one of each kind before them",
-        text={"hidden_size_per_layer_input": 0, "layer_types": [SLIDING, FULL] * 2},
+        text=_ASSISTANT,
     ),
     "gpt_neo": Override("kinds of attention per layer", {"attention_types": [[["global", "local"], 2]]}),
     "led": Override("padding to the window must fit the context", {"attention_window": 8}),
@@ -130,6 +141,10 @@ OVERRIDES: dict[str, Override] = {
             "axial_pos_shape": (16, 10), "axial_pos_embds_dim": (16, 16), "attn_layers": ("local", "lsh") * 2,
             "local_attn_chunk_length": 8, "lsh_attn_chunk_length": 8,
         },  # fmt: skip
+    ),
+    "vibevoice_asr": Override(
+        "depth of the audio towers is a list",
+        {"acoustic_tokenizer_encoder_config": _VIBE, "semantic_tokenizer_encoder_config": _VIBE},
     ),
     "xmod": Override("a language must be chosen", {"default_language": "en_XX"}),
     "zamba": Override(
@@ -147,7 +162,7 @@ OVERRIDES: dict[str, Override] = {
     "zaya": Override("only one expert per token", {"num_experts_per_tok": 1}),
 }
 _INDEXER = {
-    "indexer_n_heads": 4, "indexer_kv_heads": 2, "indexer_head_dim": 8, "indexer_budget": 8,
+    "indexer_n_heads": 4, "indexer_kv_heads": 1, "indexer_head_dim": 8, "indexer_budget": 8,
     "indexer_compress_ratio": 2, "heads_per_ngram": 2, "ngram_vocab_size_base": 100, "split_ngram_parts": 1,
     "make_ngram_vocab_size_divisible_by": 1,
 }  # fmt: skip
@@ -182,7 +197,7 @@ def _shrunk(
         if name in values:
             continue
         if part is AutoConfig:
-            part = type(getattr(make(), name))
+            part = CONFIG_MAPPING[make.sub_configs_defaults[name].model_type]
         if issubclass(part, PreTrainedConfig):
             chosen[name] = _shrunk(part, text if "text" in name else {}, {}, drop)
     return make(**{**chosen, **values})
