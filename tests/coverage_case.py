@@ -18,7 +18,9 @@ from plain_forward import log_probabilities
 from plain_pass import NoReference, PlainReader, PlainReading
 from random_models import D_VOCAB, PROMPTS, SCALE, byte_tokenizer
 from tiny_architectures import SEQ_TO_SEQ, tiny_config
+from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedModel
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from tracelake.collect.config import CollectConfig
 from tracelake.collect.models.sites import SITES, Tap
@@ -72,6 +74,19 @@ def build(key: str, folder: Path, scale: float) -> PreTrainedModel:
     model.save_pretrained(folder)
     byte_tokenizer().save_pretrained(folder)
     return model
+
+
+def leave_configuration(key: str, folder: Path) -> None:
+    """Of a model that cannot be built here: what its folder would hold, with weights of another."""
+    kind = key.split(":")[0]
+    try:
+        config = tiny_config(kind)
+    except Exception:
+        config = CONFIG_MAPPING[kind]()
+    config.architectures = [key.split(":")[1]]
+    config.save_pretrained(folder)
+    byte_tokenizer().save_pretrained(folder)
+    save_file({"nothing": torch.zeros(1)}, folder / "model.safetensors", {"format": "pt"})
 
 
 def choose_ends(reader: PlainReader, folder: Path, prompts: list[np.ndarray], n_encoded: list[int]) -> list[np.ndarray]:
@@ -151,12 +166,9 @@ def attempt(key: str, place: Path, outcome: Outcome) -> bool:
     folder = place / "model"
     try:
         build(key, folder, outcome.scale)
-    except ImportError as error:
-        outcome.verdict, outcome.why = "untried", " ".join(str(error).split())[:200]
-        return False
     except Exception as error:
-        outcome.verdict, outcome.why = "untried", f"cannot be built: {type(error).__name__} {error}"[:300]
-        return False
+        outcome.notes.append(f"transformers cannot build it: {type(error).__name__} {error}"[:300])
+        leave_configuration(key, folder)
     tokenizer = byte_tokenizer()
     try:
         reader = PlainReader(folder)

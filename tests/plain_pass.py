@@ -4,7 +4,7 @@ Where the residual stream is, is not written down per architecture: the blocks a
 `hidden_states` that the model itself returns.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -154,24 +154,19 @@ class Calls:
         """Every `last_hidden_state`."""
 
     def blocks(self, hidden: tuple[Tensor, ...]) -> list[Call] | None:
-        """The calls of one class whose inputs are all but the last of `hidden`."""
-        wanted = hidden[:-1]
+        """The calls of one class that read all but the last of `hidden`, or (Mamba) that wrote them."""
         by_class: dict[str, list[Call]] = {}
         for call in self.calls:
             by_class.setdefault(type(call.module).__name__, []).append(call)
-        together = [list(calls) for calls in by_class.values()]
-        together.append([call for call in self.calls if "Layer" in type(call.module).__name__])
+        together = [*by_class.values(), [call for call in self.calls if "Layer" in type(call.module).__name__]]
         for calls in sorted(together, key=len, reverse=True):
-            chosen: list[Call] = []
-            for call in calls:
-                if len(chosen) < len(wanted) and _same(call.read, wanted[len(chosen)]):
-                    chosen.append(call)
-            if len(chosen) == len(wanted) and self._chained(chosen, hidden):
-                return chosen
+            readers = _in_order(calls, hidden[:-1], lambda call: call.read)
+            if readers and all(_same(call.wrote, state) for call, state in zip(readers, hidden[1:-1], strict=False)):
+                return readers
+            writers = _in_order(calls, hidden[:-1], lambda call: call.wrote)
+            if writers and all(_same(call.read, state) for call, state in zip(writers[1:], hidden, strict=False)):
+                return writers
         return None
-
-    def _chained(self, chosen: list[Call], hidden: tuple[Tensor, ...]) -> bool:
-        return all(_same(call.wrote, state) for call, state in zip(chosen, hidden[1:-1], strict=False))
 
     def final(self, last: Tensor) -> Tensor:
         """The state that the stack hands on: its last_hidden_state."""
@@ -182,6 +177,15 @@ class Calls:
         if not fitting:
             raise NoReference("no module returns a last_hidden_state")
         return fitting[-1]
+
+
+def _in_order(calls: list[Call], states: tuple[Tensor, ...], tensor: Callable[[Call], Tensor]) -> list[Call]:
+    """One call after the other for each of the states; empty if there is none for one of them."""
+    chosen: list[Call] = []
+    for call in calls:
+        if len(chosen) < len(states) and _same(tensor(call), states[len(chosen)]):
+            chosen.append(call)
+    return chosen if len(chosen) == len(states) else []
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
 )
 
-N_LAYERS, CONTEXT, WINDOW = 4, 160, 9
+N_LAYERS, CONTEXT, WINDOW, START = 4, 160, 9, 2
 
 SMALL: dict[str, Any] = {
     # widths
@@ -36,7 +36,7 @@ SMALL: dict[str, Any] = {
     "swa_head_dim": 8, "swa_num_attention_heads": 4, "swa_num_key_value_heads": 2,
     # latent attention
     "kv_lora_rank": 16, "q_lora_rank": 24, "qk_nope_head_dim": 8, "qk_rope_head_dim": 8, "v_head_dim": 8,
-    "qk_head_dim": 16, "index_head_dim": 8, "index_n_heads": 4, "index_topk": 8, "o_groups": 2, "o_lora_rank": 16,
+    "qk_head_dim": 16, "index_head_dim": 8, "index_n_heads": 16, "index_topk": 8, "o_groups": 2, "o_lora_rank": 16,
     # experts
     "num_experts": 4, "num_local_experts": 4, "n_routed_experts": 4, "moe_num_experts": 4, "num_experts_per_tok": 2,
     "moe_k": 2, "moe_topk": 2, "top_k_experts": 2, "n_group": 1, "topk_group": 1, "first_k_dense_replace": 1, "num_dense_layers": 1,
@@ -170,6 +170,9 @@ OVERRIDES["qwen4_exp_text"] = Override("no default sizes of the indexer", _INDEX
 OVERRIDES["qwen4_exp"] = Override("no default sizes of the indexer", text=_INDEXER)
 
 
+PREFIX: dict[str, str] = {}
+"""What a prompt of a model type begins with, where it needs something."""
+
 SEQ_TO_SEQ = frozenset(f"{kind}:{name}" for kind, name in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES.items())
 
 
@@ -177,6 +180,11 @@ def model_types() -> dict[str, str]:
     """Class name of every architecture by `model_type:class`; a class may serve several types."""
     both = (MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES)
     return {f"{kind}:{name}": name for mapping in both for kind, name in mapping.items()}
+
+
+def default_config(kind: str) -> PreTrainedConfig:
+    """The configuration of the model type as transformers makes it."""
+    return CONFIG_MAPPING[kind]()
 
 
 def tiny_config(kind: str) -> PreTrainedConfig:
