@@ -43,11 +43,9 @@ def load_model(
     source = str(WEIGHTS) if name == BUNDLED else name
     where = choose_device(device)
     options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
-    _quiet_transformers()
+    config, tokenizer = open_config(name, **options)
     try:
-        config = AutoConfig.from_pretrained(source, **options)
-        tokenizer = AutoTokenizer.from_pretrained(source, **options)
-        model = (AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM).from_pretrained(
+        model = model_class(config).from_pretrained(
             source,
             dtype="auto" if dtype == "auto" else DTYPES[dtype],
             use_safetensors=True,
@@ -68,6 +66,22 @@ def load_model(
         revision=getattr(config, "_commit_hash", None),
         weights_sha256=folder_digest(folder) if folder.is_dir() else None,
     )
+
+
+def open_config(name: str, *, revision: str | None = None, trust_remote_code: bool = False) -> tuple[Any, Any]:
+    """Configuration and tokenizer of a model, without its weights; NotFoundError for an unknown model."""
+    source = str(WEIGHTS) if name == BUNDLED else name
+    options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    _quiet_transformers()
+    try:
+        return AutoConfig.from_pretrained(source, **options), AutoTokenizer.from_pretrained(source, **options)
+    except (OSError, ValueError) as error:
+        raise _not_loaded(name, error) from error
+
+
+def model_class(config: Any) -> Any:
+    """The automatic class that makes a model of this configuration."""
+    return AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
 
 
 def _quiet_transformers() -> None:
