@@ -39,6 +39,11 @@ class LoadedModel:
         self.unembed = Unembedding(self.model, self.text.base)
 
     @property
+    def is_shell(self) -> bool:
+        """Whether the weights were left out (see `outline`): there are shapes, nothing can be computed."""
+        return self.model.device.type == "meta"
+
+    @property
     def config(self) -> Any:
         """The text part of the model's configuration."""
         return self.model.config.get_text_config()
