@@ -269,7 +269,7 @@ class BatchDecoder:
             return "length"
         if sequence.generated[-1] in self.limits.end_ids:
             return "eos"
-        if self.limits.has_stop_string is not None and self.limits.has_stop_string(sequence.generated):
+        if self.limits.has_stop_string is not None and self.limits.has_stop_string(sequence):
             return "stop_string"
         if at_limit:
             return "length"
