@@ -32,6 +32,7 @@ class TokenText:
         self.special = special_ids(tokenizer)
         self._word = word_id(lambda ids: self._decoded(ids, special=True), _first_ids(tokenizer), self.special)
         self._display: dict[int, str] = {}
+        self._alone: dict[int, Context] = {}
 
     def display(self, ids: np.ndarray) -> list[str]:
         """What each token adds to a text, a word's space included; pieces of a character show as the replacement sign.
@@ -78,6 +79,14 @@ class TokenText:
     def _text_of(self, ids: Sequence[int], *, special: bool = False) -> "Context":
         return Context(list(ids), self._decoded(ids, special=special))
 
+    def _window(self, ids: list[int]) -> "Context":
+        """As `_text_of`, remembered for single tokens, which most windows are."""
+        if len(ids) > 1:
+            return self._text_of(ids)
+        if ids[0] not in self._alone:
+            self._alone[ids[0]] = self._text_of(ids)
+        return self._alone[ids[0]]
+
     def _context(self, before: Sequence[int] | np.ndarray) -> "Context":
         """The end of what stands before, long enough to be a text by itself; all of it where no end is."""
         size = CONTEXT
@@ -108,8 +117,8 @@ class TokenText:
             ends[i] = length + _shared(whole, completion[length : length + len(whole)])
             if text and whole == text and completion.startswith(text, length):
                 # What ends here is final. A window of spaces alone is no text that the next could stand behind.
-                window = ids[first : i + 1]
-                context = self._text_of(window if text.strip() else [*context.ids, *window])
+                window = list(ids[first : i + 1])
+                context = self._window(window) if text.strip() else self._text_of([*context.ids, *window])
                 first, length = i + 1, length + len(text)
         done = int(ends[-1]) if len(ids) else 0
         return None if _complete(completion[done:]) else np.maximum.accumulate(ends)
