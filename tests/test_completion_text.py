@@ -131,7 +131,9 @@ def test_the_text_of_a_special_token_is_found(name: str) -> None:
     prompt, own = ids_of(tokenizer, PROMPT), ids_of(tokenizer, "and a pear")
     turn = tokenizer.convert_tokens_to_ids(TURN)
     assert found_at(tokenizer, TURN, [*own, turn, *own], prompt) == len(own)
-    assert found_at(tokenizer, f"pear {TURN}" if name == "wordpiece" else f"pear{TURN}", [*own, turn], prompt) is not None
+    assert (
+        found_at(tokenizer, f"pear {TURN}" if name == "wordpiece" else f"pear{TURN}", [*own, turn], prompt) is not None
+    )
     assert found_at(tokenizer, TURN, own, prompt) is None
 
 

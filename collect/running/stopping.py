@@ -49,7 +49,7 @@ def stop_finder(text: TokenText, stops: tuple[str, ...]) -> Callable[[Sequence],
 
     def found(sequence: Sequence) -> bool:
         ending = sequence.generated[-tail:]
-        earlier = sequence.generated[: -tail] or sequence.read_ids
+        earlier = sequence.generated[:-tail] or sequence.read_ids
         return any(stop in written for written in text.written(ending, earlier) for stop in stops)
 
     return found
