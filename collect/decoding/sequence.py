@@ -38,8 +38,13 @@ class Sequence:
 
     @property
     def read_ids(self) -> np.ndarray:
-        """The prompt as the stack reads it that writes the completion: without what an encoder reads."""
+        """What the decoder reads before it chooses a token."""
         return self.prompt_ids[self.n_encoded :]
+
+    @property
+    def n_read(self) -> int:
+        """How many tokens the decoder reads before it chooses one."""
+        return self.n_prompt - self.n_encoded
 
     @property
     def n_surveyed(self) -> int:

@@ -12,6 +12,7 @@ from .cache import encoder_decoder_cache, growing_cache
 from .fingerprints import text_digest, tokenizer_digest
 from .stack import Stack, encoder_and_decoder, only_stack
 from .unembedding import Unembedding
+from .weights import WeightGaps
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -26,6 +27,8 @@ class LoadedModel:
     device: torch.device
     revision: str | None = None
     weights_sha256: str | None = None
+    gaps: WeightGaps = WeightGaps()
+    """Weights that the checkpoint lacks or has beyond the model's."""
     unembed: Unembedding = field(init=False)
 
     def __post_init__(self) -> None:
@@ -144,6 +147,7 @@ class LoadedModel:
             "name": self.name,
             "revision": self.revision,
             "weights_sha256": self.weights_sha256,
+            **self.gaps.describe(),
             "tokenizer_sha256": tokenizer_digest(self.tokenizer),
             "chat_template_sha256": text_digest(self.tokenizer.chat_template) if self.tokenizer.chat_template else None,
             "architecture": type(self.model).__name__,

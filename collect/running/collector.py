@@ -13,7 +13,9 @@ import pyarrow as pa
 from ...lake import Lake
 from ...lake.errors import ConfigError, DiskFullError, StoppedError, UsageError
 from ..config import CollectConfig
+from ..decoding.check import choose_reading, reading_notice
 from ..decoding.loop import BatchDecoder
+from ..decoding.reading import Reading
 from ..decoding.replay import replay
 from ..decoding.sequence import Limits
 from ..decoding.timings import Timings
@@ -82,7 +84,14 @@ class Collection:
                 device=config.device,
                 attn_implementation=config.attn_implementation,
                 trust_remote_code=config.trust_remote_code,
+                allow_missing=config.allow_missing,
             )
+        if self.loaded.gaps:
+            self.notice(f"{config.model}: {self.loaded.gaps.sentence()} (--allow-missing).")
+        with self.timings.measure("check"):
+            reading = choose_reading(self.loaded)
+        if (limits := reading_notice(self.loaded, reading)) is not None:
+            self.notice(limits)
         self.keep = Keep.parse(config.keep)
         self.unmeasured: dict[str, str] = {}
         self.wishes = self._wishes()
@@ -95,16 +104,20 @@ class Collection:
             config.max_new_tokens > 0,
         )
         with self.timings.measure("plan"):
-            self.plan = plan or self._plan()
+            self.plan = plan or self._plan(reading)
+        if self.plan.reading != reading:
+            raise ConfigError(
+                f"{config.model} must now be read otherwise than when the run was planned. Start a new run."
+            )
         self.observed = ObservedModel(
             self.loaded, self.wishes, block_bytes=self.plan.block_bytes, columns=self.plan.chunk
         )
 
-    def _plan(self) -> Plan:
+    def _plan(self, reading: Reading) -> Plan:
         lengths = np.fromiter((len(item.ids) for item in self.tokenizer.tokenize(self.source)), dtype=np.int64)
         if len(lengths) == 0:
             raise UsageError("There are no prompts: the source is empty.")
-        return make_plan(self.loaded, self.config, self.keep, lengths)
+        return make_plan(self.loaded, self.config, self.keep, lengths, reading)
 
     def _wishes(self) -> Wishes:
         """The `--keep` items for this model; what cannot be observed is an error if asked for, else a notice."""
@@ -160,7 +173,7 @@ class Collection:
         lake.check_writable()
         self.check_space(lake, assume_yes=assume_yes)
         run_id = new_run_id(self.config.tag)
-        about = run_json(run_id, self.loaded, self.config, self.source, self.plan, self.unmeasured)
+        about = run_json(run_id, self.loaded, self.config, self.source, self.plan, self.unmeasured, self.notices)
         return self.collect_into(lake.start_run(run_id, about))
 
     def collect_into(self, run: Any) -> Collected:
@@ -226,9 +239,9 @@ class Collection:
             return
         self.timings.add("instrumented", (time.perf_counter() - began) * 1000, "strict")
         with self.timings.measure("warm_up"):
-            replay(self.loaded, runner.batches[:1], chunk=self.plan.chunk)
+            replay(self.loaded, runner.batches[:1], self.plan.reading, chunk=self.plan.chunk)
         with self.timings.measure("baseline"):
-            replay(self.loaded, runner.batches, chunk=self.plan.chunk)
+            replay(self.loaded, runner.batches, self.plan.reading, chunk=self.plan.chunk)
 
     def _pending(self, committed: frozenset[int]) -> Iterator[tuple[int, list[int], list[TokenizedPrompt]]]:
         """Segments still to be collected, with their work items; the source is read once, in order."""
@@ -277,6 +290,7 @@ class Collection:
             self.observed,
             self.config.sampling,
             limits,
+            self.plan.reading,
             seed=self.config.seed,
             chunk=self.plan.chunk,
             logit_rows=self.plan.logit_rows,
