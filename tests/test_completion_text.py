@@ -48,7 +48,7 @@ def test_the_first_word_keeps_its_space(tokenizer: PreTrainedTokenizerBase) -> N
     completion = ids_of(tokenizer, f"{PROMPT} apples and a pear")[len(prompt) :]
     assert text.completion(completion, prompt) == " apples and a pear"
     assert "".join(text.display(np.array(completion))) == " apples and a pear"
-    assert text.written(completion) == [" apples and a pear"], "also where nothing stands before"
+    assert text.written(completion) == " apples and a pear", "also where nothing stands before"
 
 
 def test_char_ends_of_random_tokens_are_those_of_all_prefixes(tokenizer: PreTrainedTokenizerBase) -> None:
@@ -135,6 +135,7 @@ def test_the_text_of_a_special_token_is_found(name: str) -> None:
         found_at(tokenizer, f"pear {TURN}" if name == "wordpiece" else f"pear{TURN}", [*own, turn], prompt) is not None
     )
     assert found_at(tokenizer, TURN, own, prompt) is None
+    assert found_at(tokenizer, "turn", [*own, turn], prompt) is None, "a part of its name is no text"
 
 
 # -- in the lake -------------------------------------------------------------------------------------------------------

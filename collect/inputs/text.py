@@ -60,18 +60,22 @@ class TokenText:
         ends = self._by_window(context, ids, completion)
         return self._by_prefix(context, ids, completion) if ends is None else ends
 
-    def written(self, ids: Sequence[int], before: Sequence[int] | np.ndarray = ()) -> list[str]:
-        """What a text to stop at is looked for in: the text that `ids` add, also with its special tokens if it has any.
+    def written(self, ids: Sequence[int], before: Sequence[int] | np.ndarray = (), *, special: bool = False) -> str:
+        """What a text to stop at is looked for in: as `completion`, or with special tokens.
 
         The space in front of a first word counts, whether or not there is a text before it.
         """
         context = self._context(before)
         if self._word is not None and not context.text.strip():
             context = self._text_of([*context.ids, self._word])
-        texts = [self._added(context, ids)]
-        if not self.special.isdisjoint(ids):
-            texts.append(self._added(self._text_of(context.ids, special=True), ids, special=True))
-        return texts
+        if special:
+            context = self._text_of(context.ids, special=True)
+        return self._added(context, ids, special=special)
+
+    def names_special(self, text: str) -> bool:
+        """Whether the text of a special token stands in it."""
+        names = (self._decoded([token_id], special=True).strip() for token_id in self.special)
+        return any(name and name in text for name in names)
 
     def _decoded(self, ids: Sequence[int], *, special: bool = False) -> str:
         return self.tokenizer.decode(list(ids), skip_special_tokens=not special)

@@ -46,10 +46,17 @@ def stop_finder(text: TokenText, stops: tuple[str, ...]) -> Callable[[Sequence],
     Texts of special tokens are found too, though the completion omits them.
     """
     tail = max(len(stop.encode()) for stop in stops) + 8
+    special = [stop for stop in stops if text.names_special(stop)]
 
     def found(sequence: Sequence) -> bool:
         ending = sequence.generated[-tail:]
         earlier = sequence.generated[:-tail] or sequence.read_ids
-        return any(stop in written for written in text.written(ending, earlier) for stop in stops)
+        written = text.written(ending, earlier)
+        if any(stop in written for stop in stops):
+            return True
+        if not special or text.special.isdisjoint(ending):
+            return False
+        written = text.written(ending, earlier, special=True)
+        return any(stop in written for stop in special)
 
     return found
