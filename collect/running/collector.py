@@ -13,6 +13,7 @@ from ...lake import Lake
 from ...lake.errors import ConfigError, DiskFullError, StoppedError, UsageError
 from ..config import CollectConfig
 from ..decoding.check import choose_reading, reading_notice
+from ..decoding.generation_settings import GenerationSettings
 from ..decoding.loop import BatchDecoder
 from ..decoding.reading import Reading
 from ..decoding.replay import replay
@@ -32,6 +33,7 @@ from .failure import failing_said
 from .plan import Estimate, Plan, estimate, make_plan, stored_dtype
 from .provenance import check_same, new_run_id, run_json
 from .segment import SegmentRunner, operation_columns
+from .stack_rows import NotStorable
 from .stopping import Stopping, stop_finder, stopped
 
 
@@ -97,6 +99,10 @@ class Collection:
             reading = Reading() if self.loaded.is_shell else choose_reading(self.loaded)
         if (limits := reading_notice(self.loaded, reading)) is not None:
             self.notice(limits)
+        self.settings = GenerationSettings.of(self.loaded.model.generation_config)
+        if config.max_new_tokens > 0:
+            for text in self.settings.notices(config.model, applied=config.generation_config):
+                self.notice(text)
         self.keep = Keep.parse(config.keep)
         self.unmeasured: dict[str, str] = {}
         self.wishes = self._wishes()
@@ -204,6 +210,7 @@ class Collection:
         self.check_space(lake, assume_yes=assume_yes)
         run_id = new_run_id(self.config.tag)
         about = run_json(run_id, self.loaded, self.config, self.source, self.plan, self.unmeasured, self.notices)
+        about["generation_config"] = self.settings.record(applied=self.config.generation_config)
         return self.collect_into(lake.start_run(run_id, about))
 
     def collect_into(self, run: Any) -> Collected:
@@ -222,6 +229,10 @@ class Collection:
             with failing_said(run, self.plan.batch_size):
                 self._collect_segments(run, progress, embedder)
             run.finish(status="complete", extra={"unwritten_ms": self._last_write_ms})
+        except NotStorable as error:
+            # The settings of a run do not change, so that no later attempt can go better.
+            run.finish(status="failed", error=str(error))
+            raise
         finally:
             pa.set_memory_pool(pool)
             run.close()
@@ -312,11 +323,14 @@ class Collection:
             self.callbacks.on_progress(progress)
             stopping.after_block()
 
+        stops = self.config.stop
+        if self.config.generation_config:
+            stops = (*stops, *self.settings.stop_strings)
         limits = Limits(
             self.config.max_new_tokens,
             self.loaded.context_length,
             self.loaded.end_ids,
-            stop_finder(text, self.config.stop) if self.config.stop else None,
+            stop_finder(text, stops) if stops else None,
             self.config.stop_rules,
             *self.loaded.forced_ids,
         )
