@@ -12,15 +12,13 @@ from weakref import WeakKeyDictionary
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers import AttentionInterface
 
 from .axis import columns_of
 from .edges import StrongestEdges
 from .summaries import AttentionRows, attention_rows
 
 LOWEST = torch.finfo(torch.float32).min
-PREFIX = "tracelake_"
 
 _observers: "WeakKeyDictionary[nn.Module, tuple[AttentionObserver, int]]" = WeakKeyDictionary()
 
@@ -161,43 +159,45 @@ def _rows_of(bias: Tensor, queries: slice) -> Tensor:
     return rows.float()
 
 
-def _observed(base: str) -> Callable:
-    """The attention function registered for `base`: observe, then compute as `base` does."""
+def _observed(name: str, computing: Callable | None) -> Callable:
+    """The attention function that stands in for `name`: observe, then compute as before (None: eagerly)."""
 
     def forward(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options):
         known = _observers.get(module)
         if known is not None:
             observer, layer = known
             observer.observe(layer, query, key, value, attention_mask, options)
-        if base == "eager":
-            compute = sys.modules[type(module).__module__].eager_attention_forward
-        else:
-            compute = ALL_ATTENTION_FUNCTIONS[base]
+        compute = computing or sys.modules[type(module).__module__].eager_attention_forward
         return compute(module, query, key, value, attention_mask, **options)
 
+    forward.__name__ = name
     return forward
-
-
-def registered(base: str) -> str:
-    """Register our observing function over `base` ("sdpa" or "eager") and return its name for transformers."""
-    name = PREFIX + base
-    AttentionInterface.register(name, _observed(base))
-    AttentionMaskInterface.register(name, AttentionMaskInterface()[base])
-    return name
 
 
 @contextmanager
 def observing(model: nn.Module, modules: Mapping[nn.Module, tuple[AttentionObserver, int]]) -> Iterator[None]:
-    """Switch the model to the observing attention for the length of the block, and back, also after an error.
+    """Look at what passes through the model's attention function for the length of the block, also after an error.
 
-    `modules` gives the observer and the layer of every module that may call the attention function.
+    `modules` gives the observer and the layer of every module that may call it. The function is replaced under its own
+    name: there are models that compute otherwise where they do not know the name.
     """
-    before = model.config._attn_implementation  # type: ignore[union-attr]
-    model.set_attn_implementation(registered(before))  # type: ignore[operator]
+    names = {name for module in (model, *modules) if (name := _implementation(module)) is not None}
+    mapping = AttentionInterface._global_mapping
+    before = {name: mapping.get(name) for name in names}
+    for name, computing in before.items():
+        AttentionInterface.register(name, _observed(name, computing))
     _observers.update(modules)
     try:
         yield
     finally:
         for module in modules:
             _observers.pop(module, None)
-        model.set_attn_implementation(before)  # type: ignore[operator]
+        for name, computing in before.items():
+            if computing is None:
+                del mapping[name]
+            else:
+                AttentionInterface.register(name, computing)
+
+
+def _implementation(module: nn.Module) -> str | None:
+    return getattr(getattr(module, "config", None), "_attn_implementation", None)
