@@ -18,14 +18,14 @@ import numpy as np
 import torch
 from plain_forward import log_probabilities
 from plain_pass import NoReference, PlainReader, PlainReading
-from random_models import D_VOCAB, PROMPTS, SCALE, byte_tokenizer
+from random_models import PROMPTS, SCALE, byte_tokenizer
 from safetensors.torch import save_file
 from tiny_architectures import PREFIX, SEQ_TO_SEQ, START, default_config, tiny_config
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedModel
 from trial_checks import Trial, differences
 
 from tracelake.collect.config import CollectConfig
-from tracelake.collect.models.sites import ATTENTION_SITES, SITES, Tap
+from tracelake.collect.models.sites import ATTENTION_SITES, CROSS_SITES, SITES, Tap
 from tracelake.collect.running import plan
 from tracelake.collect.running.collector import Collection
 from tracelake.lake import Lake
@@ -100,7 +100,7 @@ def _attempt(key: str, place: Path, outcome: Outcome) -> bool:
         return False
     if not outcome.problems:
         return False
-    outcome.verdict, outcome.why = WRONG, outcome.problems[0]
+    outcome.verdict, outcome.why, outcome.problems = WRONG, outcome.problems[0], outcome.problems[:6]
     return reference is not None and _is_ill_conditioned(reference, folder, outcome)
 
 
@@ -126,7 +126,7 @@ def _reference(key: str, folder: Path, outcome: Outcome) -> Reference | None:
         _leave_configuration(key, folder)
         return None
     try:
-        reader = PlainReader(folder)
+        reader = PlainReader(folder, _auto(key))
         texts = [PREFIX.get(key.split(":")[0], "") + text for text in PROMPTS]
         prompts = [np.array(byte_tokenizer()(text)["input_ids"]) for text in texts]
         if reader.two_stacks:
@@ -139,6 +139,10 @@ def _reference(key: str, folder: Path, outcome: Outcome) -> Reference | None:
     return reference
 
 
+def _auto(key: str) -> Any:
+    return AutoModelForSeq2SeqLM if key in SEQ_TO_SEQ else AutoModelForCausalLM
+
+
 def _words(error: BaseException) -> str:
     return f"{type(error).__name__} {' '.join(str(error).split())}"[:300]
 
@@ -146,8 +150,7 @@ def _words(error: BaseException) -> str:
 def _build(key: str, folder: Path, scale: float) -> None:
     """Write a tiny model with its tokenizer; large weights make attention and predictions far from uniform."""
     torch.manual_seed(0)
-    make = AutoModelForSeq2SeqLM if key in SEQ_TO_SEQ else AutoModelForCausalLM
-    model: PreTrainedModel = make.from_config(tiny_config(key.split(":")[0])).eval()
+    model: PreTrainedModel = _auto(key).from_config(tiny_config(key.split(":")[0])).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.ndim > 1 and "A_log" not in name:
@@ -169,22 +172,43 @@ def _leave_configuration(key: str, folder: Path) -> None:
 
 def _choose_ends(reference: Reference, folder: Path) -> list[np.ndarray]:
     """Make some tokens end sequences, so that they end at different steps; returns what greedy decoding writes."""
-    reader = reference.reader
-    arguments = [(ids, reference.n_encoded(ids), N_NEW) for ids in reference.prompts]
-    try:
-        greedy = [reader.generated(*given) for given in arguments]
-    except UNSTEADY:
-        greedy = [reader.greedy(*given) for given in arguments]
-    ends = {int(greedy[0][2]), int(greedy[2][5]), *range(11, D_VOCAB, 40)}
+    greedy = [_greedy(reference, ids) for ids in reference.prompts]
+    ends = next(_end_ids(greedy))
     path = folder / "generation_config.json"
     settings = json.loads(path.read_text()) if path.is_file() else {}
-    settings |= {"eos_token_id": sorted(ends), "pad_token_id": 2}
+    settings |= {"eos_token_id": ends, "pad_token_id": 2}
     settings.pop("forced_eos_token_id", None)
-    if reader.two_stacks:
+    if reference.reader.two_stacks:
         settings["decoder_start_token_id"] = START
     path.write_text(json.dumps(settings))
-    lasts = [next((step for step, token in enumerate(ids) if int(token) in ends), N_NEW - 1) for ids in greedy]
-    return [ids[: last + 1] for ids, last in zip(greedy, lasts, strict=True)]
+    return [ids[: _n_until(ids, ends)] for ids in greedy]
+
+
+def _greedy(reference: Reference, prompt: np.ndarray) -> np.ndarray:
+    """What `generate` writes, if plain passes agree; else what they write."""
+    n = reference.n_encoded(prompt)
+    try:
+        ids = reference.reader.generated(prompt, n, N_NEW)
+        logits = reference.reader.read(np.concatenate((prompt, ids)), n).logits[-N_NEW - 1 : -1]
+        if logits.argmax(-1).tolist() == ids.tolist():
+            return ids
+    except (*UNSTEADY, NoReference):
+        pass
+    return reference.reader.greedy(prompt, n, N_NEW)
+
+
+def _end_ids(greedy: list[np.ndarray]) -> Iterator[list[int]]:
+    """Pairs of tokens under which the sequences have at least three lengths, two, or whatever there is."""
+    pairs = [[int(a), int(b)] for a in greedy[0][1:] for b in greedy[2][1:]]
+    for wanted in (3, 2, 1):
+        for pair in pairs:
+            if len({_n_until(ids, pair) for ids in greedy}) >= wanted:
+                yield pair
+
+
+def _n_until(ids: np.ndarray, ends: list[int]) -> int:
+    """How many tokens there are up to the first that ends a sequence."""
+    return next((step + 1 for step, token in enumerate(ids) if int(token) in ends), len(ids))
 
 
 def _everything(folder: Path, outcome: Outcome) -> tuple[str, ...]:
@@ -198,16 +222,16 @@ def _everything(folder: Path, outcome: Outcome) -> tuple[str, ...]:
 
 
 def _is_there(collection: Collection, site: str) -> bool:
-    """Whether some stack has the site."""
+    """Whether all layers have the site, of all stacks that could."""
     if site in ATTENTION_SITES:
         return collection.wishes.attention
-    for stack in collection.loaded.stacks:
-        try:
+    stacks = collection.loaded.stacks[-1:] if site in CROSS_SITES else collection.loaded.stacks
+    try:
+        for stack in stacks:
             Tap(stack.anatomy, {(site, layer) for layer in range(stack.n_layers)})
-        except ConfigError:
-            continue
-        return True
-    return False
+    except ConfigError:
+        return False
+    return True
 
 
 def _prepared(folder: Path, **settings: Any) -> Collection:
@@ -233,7 +257,7 @@ def _compared(lake: Lake, run: str, reference: Reference | None, name: str, note
 def _is_ill_conditioned(reference: Reference, folder: Path, outcome: Outcome) -> bool:
     """Whether the bare model in float64 is farther from float32 than a quarter of the tolerance."""
     try:
-        exact = PlainReader(folder, torch.float64)
+        exact = PlainReader(folder, _auto(outcome.architecture), torch.float64)
         pairs = [
             (reader.read(ids, reference.n_encoded(ids)) for reader in (reference.reader, exact))
             for ids in reference.prompts

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel
 
 Site = tuple[str, int]
 
@@ -48,11 +48,10 @@ class NoReference(Exception):
 
 
 class PlainReader:
-    """A model of a folder, as transformers loads it."""
+    """A model of a folder, as a class of transformers (`AutoModelForCausalLM`) loads it."""
 
-    def __init__(self, folder: Path, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(self, folder: Path, auto: Any, dtype: torch.dtype = torch.float32) -> None:
         config = AutoConfig.from_pretrained(folder)
-        auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
         try:
             model = auto.from_pretrained(folder, dtype=dtype, attn_implementation="eager")
         except ValueError:
@@ -118,7 +117,7 @@ class PlainReader:
         names = ("attentions", "encoder_attentions", "decoder_attentions", "cross_attentions")
         tuples = {name: getattr(output, name, None) or () for name in names}
         return {
-            name: [layer[0].float().permute(1, 0, 2).numpy() for layer in maps if isinstance(layer, Tensor)]
+            name: [layer[0].float().permute(1, 0, 2).numpy() for layer in maps if _is_map(layer)]
             for name, maps in tuples.items()
         }
 
@@ -205,7 +204,7 @@ def _calls(model: nn.Module) -> Iterator[Calls]:
         if isinstance(last, Tensor):
             seen.outputs.append(last.detach().clone())
         place = started.pop(id(module), None)
-        wrote = out if isinstance(out, Tensor) else out[0] if isinstance(out, tuple) and out else None
+        wrote = out if isinstance(out, Tensor) else out[0] if isinstance(out, tuple | list) and out else None
         if place is not None and isinstance(wrote, Tensor):
             seen.calls[place] = Call(module, seen.calls[place].read, wrote.detach().clone())
 
@@ -226,6 +225,11 @@ def _first(args: tuple, kwargs: dict) -> Tensor | None:
         if isinstance(value, Tensor) and value.is_floating_point() and value.ndim >= 3:
             return value
     return None
+
+
+def _is_map(weights: Any) -> bool:
+    """Whether an entry of `attentions` is one; layers without attention have something else there."""
+    return isinstance(weights, Tensor) and weights.ndim == 4
 
 
 def _same(a: Tensor, b: Tensor) -> bool:

@@ -85,8 +85,8 @@ def _texts(trial: Trial) -> Iterator[str]:
         short = logits.max(-1) - np.take_along_axis(logits, own[:, None], -1)[:, 0]
         if (short > ABSOLUTE + RELATIVE * np.abs(logits).max(-1)).any():
             yield f"greedy: a token of sequence {number} is not the best"
-    if len(lengths) == 1:
-        yield "ends: all sequences end at the same step"
+    if trial.greedy is not None and lengths != {len(ids) for ids in trial.greedy}:
+        yield f"ends: sequences of {lengths} tokens, {sorted(map(len, trial.greedy))} wanted"
 
 
 def _distributions(trial: Trial) -> Iterator[str]:
