@@ -8,12 +8,12 @@ from collections.abc import Iterator
 
 import numpy as np
 from torch import Tensor
-from transformers import LogitsProcessorList
 
 from ..observing.observation import ObservedModel, ObservedStack
 from ..observing.summaries import Distribution, distribution, distributions
 from ..observing.transfer import to_host
 from .batch import Batch
+from .generation_settings import GenerationSettings, RowProcessors, row_processors
 from .reading import Reading
 from .sampling import Sampling, choose, uniform_draws
 from .sequence import EDGES, PREDICTIONS, STATES, Block, Limits, Sequence, encoder_matrix
@@ -39,7 +39,8 @@ class BatchDecoder:
         self.observed = observed
         self.loaded = observed.loaded
         self.sampling = sampling
-        self.processors: LogitsProcessorList = sampling.processors()
+        self.processors = sampling.processors()
+        self.settings = GenerationSettings.of(self.loaded.model.generation_config) if sampling.model_settings else None
         self.limits = limits
         self.reading = reading
         self.seed = seed
@@ -53,6 +54,10 @@ class BatchDecoder:
         self.sequences = sequences
         self.batch = Batch(self.loaded, sequences, self.reading, room=self.limits.max_new_tokens)
         self.watch = StopWatch(self.limits.rules, len(sequences))
+        self.row_processors: RowProcessors | None = None
+        if self.settings is not None:
+            parts = (self.settings, self.sampling, sequences, self.limits, self.loaded.device)
+            self.row_processors = row_processors(*parts)
         self.observed.decoder.begin(self.batch.axis, self.batch.encoder_axis())
         if self.observed.encoder is not None:
             self.observed.encoder.begin(self.batch.encoder_axis())
@@ -209,7 +214,9 @@ class BatchDecoder:
             items = np.array([self.sequences[i].item for i in batch.alive])
             samples = np.array([self.sequences[i].sample for i in batch.alive])
             draws = uniform_draws(self.seed, items, samples, step)
-        choice = choose(logits, batch.ids[:, : batch.end], self.processors, draws)
+        rows = self.row_processors
+        processors = self.processors if rows is None else rows.of(batch.alive, batch.pads)
+        choice = choose(logits, batch.ids[:, : batch.end], processors, draws)
         self.forced = self.limits.forced(batch.end - batch.pads, step)
         if (self.forced >= 0).any():
             choice = choice.overruled(self._index(self.forced))
@@ -252,7 +259,7 @@ class BatchDecoder:
             return "length"
         if sequence.generated[-1] in self.limits.end_ids:
             return "eos"
-        if self.limits.has_stop_string is not None and self.limits.has_stop_string(sequence.generated):
+        if self.limits.has_stop_string is not None and self.limits.has_stop_string(sequence):
             return "stop_string"
         if at_limit:
             return "length"

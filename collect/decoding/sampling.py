@@ -1,6 +1,8 @@
 """Choosing the next token: greedy, or a draw that depends on (run seed, item, sample, step) and nothing else."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +19,9 @@ from transformers import (
 
 from ..observing.summaries import entropy_bits
 
+Processors = Callable[[Any, Any], Any]
+"""Ids so far and scores of the next token, a row per sequence, to other scores."""
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -27,6 +32,8 @@ class Sampling:
     top_k: int | None = None
     min_p: float | None = None
     repetition_penalty: float | None = None
+    model_settings: bool = False
+    """Whether the settings of the model's generation_config are applied too, see `generation_settings`."""
 
     @property
     def greedy(self) -> bool:
@@ -88,16 +95,14 @@ class Choice:
 def choose(
     logits: Float[Tensor, "batch d_vocab"],
     context: Int[Tensor, "batch pos"],
-    processors: LogitsProcessorList,
+    processors: Processors,
     draws: np.ndarray | None,
 ) -> Choice:
     """The next token of each row: the best one, or the one at `draws` in the cumulative processed distribution.
 
     `context` holds prompt and generated ids for the repetition penalty; padded columns repeat an id of their own row.
     """
-    scores = logits.float()
-    if len(processors):
-        scores = processors(context, scores)  # type: ignore[arg-type]
+    scores = processors(context, logits.float())
     if draws is None:
         return Choice(scores.argmax(-1), None, None)
     logprobs = scores.log_softmax(-1)

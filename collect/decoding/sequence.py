@@ -59,7 +59,7 @@ class Limits:
     max_new_tokens: int
     context_length: int
     end_ids: frozenset[int]
-    has_stop_string: Callable[[list[int]], bool] | None = None
+    has_stop_string: Callable[[Sequence], bool] | None = None
     rules: tuple[StopRule, ...] = ()
     forced_first: int | None = None
     """Id that the decoder is given as its second token."""

@@ -3,6 +3,7 @@
 A row is a token that the stack read. Rows leave as tensors with the row axis first; the caller moves them to the host.
 """
 
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -35,6 +36,11 @@ class VectorWish:
     @property
     def name(self) -> str:
         return f"vector/{self.site}/{self.layer}/{self.scope or 'all'}"
+
+    @property
+    def lost(self) -> str:
+        """Name of the largest value that the stored format could not hold, see `largest_lost`."""
+        return f"lost/{self.name}"
 
 
 def each_once(wishes: Iterable[VectorWish], *, generates: bool) -> tuple[VectorWish, ...]:
@@ -207,6 +213,8 @@ class ObservedStack:
             if wish.scope in scopes:
                 vectors = _taken(self._state(wish.site, wish.layer).flatten(0, 1), scopes[wish.scope])
                 found[wish.name] = vectors.to(DTYPES[self.wishes.store_dtype])
+                if narrows(vectors.dtype, found[wish.name].dtype):
+                    found[wish.lost] = largest_lost(vectors, found[wish.name])
         return found
 
     def _state(self, site: str, layer: int) -> Tensor:
@@ -298,8 +306,26 @@ class ObservedModel:
             yield self
 
 
+def narrows(computed: torch.dtype, stored: torch.dtype) -> bool:
+    """Whether a finite number of one format may be too large for the other."""
+    return torch.finfo(computed).max > torch.finfo(stored).max
+
+
+def largest_lost(vectors: Float[Tensor, "row d"], stored: Float[Tensor, "row d"]) -> Float[Tensor, ""]:
+    """The largest finite size among the values that became infinite when they were stored; 0 if none did."""
+    if vectors.numel() == 0:
+        return torch.zeros((), device=vectors.device)
+    lost = stored.isinf() & vectors.isfinite()
+    return torch.where(lost, vectors, 0.0).abs().amax().float()
+
+
 def attention_is_observable(loaded: LoadedModel) -> bool:
-    """Whether every layer's attention passes through transformers' AttentionInterface; tried with one short pass."""
+    """Whether every layer's attention passes through transformers' AttentionInterface; tried with one short pass.
+
+    A shell cannot be run: there it is whether the architecture's file knows the interface at all.
+    """
+    if loaded.is_shell:
+        return hasattr(sys.modules[type(loaded.model).__module__], "ALL_ATTENTION_FUNCTIONS")
     looking = Wishes(tokens=False, layers=False, heads=True, vectors=(), store_dtype="float32")
     stacks = [ObservedStack(stack, looking, block_bytes=2**20, columns=2**20) for stack in loaded.stacks]
     modules = {module: to for stack in stacks for module, to in stack.observed_modules().items()}
