@@ -80,6 +80,19 @@ def test_a_wrong_position_is_seen() -> None:
         choose_reading(stack_of)
 
 
+def test_positions_that_count_from_the_padding_token_leave_a_shorter_context(tmp_path: Path) -> None:
+    """Up to the last position, and with a padding token in the text, which is not counted."""
+    model = unusual_model("roberta", max_position_embeddings=30)
+    model.generation_config.eos_token_id = [299]
+    folder = save(model, tmp_path / "model")
+    lake, run = collect(folder, tmp_path / "lake", prompt=PROMPTS[1:], max_new_tokens=60)
+    check_run(lake, run.run_id, PlainCausal(folder).read)
+    longest = max(len(tokens) for tokens in sequences_of(lake, run.run_id).values())
+    assert longest == 27
+    with pytest.raises(ConfigError, match="the model takes 26"):
+        collect(folder, tmp_path / "other")
+
+
 def test_a_model_that_sees_what_follows_is_refused() -> None:
     with pytest.raises(ConfigError, match="depend on the tokens behind it.*is_decoder"):
         reading_of(unusual_model("bert", is_decoder=False))
