@@ -48,17 +48,11 @@ def load_model(
     folder = Path(source)
     where = choose_device(device)
     options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
-    _quiet_transformers()
-    check_files(name, folder)
-    with loading(name, "configuration"):
-        config = AutoConfig.from_pretrained(source, **options)
-    with loading(name, "tokenizer"):
-        tokenizer = AutoTokenizer.from_pretrained(source, **options)
+    config, tokenizer = open_config(name, **options)
     # Weights that the checkpoint lacks are drawn at random: the same ones each time, so that a run can be resumed.
     with loading(name, "weights"), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        auto: Any = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-        model, info = auto.from_pretrained(
+        model, info = model_class(config).from_pretrained(
             source,
             dtype="auto" if dtype == "auto" else DTYPES[dtype],
             use_safetensors=True,
@@ -82,6 +76,23 @@ def load_model(
         weights_sha256=folder_digest(folder) if folder.is_dir() else None,
         gaps=gaps,
     )
+
+
+def open_config(name: str, *, revision: str | None = None, trust_remote_code: bool = False) -> tuple[Any, Any]:
+    """Configuration and tokenizer of a model, without its weights; NotFoundError for an unknown model."""
+    source = str(WEIGHTS) if name == BUNDLED else name
+    options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    _quiet_transformers()
+    check_files(name, Path(source))
+    with loading(name, "configuration"):
+        config = AutoConfig.from_pretrained(source, **options)
+    with loading(name, "tokenizer"):
+        return config, AutoTokenizer.from_pretrained(source, **options)
+
+
+def model_class(config: Any) -> Any:
+    """The automatic class that makes a model of this configuration."""
+    return AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
 
 
 def _quiet_transformers() -> None:

@@ -11,6 +11,7 @@ from torch import nn
 from ...lake.errors import ConfigError
 from .rotary import LengthSwitch, find_switch
 from .sites import Anatomy, BlockParts, dissect, find_blocks
+from .text_pass import TextPass
 
 DECODER, ENCODER = "decoder", "encoder"
 SELF, CROSS = "self", "cross"
@@ -105,16 +106,17 @@ class Stack:
         return found
 
 
-def only_stack(model: Any, config: Any, probe: Callable[[], object]) -> Stack:
+def only_stack(text: TextPass, config: Any, probe: Callable[[], object]) -> Stack:
     """The blocks of a decoder-only model."""
-    blocks = find_blocks(model.base_model, int(config.num_hidden_layers))
-    return Stack(DECODER, model.base_model, config, probe, blocks, takes_positions=True)
+    blocks = find_blocks(text.base, text.called)
+    takes_positions = "position_ids" in inspect.signature(text.base.forward).parameters
+    return Stack(DECODER, text.base, config, probe, blocks, takes_positions=takes_positions)
 
 
-def encoder_and_decoder(model: Any, config: Any, probe: Callable[[], object]) -> tuple[Stack, Stack]:
+def encoder_and_decoder(model: Any, text: TextPass, config: Any, probe: Callable[[], object]) -> tuple[Stack, Stack]:
     """The two stacks of an encoder-decoder model."""
-    encoder, decoder = model.get_encoder(), model.get_decoder()
+    encoder, decoder = model.get_encoder(), text.base
     return (
-        Stack(ENCODER, encoder, config, probe, find_blocks(encoder)),
-        Stack(DECODER, decoder, config, probe, find_blocks(decoder), kinds=(SELF, CROSS)),
+        Stack(ENCODER, encoder, config, probe, find_blocks(encoder, text.called)),
+        Stack(DECODER, decoder, config, probe, find_blocks(decoder, text.called), kinds=(SELF, CROSS)),
     )

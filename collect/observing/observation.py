@@ -3,6 +3,7 @@
 A row is a token that the stack read. Rows leave as tensors with the row axis first; the caller moves them to the host.
 """
 
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -319,7 +320,12 @@ def largest_lost(vectors: Float[Tensor, "row d"], stored: Float[Tensor, "row d"]
 
 
 def attention_is_observable(loaded: LoadedModel) -> bool:
-    """Whether every layer's attention passes through transformers' AttentionInterface; tried with one short pass."""
+    """Whether every layer's attention passes through transformers' AttentionInterface; tried with one short pass.
+
+    A shell cannot be run: there it is whether the architecture's file knows the interface at all.
+    """
+    if loaded.is_shell:
+        return hasattr(sys.modules[type(loaded.model).__module__], "ALL_ATTENTION_FUNCTIONS")
     looking = Wishes(tokens=False, layers=False, heads=True, vectors=(), store_dtype="float32")
     stacks = [ObservedStack(stack, looking, block_bytes=2**20, columns=2**20) for stack in loaded.stacks]
     modules = {module: to for stack in stacks for module, to in stack.observed_modules().items()}
