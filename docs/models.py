@@ -52,7 +52,10 @@ def fingerprint() -> str:
 
 def store(key: str, outcome: dict[str, Any]) -> None:
     path_of(key).write_text(json.dumps({"fingerprint": fingerprint(), **outcome}, indent=1) + "\n")
-    print(f"{outcome['verdict']:10}{key}  {outcome['why']} {outcome['problems'][:2]} {outcome['notes'][:3]}"[:400], flush=True)
+    print(
+        f"{outcome['verdict']:10}{key}  {outcome['why']} {outcome['problems'][:2]} {outcome['notes'][:3]}"[:400],
+        flush=True,
+    )
 
 
 def tried(key: str) -> dict[str, Any]:
@@ -75,7 +78,16 @@ def tried(key: str) -> dict[str, Any]:
         process.join()
     if outcome is None:
         why = f"the process ended with {process.exitcode}"
-        outcome = {"architecture": key, "verdict": "traceback", "why": why, "problems": [], "notes": [], "sites": [], "heads": None, "scale": None}
+        outcome = {
+            "architecture": key,
+            "verdict": "traceback",
+            "why": why,
+            "problems": [],
+            "notes": [],
+            "sites": [],
+            "heads": None,
+            "scale": None,
+        }
     return outcome
 
 

@@ -92,7 +92,9 @@ def _attempt(key: str, place: Path, outcome: Outcome) -> bool:
             keep = tuple(item for item in keep if item in (*KEEP, "heads"))
             outcome.problems += _compared(lake, run, reference, name, outcome.notes)
     except LakeError as error:
-        outcome.verdict, outcome.why = REFUSED, str(error)
+        # A run that failed says so in a sentence, but was not refused.
+        failed = error.__cause__ is not None and "failed" in str(error)
+        outcome.verdict, outcome.why = TRACEBACK if failed else REFUSED, str(error)
         return False
     except Exception as error:
         frames = [f"{Path(frame.filename).name}:{frame.lineno}" for frame in traceback.extract_tb(error.__traceback__)]
@@ -152,6 +154,10 @@ def _build(key: str, folder: Path, scale: float) -> None:
     torch.manual_seed(0)
     model: PreTrainedModel = _auto(key).from_config(tiny_config(key.split(":")[0])).eval()
     with torch.no_grad():
+        if any("indexer" in name for name, _ in model.named_modules()):
+            # A padding token that is embedded as zero scores all keys alike: which of them it selects is chance.
+            embedding = model.get_input_embeddings().weight
+            embedding[embedding.norm(dim=-1) == 0] = 0.02
         for name, parameter in model.named_parameters():
             if parameter.ndim > 1 and "A_log" not in name:
                 parameter.mul_(scale)

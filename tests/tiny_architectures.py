@@ -104,12 +104,22 @@ OVERRIDES: dict[str, Override] = {
         "depth of the vision tower is a list",
         {
             "vision_config": {
-                "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
-                "mlp_layer_types": ["dense"] * 2, "adapter_in_dim": 32, "adapter_out_dim": 32,
+                "hidden_size": 32,
+                "intermediate_size": 48,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 4,
+                "mlp_layer_types": ["dense"] * 2,
+                "adapter_in_dim": 32,
+                "adapter_out_dim": 32,
             },  # fmt: skip
             "audio_config": {
-                "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
-                "downsample_hidden_size": 8, "adapter_input_size": 32, "adapter_out_dim": 32,
+                "hidden_size": 32,
+                "intermediate_size": 48,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 4,
+                "downsample_hidden_size": 8,
+                "adapter_input_size": 32,
+                "adapter_out_dim": 32,
             },  # fmt: skip
         },
     ),
@@ -138,8 +148,11 @@ OVERRIDES: dict[str, Override] = {
     "reformer": Override(
         "positions are a product of two axes",
         {
-            "axial_pos_shape": (16, 10), "axial_pos_embds_dim": (16, 16), "attn_layers": ("local", "lsh") * 2,
-            "local_attn_chunk_length": 8, "lsh_attn_chunk_length": 8,
+            "axial_pos_shape": (16, 10),
+            "axial_pos_embds_dim": (16, 16),
+            "attn_layers": ("local", "lsh") * 2,
+            "local_attn_chunk_length": 8,
+            "lsh_attn_chunk_length": 8,
         },  # fmt: skip
     ),
     "vibevoice_asr": Override(
@@ -150,8 +163,10 @@ OVERRIDES: dict[str, Override] = {
     "zamba": Override(
         "the shared block must occur twice",
         {
-            "num_hidden_layers": 6, "layers_block_type": [LINEAR, LINEAR, HYBRID, LINEAR, HYBRID, LINEAR],
-            "attention_hidden_size": 64, "num_key_value_heads": 4,
+            "num_hidden_layers": 6,
+            "layers_block_type": [LINEAR, LINEAR, HYBRID, LINEAR, HYBRID, LINEAR],
+            "attention_hidden_size": 64,
+            "num_key_value_heads": 4,
         },  # fmt: skip
     ),
     "zamba2": Override(

@@ -16,7 +16,7 @@ from torch import Tensor
 from ...lake.errors import ConfigError
 from ..keep import Keep
 from ..models.model import DTYPES, LoadedModel
-from ..models.sites import ATTENTION_SITES, CROSS_SITES, Tap
+from ..models.sites import ATTENTION_SITES, CROSS_SITES, LARGEST_MISS, LARGEST_MISS_HALF, Tap
 from ..models.stack import CROSS, DECODER, SELF, Stack
 from .attention import AttentionObserver, observing
 from .axis import Axis, columns_of
@@ -329,13 +329,19 @@ def attention_is_observable(loaded: LoadedModel) -> bool:
     looking = Wishes(tokens=False, layers=False, heads=True, vectors=(), store_dtype="float32")
     stacks = [ObservedStack(stack, looking, block_bytes=2**20, columns=2**20) for stack in loaded.stacks]
     modules = {module: to for stack in stacks for module, to in stack.observed_modules().items()}
+    observers = [observer for stack in stacks for observer in stack.observers.values()]
+    for observer in observers:
+        observer.misses = {}
     try:
         with observing(loaded.model, modules):
             loaded.probe()
     except (ValueError, KeyError, AttributeError):
         # Architectures that choose their attention class by name refuse or ignore a name they do not know.
         return False
-    return all(len(o.rows) == stack.stack.n_layers for stack in stacks for o in stack.observers.values())
+    complete = all(len(o.rows) == stack.stack.n_layers for stack in stacks for o in stack.observers.values())
+    # An architecture may hand its attention function something that we do not know of.
+    largest = LARGEST_MISS if loaded.model.dtype == torch.float32 else LARGEST_MISS_HALF
+    return complete and all(miss <= largest for o in observers for miss in (o.misses or {}).values())
 
 
 def _taken(rows: Tensor, select: Tensor | None) -> Tensor:
