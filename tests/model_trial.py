@@ -1,4 +1,4 @@
-"""One architecture through the whole product: build a tiny model, collect with it, compare everything with plain passes.
+"""One architecture through the whole product: build a tiny model, collect with it, compare with plain passes.
 
 `python tests/model_trial.py llama:LlamaForCausalLM` prints the outcome; `docs/models.py` tries one after another.
 """
@@ -20,7 +20,7 @@ from plain_forward import log_probabilities
 from plain_pass import NoReference, PlainReader, PlainReading
 from random_models import PROMPTS, SCALE, byte_tokenizer
 from safetensors.torch import save_file
-from tiny_architectures import PREFIX, SEQ_TO_SEQ, START, default_config, tiny_config
+from tiny_architectures import SEQ_TO_SEQ, START, default_config, tiny_config
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedModel
 from trial_checks import Trial, differences
 
@@ -33,10 +33,9 @@ from tracelake.lake.errors import ConfigError, LakeError
 
 N_NEW = 8
 RUNS: dict[str, dict[str, Any]] = {
-    "greedy": {"batch_size": 5},
-    "sampled": {"batch_size": 4, "samples": 2, "temperature": 1.0, "segment_items": 5},
+    "sampled": {"batch_size": 3, "temperature": 1.0, "prompt": PROMPTS[:3]},
+    "greedy": {"batch_size": 5, "prompt": PROMPTS},
 }
-KEEP = ("tokens", "layers", "activations:resid_post", "activations:final_norm")
 SCALES = (SCALE, 6.0, 3.0, 1.0)
 """Of the weights; the next smaller one where float32 and float64 of the bare model itself differ too much."""
 EXACT, LIMITS, REFUSED, WRONG, TRACEBACK = "exact", "limits", "refused", "wrong", "traceback"
@@ -53,7 +52,7 @@ class Outcome:
     why: str = ""
     sites: list[str] = field(default_factory=list)
     heads: str = ""
-    """all, some, or none of the layers have their attention observed."""
+    """Whether attention is observed."""
     scale: float = SCALE
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -82,14 +81,15 @@ def _attempt(key: str, place: Path, outcome: Outcome) -> bool:
     folder = place / "model"
     reference = _reference(key, folder, outcome)
     try:
-        keep = _everything(folder, outcome)
-        for name, settings in RUNS.items():
+        # The first run keeps what is kept if nobody asks; the second what the first has shown to be there.
+        settings: dict[str, Any] = {}
+        for name, run_settings in RUNS.items():
             lake = Lake.create(place / name)
-            collection = _prepared(folder, keep=keep, **settings)
+            collection = _prepared(folder, **run_settings, **settings)
             run = collection.start(lake, assume_yes=True).run_id
+            settings = {"keep": _everything(collection, outcome)}
             outcome.why = " and ".join(collection.plan.reading.limits)
             outcome.verdict = LIMITS if outcome.why else EXACT
-            keep = tuple(item for item in keep if item in (*KEEP, "heads"))
             outcome.problems += _compared(lake, run, reference, name, outcome.notes)
     except LakeError as error:
         # A run that failed says so in a sentence, but was not refused.
@@ -129,8 +129,7 @@ def _reference(key: str, folder: Path, outcome: Outcome) -> Reference | None:
         return None
     try:
         reader = PlainReader(folder, _auto(key))
-        texts = [PREFIX.get(key.split(":")[0], "") + text for text in PROMPTS]
-        prompts = [np.array(byte_tokenizer()(text)["input_ids"]) for text in texts]
+        prompts = [np.array(byte_tokenizer()(text)["input_ids"]) for text in PROMPTS]
         if reader.two_stacks:
             prompts = [np.append(ids, START) for ids in prompts]
         reference = Reference(reader, prompts, [])
@@ -217,14 +216,13 @@ def _n_until(ids: np.ndarray, ends: list[int]) -> int:
     return next((step + 1 for step, token in enumerate(ids) if int(token) in ends), len(ids))
 
 
-def _everything(folder: Path, outcome: Outcome) -> tuple[str, ...]:
+def _everything(collection: Collection, outcome: Outcome) -> tuple[str, ...]:
     """What `--keep` can ask of the model; heads only where they can be observed."""
-    collection = _prepared(folder, keep=KEEP)
     observed = collection.wishes.attention
-    outcome.heads = "all" if observed else "none"
+    outcome.heads = "observed" if observed else ""
     outcome.sites = [site for site in SITES if _is_there(collection, site)]
-    sites = tuple(f"activations:{site}" for site in outcome.sites if f"activations:{site}" not in KEEP)
-    return (*KEEP, *sites, *(("heads",) if observed else ()))
+    sites = [f"activations:{site}@0,-1" for site in outcome.sites if site != "resid_post"]
+    return ("tokens", "layers", "activations:resid_post", *sites, *(["heads"] if observed else []))
 
 
 def _is_there(collection: Collection, site: str) -> bool:
@@ -242,7 +240,7 @@ def _is_there(collection: Collection, site: str) -> bool:
 
 def _prepared(folder: Path, **settings: Any) -> Collection:
     """A collection of the prompts, before it starts."""
-    given = {"prompt": PROMPTS, "device": "cpu", "max_new_tokens": N_NEW, "chat": "off", **settings}
+    given = {"device": "cpu", "max_new_tokens": N_NEW, "chat": "off", **settings}
     return Collection(CollectConfig(model=str(folder), **given))
 
 
@@ -250,10 +248,10 @@ def _compared(lake: Lake, run: str, reference: Reference | None, name: str, note
     """What is wrong in a run; where only `generate` differs from plain passes, a note."""
     if reference is None:
         return ["collected, although transformers itself cannot read it"]
-    samples = RUNS[name].get("samples", 1)
     greedy = reference.greedy if name == "greedy" else None
+    prompts = reference.prompts[: len(RUNS[name]["prompt"])]
     try:
-        texts = differences(Trial(lake, run, reference.reader, reference.prompts, greedy, samples))
+        texts = differences(Trial(lake, run, reference.reader, prompts, greedy))
     except NoReference as error:
         texts = [f"there is no reference: {error}"]
     notes += [f"{name} {text}" for text in texts if text.startswith("generate")]

@@ -20,7 +20,8 @@ N_LAYERS, CONTEXT, WINDOW, START = 4, 160, 9, 2
 SMALL: dict[str, Any] = {
     # widths
     "hidden_size": 32, "d_model": 32, "n_embd": 32, "intermediate_size": 48, "d_ff": 48, "n_inner": 48, "ffn_dim": 48,
-    "decoder_ffn_dim": 48, "encoder_ffn_dim": 40, "ffn_hidden_size": 48, "dff": 48, "dim_ff": 48, "feed_forward_size": 48,
+    "decoder_ffn_dim": 48, "encoder_ffn_dim": 40, "ffn_hidden_size": 48, "dff": 48, "dim_ff": 48,
+    "feed_forward_size": 48,
     "head_dim": 8, "d_kv": 8, "kv_channels": 8, "dim_head": 8, "d_head": 8, "attention_head_size": 8,
     "moe_intermediate_size": 24, "expert_ffn_hidden_size": 24, "shared_expert_intermediate_size": 24,
     "shared_intermediate_size": 24, "shared_experts_intermediate_size": 24, "moe_shared_expert_intermediate_size": 24,
@@ -39,7 +40,8 @@ SMALL: dict[str, Any] = {
     "qk_head_dim": 16, "index_head_dim": 8, "index_n_heads": 16, "index_topk": 8, "o_groups": 2, "o_lora_rank": 16,
     # experts
     "num_experts": 4, "num_local_experts": 4, "n_routed_experts": 4, "moe_num_experts": 4, "num_experts_per_tok": 2,
-    "moe_k": 2, "moe_topk": 2, "top_k_experts": 2, "n_group": 1, "topk_group": 1, "first_k_dense_replace": 1, "num_dense_layers": 1,
+    "moe_k": 2, "moe_topk": 2, "top_k_experts": 2, "n_group": 1, "topk_group": 1, "first_k_dense_replace": 1,
+    "num_dense_layers": 1,
     "zero_expert_num": 1, "n_shared_experts": 1, "num_shared_experts": 1, "moe_num_shared_experts": 1,
     "router_hidden_size": 16, "moe_latent_size": 16,
     # states
@@ -184,9 +186,6 @@ _INDEXER = {
 OVERRIDES["qwen4_exp_text"] = Override("no default sizes of the indexer", _INDEXER)
 OVERRIDES["qwen4_exp"] = Override("no default sizes of the indexer", text=_INDEXER)
 
-
-PREFIX: dict[str, str] = {}
-"""What a prompt of a model type begins with, where it needs something."""
 
 SEQ_TO_SEQ = frozenset(f"{kind}:{name}" for kind, name in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES.items())
 

@@ -27,7 +27,6 @@ class Trial:
     prompts: list[np.ndarray]
     greedy: list[np.ndarray] | None
     """What `generate` writes; None if the run sampled."""
-    samples: int
 
     def table(self, name: str) -> pl.DataFrame:
         """The rows of the run, by key."""
@@ -49,7 +48,7 @@ class Trial:
 
     def prompt(self, number: int) -> np.ndarray:
         """Ids of the prompt of a sequence."""
-        return self.prompts[number // self.samples]
+        return self.prompts[number]
 
     def n_encoded(self, number: int) -> int:
         return len(self.prompt(number)) - 1 if self.reader.two_stacks else 0
@@ -57,8 +56,8 @@ class Trial:
 
 def differences(trial: Trial) -> list[str]:
     """What is wrong in a run, one sentence per quantity."""
-    if trial.sequences.height != trial.samples * len(trial.prompts):
-        return [f"sequences: {trial.sequences.height} of {trial.samples * len(trial.prompts)}"]
+    if trial.sequences.height != len(trial.prompts):
+        return [f"sequences: {trial.sequences.height} of {len(trial.prompts)}"]
     sentences: dict[str, str] = {}
     for text in (*_texts(trial), *_distributions(trial), *_stacks(trial)):
         sentences.setdefault(text.split(":")[0], text)
@@ -103,7 +102,7 @@ def _distributions(trial: Trial) -> Iterator[str]:
     for name, values in wanted.items():
         yield from _off(name, trial.tokens[name], values)
     # Sampled at temperature 1 without filters: the model's own distribution.
-    drawn = trial.tokens["is_prompt"].not_().to_numpy() & (trial.samples > 1)
+    drawn = trial.tokens["is_prompt"].not_().to_numpy() & (trial.greedy is None)
     yield from _off("sampling_logprob", trial.tokens["sampling_logprob"], np.where(drawn, wanted["logprob"], np.nan))
     rank = trial.tokens["rank"].cast(pl.Float64).to_numpy()
     with np.errstate(invalid="ignore"):
@@ -197,7 +196,7 @@ def _vectors(trial: Trial, name: str, stacks: list[StackReading]) -> Iterator[st
         if key in stored:
             wanted = np.concatenate([stack.states[key] for stack in stacks])
             yield from _apart(f"{key[0]} of layer {key[1]}", stored[key], wanted)
-        elif key[0] != "resid_pre":
+        elif key[0] == "resid_post":
             yield f"{key[0]} of layer {key[1]}: not stored"
     for layer in range(stacks[0].n_layers):
         start, end = stored.get(("resid_pre", layer)), stored.get(("resid_post", layer))
