@@ -26,6 +26,7 @@ from trial_checks import Trial, differences
 
 from tracelake.collect.config import CollectConfig
 from tracelake.collect.models.sites import ATTENTION_SITES, CROSS_SITES, SITES, Tap
+from tracelake.collect.models.stack import CROSS
 from tracelake.collect.running import plan
 from tracelake.collect.running.collector import Collection
 from tracelake.lake import Lake
@@ -229,13 +230,16 @@ def _is_there(collection: Collection, site: str) -> bool:
     """Whether all layers have the site, of all stacks that could."""
     if site in ATTENTION_SITES:
         return collection.wishes.attention
-    stacks = collection.loaded.stacks[-1:] if site in CROSS_SITES else collection.loaded.stacks
+    stacks = collection.loaded.stacks
+    if site in CROSS_SITES:
+        # A decoder used alone has cross-attention that nothing passes through.
+        stacks = [stack for stack in stacks if CROSS in stack.kinds]
     try:
         for stack in stacks:
             Tap(stack.anatomy, {(site, layer) for layer in range(stack.n_layers)})
     except ConfigError:
         return False
-    return True
+    return len(stacks) > 0
 
 
 def _prepared(folder: Path, **settings: Any) -> Collection:
