@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from ..config import CollectConfig
 from ..decoding.sequence import Sequence
-from ..inputs.grading import GRADER, grade, solution_method
+from ..inputs.grading import EXACT, grade, solution_method
 from ..inputs.prompts import PromptSource
 from ..inputs.text import TokenText
 from ..inputs.tokenized import TokenizedPrompt
@@ -57,7 +57,7 @@ def _graded(text: str, answer: str | None) -> dict[str, Any]:
             "predicted_answer": result.predicted_answer,
             "correct": result.correct,
             "label_reason": result.reason,
-            "grader": GRADER,
+            "grader": EXACT,
         }
     return found
 
