@@ -24,10 +24,13 @@ class CallablePackage(ModuleType):
         """
         from ..lake.lake import Lake
         from .config import resolve_config
-        from .running.collector import Collection
+        from .inputs.prompts import checked_source
 
         config = resolve_config(settings)
-        collection = Collection(config)
+        source = checked_source(config)
+        from .running.collector import Collection
+
+        collection = Collection(config, source=source)
         return collection.start(lake if isinstance(lake, Lake) else Lake.create(str(lake)), assume_yes=assume_yes)
 
 

@@ -17,7 +17,7 @@ from ..decoding.loop import BatchDecoder
 from ..decoding.replay import replay
 from ..decoding.sequence import Limits
 from ..decoding.timings import Timings
-from ..embedding.embedder import Embedder, Scope
+from ..embedding.embedder import Embedder
 from ..inputs.prompts import PromptSource, open_source
 from ..inputs.text import TokenText
 from ..inputs.tokenized import PromptTokenizer, TokenizedPrompt
@@ -64,14 +64,19 @@ class Callbacks:
 class Collection:
     """A configured collection: the model is loaded, the prompts are counted, nothing has been written yet."""
 
-    def __init__(self, config: CollectConfig, callbacks: Callbacks | None = None, *, plan: Plan | None = None) -> None:
+    def __init__(
+        self,
+        config: CollectConfig,
+        callbacks: Callbacks | None = None,
+        *,
+        plan: Plan | None = None,
+        source: PromptSource | None = None,
+    ) -> None:
         self.config = config
         self.callbacks = callbacks or Callbacks()
         self.notices: list[str] = []
         self.timings = Timings()
-        self.source: PromptSource = open_source(config)
-        for name in config.embed_scope:
-            Scope.parse(name)
+        self.source: PromptSource = source or open_source(config)
         with self.timings.measure("load"):
             self.loaded: LoadedModel = load_model(
                 config.model,
@@ -91,6 +96,7 @@ class Collection:
             config.on_long,
             self.loaded.longest_prompt(generates=config.max_new_tokens > 0),
             config.max_new_tokens > 0,
+            config.chat_template,
         )
         with self.timings.measure("plan"):
             self.plan = plan or self._plan()
@@ -293,7 +299,8 @@ def resume_run(
     config = CollectConfig(**{**about["config"], "max_bytes": max_bytes})
     writer = lake.resume_run(run_id)
     try:
-        collection = Collection(config, callbacks, plan=Plan.from_json(about["plan"]))
+        source = open_source(config, about["source"])
+        collection = Collection(config, callbacks, plan=Plan.from_json(about["plan"]), source=source)
         check_same(about, collection.loaded, collection.source)
         return collection.collect_into(writer)
     finally:
