@@ -22,7 +22,8 @@ from ..inputs.prompts import PromptSource, open_source
 from ..inputs.text import TokenText
 from ..inputs.tokenized import PromptTokenizer, TokenizedPrompt
 from ..keep import Keep
-from ..models.model import LoadedModel, load_model
+from ..models.load import load_model
+from ..models.model import LoadedModel
 from ..observing.observation import ObservedModel, Wishes, attention_is_observable, each_once, vector_wishes
 from .plan import Estimate, Plan, estimate, make_plan, stored_dtype
 from .provenance import check_same, new_run_id, run_json
