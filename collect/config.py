@@ -34,8 +34,8 @@ class CollectConfig(BaseModel):
     prompt: tuple[str, ...] = Field((), description="A prompt.")
     prompts: str | None = Field(
         None,
-        description="File of prompts, or - for stdin: .txt (one per line), .jsonl, .json, .csv, .tsv (also .gz, .zst) or "
-        ".parquet, with `prompt` or `messages`, optional `id`, `answer`, `options`, `metadata`; see docs/prompts.md.",
+        description="File of prompts, or - for stdin: .txt (one per line), .jsonl, .json, .csv, .tsv (also .gz, .zst) "
+        "or .parquet, with `prompt` or `messages`, optional `id`, `answer`, `options`, `metadata`; see docs/prompts.md.",
     )
     prompts_format: Literal["auto", "text", "jsonl", "json", "csv", "tsv", "parquet"] = Field(
         "auto", description="What --prompts holds; auto goes by the name's ending, for stdin by its beginning."
@@ -52,7 +52,7 @@ class CollectConfig(BaseModel):
         "activations:SITE[@LAYERS][:prompt|:generated|:last].",
     )
     samples: int = Field(1, ge=1, description="Completions per prompt.")
-    temperature: float | None = Field(None, description="Sampling temperature; 0 is greedy. 0, or 1 with several samples.")
+    temperature: float | None = Field(None, description="Sampling temperature, 0 is greedy; 0, or 1 with samples.")
     top_p: float | None = Field(None, gt=0, le=1, description="Keep the smallest set of tokens with this mass.")
     top_k: int | None = Field(None, ge=1, description="Keep only this many best tokens.")
     min_p: float | None = Field(None, ge=0, le=1, description="Drop tokens below this share of the best one.")
@@ -67,7 +67,7 @@ class CollectConfig(BaseModel):
         "contains, regex:PATTERN; auto is choice where an item has options, exact elsewhere.",
     )
     chat: Literal["auto", "on", "off"] = Field("auto", description="Apply the tokenizer's chat template.")
-    chat_template: str | None = Field(None, description="Which of several named chat templates; `default` if not given.")
+    chat_template: str | None = Field(None, description="Which of several chat templates; the one called default.")
     on_long: Literal["error", "truncate", "split"] = Field("error", description="What to do with too long a prompt.")
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field("auto", description="Number format of the model.")
     store_dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field(
@@ -115,6 +115,7 @@ class CollectConfig(BaseModel):
 
     @model_validator(mode="after")
     def _fits_together(self) -> "CollectConfig":
+        self._check_texts()
         Keep.parse(self.keep)
         parse_grader(self.grader)
         for name in self.embed_scope:
@@ -130,6 +131,13 @@ class CollectConfig(BaseModel):
         if any(not text for text in self.stop):
             raise ValueError("stop: an empty text would end every sequence at once")
         return self
+
+    def _check_texts(self) -> None:
+        """A setting that run.json could not hold is refused now, not when it is written."""
+        for name, value in self:
+            for text in value if isinstance(value, tuple) else (value,):
+                if isinstance(text, str) and not text.isascii() and re.search(r"[\ud800-\udfff]", text):
+                    raise ValueError(f"{name} holds bytes that are no characters (half of a surrogate pair): {text!r}")
 
     def _check_prompt(self) -> None:
         if self.observe_prompt:

@@ -53,7 +53,7 @@ class GroupedCommand(TyperCommand):
 
 
 class CollectCommand(TyperCommand):
-    """Stands for `lake collect` until it is called or its help is asked for: the configuration is not imported before."""
+    """Stands for `lake collect` until it is called, or its help asked for: only then is the configuration imported."""
 
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
         """The context of the full command."""
@@ -100,11 +100,12 @@ def _full_verb() -> Callable[..., None]:
         _run({name: value for name, value in settings.items() if value not in (None, [], ())}, **given)
 
     about_the_call = inspect.signature(collect).parameters.values()
+    keyword = inspect.Parameter.KEYWORD_ONLY
     options = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=option_of(name, fields[name], heading))
+        inspect.Parameter(name, keyword, default=None, annotation=option_of(name, fields[name], heading))
         for name, heading in headed(fields)
-    ]  # fmt: skip
-    call = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in about_the_call]
+    ]
+    call = [parameter.replace(kind=keyword) for parameter in about_the_call]
     verb.__signature__ = inspect.Signature([*options, *call])  # type: ignore[attr-defined]
     verb.__doc__ = collect.__doc__
     return verb
@@ -128,7 +129,11 @@ def option_of(name: str, field: "FieldInfo", heading: str) -> Any:
     text = (field.description or "").rstrip(".") + ("; may repeat." if several else ".")
     names = [NAMES[name]] if name in NAMES else []
     option = typer.Option(
-        *names, help=f"{text}{_default(field.default)}", metavar=metavar, rich_help_panel=heading, show_default=False
+        *names,
+        help=f"{text}{_default(field.default)}",
+        metavar=metavar or ("TEXT" if several else None),
+        rich_help_panel=heading,
+        show_default=False,
     )
     return Annotated[annotation, option]
 
@@ -146,5 +151,5 @@ def _kind(annotation: Any) -> tuple[Any, bool]:
 def _default(value: Any) -> str:
     if value is None or value is False or value == ():
         return ""
-    shown = ",".join(value) if isinstance(value, tuple) else {True: "yes"}.get(value, value) if value is True else value
+    shown = ",".join(value) if isinstance(value, tuple) else "yes" if value is True else value
     return f"  [default: {shown}]"

@@ -1,12 +1,10 @@
 """`lake collect` for a terminal: progress, Ctrl-C, dry run, the lines printed before and after."""
 
 from pathlib import Path
-
 from typing import TYPE_CHECKING, Any
 
 from ..collect.config import resolve_config
 from ..collect.inputs.prompts import checked_source
-from ..lake import Lake
 from ..lake.errors import UsageError
 from .interrupt import Interrupt
 from .progress import ProgressBar
@@ -34,6 +32,7 @@ def run_collect(
     settings = resolve_config(flags, file=config)
     source = checked_source(settings)
     from ..collect.running.collector import Callbacks, Collection
+    from ..lake import Lake
 
     with Interrupt() as stop, ProgressBar() as bar:
         callbacks = Callbacks(bar.update, say, stop)
@@ -54,6 +53,8 @@ def _resume(lake: Path, run: str, flags: dict[str, Any], as_json: bool) -> str:
     if extra:
         options = ", ".join("--" + name.replace("_", "-") for name in extra)
         raise UsageError(f"--resume takes everything from the run; leave out {options}.")
+    from ..lake import Lake
+
     opened = Lake.open(lake)
     opened.resolve_run(run)
     from ..collect.running.collector import Callbacks, resume_run

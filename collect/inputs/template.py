@@ -18,7 +18,7 @@ class ChatTemplate:
 
     @classmethod
     def of(cls, tokenizer: Any, name: str | None, *, add_prompt: bool) -> "ChatTemplate | None":
-        """The tokenizer's template; of several that have names, the one called `name` or `default`. None without one."""
+        """The tokenizer's template; of several with names, the one called `name` or `default`. None without one."""
         given: str | Mapping[str, str] | None = getattr(tokenizer, "chat_template", None)
         if not given:
             if name is not None:
@@ -28,7 +28,9 @@ class ChatTemplate:
         wanted = name or "default"
         if wanted not in templates:
             what = f"There is no chat template {name!r}." if name else "None of the chat templates is called default."
-            raise ConfigError(f"{what}{did_you_mean(wanted, templates)} Choose with --chat-template NAME, or --chat off.")
+            raise ConfigError(
+                f"{what}{did_you_mean(wanted, templates)} Choose with --chat-template NAME, or --chat off."
+            )
         return cls(tokenizer, templates[wanted], add_prompt)
 
     def render(self, prompt: Prompt) -> str:

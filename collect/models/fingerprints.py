@@ -1,6 +1,8 @@
 """SHA-256 digests of what a run's numbers come from: weights, tokenizer, chat template."""
 
 import hashlib
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,3 +31,10 @@ def tokenizer_digest(tokenizer: Any) -> str:
 def text_digest(text: str) -> str:
     """SHA-256 of a text in UTF-8."""
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def template_digest(template: str | Mapping[str, str] | None) -> str | None:
+    """SHA-256 of a chat template, or of several under their names; None without one."""
+    if not template:
+        return None
+    return text_digest(template if isinstance(template, str) else json.dumps(dict(template), sort_keys=True))

@@ -9,7 +9,7 @@ from transformers import Cache
 
 from ...lake.errors import ConfigError
 from .cache import encoder_decoder_cache, growing_cache
-from .fingerprints import text_digest, tokenizer_digest
+from .fingerprints import template_digest, tokenizer_digest
 from .stack import Stack, encoder_and_decoder, only_stack
 from .unembedding import Unembedding
 
@@ -145,7 +145,7 @@ class LoadedModel:
             "revision": self.revision,
             "weights_sha256": self.weights_sha256,
             "tokenizer_sha256": tokenizer_digest(self.tokenizer),
-            "chat_template_sha256": text_digest(self.tokenizer.chat_template) if self.tokenizer.chat_template else None,
+            "chat_template_sha256": template_digest(self.tokenizer.chat_template),
             "architecture": type(self.model).__name__,
             "attn_implementation": self.model.config._attn_implementation,
             "quantization": None if method is None else str(getattr(method, "value", method)),

@@ -1,4 +1,4 @@
-"""The names of sites, TransformerLens words (definitions A4), and what they are to each other; loads no model library."""
+"""The names of sites, TransformerLens words (definitions A4), and what they are to each other; no model library."""
 
 from ...lake.errors import ConfigError, did_you_mean
 
