@@ -35,7 +35,7 @@ class CollectConfig(BaseModel):
     prompts: str | None = Field(
         None,
         description="File of prompts, or - for stdin: .txt (one per line), .jsonl, .json, .csv, .tsv (also .gz, .zst) "
-        "or .parquet, with `prompt` or `messages`, optional `id`, `answer`, `options`, `metadata`; see docs/prompts.md.",
+        "or .parquet, with `prompt` or `messages`, optional `id`, `answer`, `options`, `metadata`: docs/prompts.md.",
     )
     prompts_format: Literal["auto", "text", "jsonl", "json", "csv", "tsv", "parquet"] = Field(
         "auto", description="What --prompts holds; auto goes by the name's ending, for stdin by its beginning."
