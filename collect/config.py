@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from ..lake.errors import ConfigError, NotFoundError, UsageError, did_you_mean
 from .decoding.settings import Sampling
 from .decoding.stop_rule import SAMPLING_COLUMNS, StopRule
-from .embedding.embedder import Scope
+from .embedding.scope import Scope
 from .inputs.grading.graders import parse_grader
 from .keep import DEFAULT_KEEP, Keep
 
