@@ -52,9 +52,11 @@ class CollectConfig(BaseModel):
         "activations:SITE[@LAYERS][:prompt|:generated|:last].",
     )
     samples: int = Field(1, ge=1, description="Completions per prompt.")
-    temperature: float | None = Field(None, description="Sampling temperature, 0 is greedy; 0, or 1 with samples.")
-    top_p: float | None = Field(None, gt=0, le=1, description="Keep the smallest set of tokens with this mass.")
-    top_k: int | None = Field(None, ge=1, description="Keep only this many best tokens.")
+    temperature: float | None = Field(
+        None, description="Sampling temperature; 0 is greedy. If not given 0, or 1 with --samples."
+    )
+    top_p: float | None = Field(None, gt=0, le=1, description="Sample from the smallest set of tokens with this mass.")
+    top_k: int | None = Field(None, ge=1, description="Sample from this many best tokens.")
     min_p: float | None = Field(None, ge=0, le=1, description="Drop tokens below this share of the best one.")
     repetition_penalty: float | None = Field(None, gt=0, description="Divide logits of tokens already seen; 1 is off.")
     stop: tuple[str, ...] = Field((), description="A text that ends a sequence.")
@@ -66,7 +68,9 @@ class CollectConfig(BaseModel):
         description="How answers are graded: exact (box, last number or words), choice (among the item's `options`), "
         "contains, regex:PATTERN; auto is choice where an item has options, exact elsewhere.",
     )
-    chat: Literal["auto", "on", "off"] = Field("auto", description="Apply the tokenizer's chat template.")
+    chat: Literal["auto", "on", "off"] = Field(
+        "auto", description="Apply the chat template; auto does where there is one and tokens follow."
+    )
     chat_template: str | None = Field(None, description="Which of several chat templates; the one called default.")
     on_long: Literal["error", "truncate", "split"] = Field("error", description="What to do with too long a prompt.")
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field("auto", description="Number format of the model.")
