@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 CALL = "This call"
 GROUPS = {
-    "Model": ("model", "revision", "dtype", "device", "attn_implementation", "trust_remote_code"),
+    "Model": ("model", "revision", "dtype", "device", "attn_implementation", "trust_remote_code", "allow_missing"),
     "Prompts": (
         "prompt", "prompts", "prompts_format", "split_lines", "dataset", "limit", "chat", "chat_template", "on_long",
         "grader",
     ),
     "Decoding": (
-        "max_new_tokens", "samples", "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "stop",
-        "stop_when", "seed",
+        "max_new_tokens", "samples", "temperature", "top_p", "top_k", "min_p", "repetition_penalty",
+        "generation_config", "stop", "stop_when", "seed",
     ),
     "What is kept": (
         "keep", "topk", "observe_prompt", "edge_threshold", "edge_cap", "embedder", "embed_scope", "store_dtype",
@@ -31,7 +31,10 @@ GROUPS = {
     "The run": ("tag", "batch_size", "segment_items", "max_bytes", "strict_timings"),
 }  # fmt: skip
 """Fields of the configuration by the heading that they stand under in `lake collect --help`."""
-NAMES = {"observe_prompt": "--prompt-telemetry/--no-prompt", "strict_timings": "--strict-timings"}
+NAMES = {
+    "observe_prompt": "--prompt-telemetry/--no-prompt",
+    **{name: "--" + name.replace("_", "-") for name in ("strict_timings", "generation_config", "allow_missing")},
+}
 """Options that are called otherwise than their field."""
 SPELLED = {"split_lines": "yes|no", "stop_when": "RULE"}
 """What stands for the value of options whose type does not say it."""

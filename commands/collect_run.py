@@ -36,7 +36,7 @@ def run_collect(
 
     with Interrupt() as stop, ProgressBar() as bar:
         callbacks = Callbacks(bar.update, say, stop)
-        collection = Collection(settings, callbacks, source=source)
+        collection = Collection(settings, callbacks, source=source, weights=not dry_run)
         sizes = collection.estimate()
         if dry_run:
             print_json(_facts(collection, sizes)) if as_json else print(_estimate_text(collection, sizes))

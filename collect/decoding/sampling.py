@@ -1,17 +1,21 @@
 """Choosing the next token: greedy, or a draw that depends on (run seed, item, sample, step) and nothing else."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformers import LogitsProcessorList
 
 from ..observing.summaries import entropy_bits
 from .settings import Sampling
 
 __all__ = ["Choice", "Sampling", "choose", "uniform_draws"]
+
+Processors = Callable[[Any, Any], Any]
+"""Ids so far and scores of the next token, a row per sequence, to other scores."""
 
 
 def _mixed(x: np.ndarray) -> np.ndarray:
@@ -23,10 +27,10 @@ def _mixed(x: np.ndarray) -> np.ndarray:
         return x ^ (x >> np.uint64(31))
 
 
-def uniform_draws(seed: int, items: np.ndarray, samples: np.ndarray, step: int) -> np.ndarray:
+def uniform_draws(seed: int, items: np.ndarray, samples: np.ndarray, step: int | np.ndarray) -> np.ndarray:
     """One number in [0, 1) per row, a function of its arguments only; float64 with 53 random bits."""
     state = _mixed(np.full(len(items), seed & 0xFFFFFFFFFFFFFFFF, dtype=np.uint64))
-    for part in (items, samples, np.full(len(items), step)):
+    for part in (items, samples, np.broadcast_to(step, len(items))):
         state = _mixed(state ^ part.astype(np.uint64))
     return (state >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
@@ -52,16 +56,14 @@ class Choice:
 def choose(
     logits: Float[Tensor, "batch d_vocab"],
     context: Int[Tensor, "batch pos"],
-    processors: LogitsProcessorList,
+    processors: Processors,
     draws: np.ndarray | None,
 ) -> Choice:
     """The next token of each row: the best one, or the one at `draws` in the cumulative processed distribution.
 
     `context` holds prompt and generated ids for the repetition penalty; padded columns repeat an id of their own row.
     """
-    scores = logits.float()
-    if len(processors):
-        scores = processors(context, scores)  # type: ignore[arg-type]
+    scores = processors(context, logits.float())
     if draws is None:
         return Choice(scores.argmax(-1), None, None)
     logprobs = scores.log_softmax(-1)

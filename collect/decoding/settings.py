@@ -16,6 +16,8 @@ class Sampling:
     top_k: int | None = None
     min_p: float | None = None
     repetition_penalty: float | None = None
+    model_settings: bool = False
+    """Whether the settings of the model's generation_config are applied too, see `generation_settings`."""
 
     @property
     def greedy(self) -> bool:

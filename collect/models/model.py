@@ -5,13 +5,16 @@ from functools import cached_property
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import Cache
 
 from ...lake.errors import ConfigError
 from .cache import encoder_decoder_cache, growing_cache
-from .fingerprints import template_digest, tokenizer_digest
+from .fingerprints import fingerprints
 from .stack import Stack, encoder_and_decoder, only_stack
+from .text_pass import TextPass, assumed_text, run_text, text_inputs
 from .unembedding import Unembedding
+from .weights import WeightGaps
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -26,10 +29,21 @@ class LoadedModel:
     device: torch.device
     revision: str | None = None
     weights_sha256: str | None = None
+    gaps: WeightGaps = WeightGaps()
+    """Weights that the checkpoint lacks or has beyond the model's."""
+    text: TextPass = field(init=False)
     unembed: Unembedding = field(init=False)
 
     def __post_init__(self) -> None:
-        self.unembed = Unembedding(self.model)
+        inputs = text_inputs(self.model, self._probe_ids())
+        self.text = assumed_text(self.model) if self.is_shell else run_text(self.model, inputs)
+        self.unembed = Unembedding(self.model, self.text.base)
+        self._fingerprints = fingerprints(self.model, self.tokenizer, self.revision)
+
+    @property
+    def is_shell(self) -> bool:
+        """Whether the weights were left out (see `outline`): there are shapes, nothing can be computed."""
+        return self.model.device.type == "meta"
 
     @property
     def config(self) -> Any:
@@ -39,8 +53,8 @@ class LoadedModel:
     @cached_property
     def _stacks(self) -> tuple[Stack | None, Stack]:
         if self.model.config.is_encoder_decoder:
-            return encoder_and_decoder(self.model, self.config, self.probe)
-        return None, only_stack(self.model, self.config, self.probe)
+            return encoder_and_decoder(self.model, self.text, self.config, self.probe)
+        return None, only_stack(self.text, self.config, self.probe)
 
     @property
     def encoder(self) -> Stack | None:
@@ -83,13 +97,17 @@ class LoadedModel:
         """Most tokens of a prompt: an encoder's positions are its own, a decoder must leave one to generate."""
         return self.context_length - (1 if generates and self.encoder is None else 0)
 
+    def _probe_ids(self) -> Tensor:
+        """A few tokens for a pass that only shows how the model is made."""
+        return torch.arange(5, device=self.device).remainder(self.d_vocab).unsqueeze(0)
+
     def probe(self) -> object:
         """Run the model on a few tokens; an encoder on more than the decoder, so that no state fits both."""
-        ids = torch.arange(5, device=self.device).remainder(self.d_vocab).unsqueeze(0)
+        ids = self._probe_ids()
         with torch.no_grad():
             if self.encoder is None:
                 return self.decoder.module(input_ids=ids[:, :4], use_cache=False)
-            return self.model(input_ids=ids, decoder_input_ids=ids[:, :3], use_cache=False)
+            return self.model(**text_inputs(self.model, ids), use_cache=False)
 
     def cache(self) -> Cache:
         """An empty key-value cache of the decoder that keeps sliding windows short."""
@@ -144,8 +162,8 @@ class LoadedModel:
             "name": self.name,
             "revision": self.revision,
             "weights_sha256": self.weights_sha256,
-            "tokenizer_sha256": tokenizer_digest(self.tokenizer),
-            "chat_template_sha256": template_digest(self.tokenizer.chat_template),
+            **self.gaps.describe(),
+            **self._fingerprints,
             "architecture": type(self.model).__name__,
             "attn_implementation": self.model.config._attn_implementation,
             "quantization": None if method is None else str(getattr(method, "value", method)),
