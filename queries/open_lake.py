@@ -1,5 +1,6 @@
 """A lake with everything that presents rows attached: derived views, saved queries, charts."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..lake.errors import NotFoundError
@@ -26,21 +27,33 @@ class OpenLake(Lake):
         """A DuckDB connection with every table and derived view; use it in a `with` block."""
         return super().connect(**{"extra_views": view_definitions(), **options})
 
-    def arrow(self, statement: str) -> "pa.Table":
-        """The rows of one SELECT as an Arrow table; spares a short query polars and the views that it does not name."""
+    def arrow(
+        self, statement: str, parameters: Mapping[str, Any] | None = None, *, run: str | None = None
+    ) -> "pa.Table":
+        """The rows of one SELECT as an Arrow table, of one run's tables only if `run` is given.
+
+        Spares a short query polars and the views that it does not name.
+        """
+        values = dict(parameters or {}) or None
         try:
-            with self.connect(locked=True, extra_views=view_definitions(statement)) as connection:
-                return connection.arrow(statement)
+            with self.connect(run=run, locked=True, extra_views=view_definitions(statement)) as connection:
+                return connection.arrow(statement, values)
         except NotFoundError:
             # Something is misspelt: with every view bound the message can name the nearest one.
-            with self.connect(locked=True) as connection:
-                return connection.arrow(statement)
+            with self.connect(run=run, locked=True) as connection:
+                return connection.arrow(statement, values)
 
     def query(self, name: str, **params: Any) -> "polars.DataFrame":
         """The rows of a saved query; `params` are its parameters, e.g. `run="latest"`."""
         query = find(name, self.path)
         with self.connect(locked=True, extra_views=view_definitions(_statement(query))) as connection:
             return query.run(connection, self.resolve_run, **params)
+
+    def query_arrow(self, name: str, **params: Any) -> "pa.Table":
+        """The rows of a saved query as an Arrow table."""
+        query = find(name, self.path)
+        with self.connect(locked=True, extra_views=view_definitions(_statement(query))) as connection:
+            return query.arrow(connection, query.bind(connection, params, self.resolve_run))
 
     def chart(self, name: str, *, theme: str = "light", **params: Any) -> "altair.Chart":
         """The chart of a saved query; shows itself in a notebook."""
