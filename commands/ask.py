@@ -149,21 +149,27 @@ def chart(
     name: Annotated[str, typer.Argument(help="Saved query that says how to draw itself.")],
     run: RunOption = None,
     param: Params = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="FILE.png, .svg, .html or .json.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="FILE.png, .svg, .pdf, .html or .json.")] = None,
     theme: Annotated[str, typer.Option(help="light or dark.")] = "light",
+    width: Annotated[int | None, typer.Option(min=40, max=10_000, help="Width of the plot in pixels.")] = None,
+    height: Annotated[int | None, typer.Option(min=40, max=10_000, help="Height of the plot in pixels.")] = None,
+    scale: Annotated[float, typer.Option(min=0.1, max=10, help="PNG only: pixels of the file per pixel.")] = 2.0,
+    title: Annotated[str | None, typer.Option(help="Title; by default the query's own.")] = None,
     as_json: AsJson = False,
     lake: LakePath = HERE,
 ) -> None:
-    """Draw a saved query into a picture, an offline page or a Vega-Lite file."""
-    from ..queries.chart import draw
-    from ..queries.page import save
-    from ..queries.saved_query import find
+    """Draw a saved query into a picture, an offline page or a Vega-Lite file.
 
-    opened = open_lake(lake)
+    A query without rows writes no file, says why, and exits 3.
+    """
+    from ..queries.chart import Shape
+    from ..queries.page import check_target, save
+
     target = output or Path(f"{name}.png")
-    with opened.connect(locked=True) as connection:
-        drawing = draw(find(name, lake), connection, opened.resolve_run, theme=theme, params=_params(param, run))
+    check_target(target)
+    shape = Shape(width, height, title)
+    drawing = open_lake(lake).draw(name, theme=theme, shape=shape, params=_params(param, run))
     if drawing.message:
         say(drawing.message)
-    save(drawing.chart, target, theme=theme)
+    save(drawing.chart, target, theme=theme, scale=scale)
     print_json({"query": name, "file": str(target), "message": drawing.message}) if as_json else print(target)

@@ -3,6 +3,7 @@
 import functools
 import math
 import re
+import textwrap
 import unicodedata
 from datetime import date, datetime
 
@@ -68,6 +69,21 @@ def plain(value: object) -> object:
     if isinstance(value, (datetime, date)):
         return value.isoformat()
     return visible(str(value))
+
+
+def category(value: object) -> object:
+    """A value as one of a chart's categories: what is missing or not finite is one too, and says so."""
+    if value is None:
+        return "(null)"
+    if isinstance(value, float) and not math.isfinite(value):
+        return "(NaN)" if value != value else "(Infinity)" if value > 0 else "(-Infinity)"
+    return plain(value)
+
+
+def wrapped(text: str, width: int) -> str | list[str]:
+    """Text for a title that must not be wider than so many characters: one line, or several."""
+    lines = textwrap.wrap(text, width, break_long_words=True, break_on_hyphens=False)
+    return lines if len(lines) > 1 else text
 
 
 def is_plain(text: str) -> bool:

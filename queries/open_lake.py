@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     import polars
     import pyarrow as pa
 
+    from .chart import Drawing, Shape
+
 
 def _statement(query: SavedQuery) -> str:
     """What a saved query reads: its SQL, and the profiles if one of its parameters names a profile."""
@@ -55,11 +57,33 @@ class OpenLake(Lake):
         with self.connect(locked=True, extra_views=view_definitions(_statement(query))) as connection:
             return query.arrow(connection, query.bind(connection, params, self.resolve_run))
 
-    def chart(self, name: str, *, theme: str = "light", **params: Any) -> "altair.Chart":
-        """The chart of a saved query; shows itself in a notebook."""
-        from .chart import draw
+    def chart(
+        self,
+        name: str,
+        *,
+        theme: str = "light",
+        width: int | None = None,
+        height: int | None = None,
+        title: str | None = None,
+        **params: Any,
+    ) -> "altair.Chart":
+        """The chart of a saved query; shows itself in a notebook. NoRowsError, with the reason, if it has no rows."""
+        from .chart import Shape
+
+        drawing = self.draw(name, theme=theme, shape=Shape(width, height, title), params=params)
+        return drawing.chart  # type: ignore[return-value]
+
+    def draw(self, name: str, *, theme: str, shape: "Shape | None" = None, params: Mapping[str, Any]) -> "Drawing":
+        """The chart of a saved query with what its reader must know; NoRowsError says why there are none."""
+        from .absence import why_empty
+        from .chart import NoRowsError, draw
 
         query = find(name, self.path)
-        with self.connect(locked=True, extra_views=view_definitions(_statement(query))) as connection:
-            drawing = draw(query, connection, self.resolve_run, theme=theme, params=params)
-        return drawing.chart  # type: ignore[return-value]
+        with self.connect(locked=True) as connection:
+            try:
+                return draw(query, connection, self.resolve_run, theme=theme, params=params, shape=shape)
+            except NoRowsError as error:
+                values = query.bind(connection, params, self.resolve_run)
+                about = self.run_json(str(values["run"])) if values.get("run") else {}
+                reason = why_empty(query, connection, values, about.get("unmeasured") or {})
+                raise NoRowsError(" ".join(filter(None, [str(error), reason]))) from None

@@ -6,7 +6,7 @@ Values reach DuckDB as bound `$parameters` only; no SQL is built from them. Know
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib import resources
 from importlib.resources.abc import Traversable
@@ -17,6 +17,7 @@ import duckdb
 
 from ..lake.errors import ConfigError, LakeError, NotFoundError, UsageError, did_you_mean
 from .header import Header, Parameter, parse_header
+from .labels import axis_title, is_plain
 
 if TYPE_CHECKING:
     import polars
@@ -121,6 +122,16 @@ class SavedQuery:
                 f"Give it with --param {parameter.name}=VALUE."
             )
         return None if parameter.default is None else convert(self.name, parameter, parameter.default)
+
+    def titled(self, values: Mapping[str, Value]) -> "SavedQuery":
+        """The query with the values of parameters in its titles, where the header asks for them."""
+        words = {name: axis_title(str(value)) for name, value in values.items() if is_plain(str(value))}
+
+        def filled(text: str | None) -> str | None:
+            return text and re.sub(r"\{(\w+)\}", lambda match: words.get(match[1], match[1]), text)
+
+        channels = {name: replace(e, title=filled(e.title)) for name, e in self.header.channels.items()}
+        return replace(self, header=replace(self.header, title=filled(self.header.title), channels=channels))
 
     def describe(self) -> dict[str, object]:
         """Plain values with stable keys; `description` is what follows the summary."""

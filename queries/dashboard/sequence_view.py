@@ -33,17 +33,17 @@ def sequence_view(browse: Browse) -> None:
     _facts(browse, sequence, labels[sequence])
     _tokens(browse, sequence)
     if not browse.chart("uncertainty_trace", sequence=sequence):
-        unkept("token_steps", "The distribution of the tokens", "tokens", browse)
+        unkept("token_steps", browse)
     maps = [
         browse.chart(name, with_legend_above, sequence=sequence) for name in ("norm_map", "cosine_map", "delta_map")
     ]
     if not any(maps):
-        unkept("layer_summaries", "The state of the layers", "layers", browse)
+        unkept("layer_summaries", browse)
     left, _ = st.columns([3, 2])
     with left:
         drawn = browse.chart("prompt_attention", sequence=sequence)
     if not drawn:
-        unkept("attention_edges", "The attention between single tokens of the prompt", "edges", browse)
+        unkept("attention_edges", browse)
 
 
 def _label(row: dict[str, Any]) -> str:

@@ -83,7 +83,7 @@ def charts_view(browse: Browse) -> None:
     st.caption(literal(query.header.description))
     params = parameter_widgets(query, browse.run_id, browse.run_ids, _profiles(browse))
     if not browse.draw(query, params):
-        st.info("No rows for this run and these parameters: what the chart shows was not kept, or does not occur.")
+        browse.explain_absence(query, params)
         return
     given = "".join(f" --param {key}={value}" for key, value in params.items() if key != "run")
     st.code(f"lake chart {name} --run {browse.run_id}{given} -o {name}.png", language="sh")

@@ -4,7 +4,7 @@
 -- x: flag:N  flag
 -- y: share:Q  share of the sequences judged
 -- color: of_run:N  run
--- band: share_low, share_high
+-- band: share_low, share_high  95 % interval
 -- tooltip: sequences, judged
 -- scale: y 0..1
 -- param run RUN = latest  The run: id, unique prefix, tag or latest.
