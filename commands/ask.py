@@ -112,7 +112,9 @@ def query(
     name: Annotated[str | None, typer.Argument(help="Saved query; without it all are listed.")] = None,
     run: RunOption = None,
     param: Params = None,
-    show_sql: Annotated[bool, typer.Option("--sql", help="Print its documentation and SQL instead.")] = False,
+    show_sql: Annotated[
+        bool, typer.Option("--sql", help="Print its file, header included: a copy in LAKE/queries works.")
+    ] = False,
     form: RowForm = None,
     vertical: Vertical = False,
     as_json: AsJson = False,
@@ -124,11 +126,12 @@ def query(
     from ..queries.saved_query import find, saved_queries
 
     if name is None:
-        listed = [q.describe() for q in saved_queries(lake if lake.is_dir() else None).values()]
+        queries = saved_queries(lake if lake.is_dir() else None, on_broken=lambda error: say(f"left out: {error}"))
+        listed = [query.describe() for query in queries.values()]
         return print_json(listed) if as_json else print(description.query_list(listed))
     found = find(name, lake if lake.is_dir() else None)
     if show_sql:
-        return print_json(found.describe()) if as_json else print(description.query_text(found.describe()))
+        return print_json(found.describe()) if as_json else print(found.text, end="")
     opened, params = open_lake(lake), _params(param, run)
     return print_rows(
         lambda: opened.query_arrow(name, **params), "json" if as_json else form, output, vertical=vertical

@@ -4,8 +4,9 @@ Data goes into the chart as inline values only: titles, axis titles and expressi
 """
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import altair as alt
@@ -14,7 +15,7 @@ from ..lake.errors import NotFoundError, UsageError
 from .chart_rows import MAX_ROWS, chart_rows, check_fields
 from .grid import with_edges
 from .header import Header
-from .labels import category, is_plain, plain, wrapped
+from .labels import are_text, category, is_plain, plain, wrapped
 from .plot import FACET_COLUMNS, WIDTH, Plot
 from .saved_query import ResolveRun, SavedQuery, Value
 from .theme import Theme, configuration, theme_called
@@ -65,7 +66,9 @@ def draw(
     values = query.bind(connection, params or {}, resolve_run)
     drawn = chart_rows(query, connection, values)
     if drawn.rows.height == 0:
-        raise NoRowsError(f"Query {query.name!r} has no rows to draw{_for(values)}.{' ' + drawn.message if drawn.message else ''}")
+        raise NoRowsError(
+            f"Query {query.name!r} has no rows to draw{_for(values)}.{' ' + drawn.message if drawn.message else ''}"
+        )
     notes = [_parameters_note(query, values), *([drawn.message] if drawn.message else [])]
     return Drawing(build(drawn.query, drawn.rows, theme=look.name, notes=notes, shape=shape), drawn.message)
 
@@ -91,11 +94,11 @@ def build(
             "Use draw(), which lets DuckDB make fewer of them, or narrow the query."
         )
     header, look = query.header, theme_called(theme)
-    plot = Plot(header, rows, look)
+    given = shape or Shape()
+    plot = Plot(header, rows, look, room=given.width)
     values = _values(rows, header)
     with_edges(values, plot.grids, header, rows)
     data = alt.Data(values=values)  # type: ignore[call-arg]
-    given = shape or Shape()
     size = plot.size() | {name: value for name, value in (("width", given.width), ("height", given.height)) if value}
     chart: AnyChart = alt.layer(*plot.layers(), data=data).properties(**size)
     facet = header.channels.get("facet")
@@ -109,13 +112,25 @@ def build(
         if "free" in header.scales.get("y", ()):
             chart = chart.resolve_scale(y="independent")
     title = given.title or header.title or query.name.replace("_", " ")
-    return themed(chart.properties(title=_titles(title, notes, given.text_width or _text_width(size, header))), look)
+    words = [*notes, _band_note(header)]
+    return themed(chart.properties(title=_titles(title, words, given.text_width or _text_width(size, header))), look)
+
+
+def _band_note(header: Header) -> str:
+    """What the bands or bars around the values are."""
+    if not header.band or not header.band_words:
+        return ""
+    return f"{'Bands' if header.mark in ('line', 'area') else 'Bars'}: {header.band_words}."
 
 
 def _text_width(size: dict[str, Any], header: Header) -> float:
     """Pixels that a title may take: the plot's width with its axis and legend."""
     width = size.get("width")
-    return WIDTH + 60.0 if "facet" in header.channels or not isinstance(width, int | float) else max(float(width), 300) + 60
+    return (
+        WIDTH + 60.0
+        if "facet" in header.channels or not isinstance(width, int | float)
+        else max(float(width), 300) + 60
+    )
 
 
 def _titles(title: str, notes: Sequence[str], width: float) -> alt.TitleParams:
@@ -139,5 +154,7 @@ def _parameters_note(query: SavedQuery, values: Mapping[str, Value]) -> str:
 def _values(rows: "polars.DataFrame", header: Header) -> list[dict[str, object]]:
     """The header's fields as JSON values: no NaN, no infinity, times as text, token text visible."""
     named = {encoding.field for encoding in header.channels.values() if encoding.type in ("nominal", "ordinal")}
-    shown = {name: category if name in named else plain for name in header.fields}
+    shown: dict[str, Callable[[object], object]] = dict.fromkeys(header.fields, plain)
+    for name in named:
+        shown[name] = partial(category, as_text=are_text(rows[name].unique().to_list()))
     return [{name: shown[name](value) for name, value in row.items()} for row in rows.select(header.fields).to_dicts()]

@@ -49,7 +49,7 @@ def chart_rows(query: SavedQuery, connection: "Connection", values: Mapping[str,
     drawn = _few_rows(query, connection, values)
     titled = replace(drawn, query=query.titled(values))
     shown = _on_log_axes(titled)
-    return shown.noted(_notice(shown), _band_words(query))
+    return shown.noted(_notice(shown))
 
 
 def _few_rows(query: SavedQuery, connection: "Connection", values: Mapping[str, Value]) -> ChartRows:
@@ -100,13 +100,6 @@ def _notice(drawn: ChartRows) -> str | None:
     return " ".join(visible(str(text))[:LONGEST_NOTICE] for text in said) or None
 
 
-def _band_words(query: SavedQuery) -> str | None:
-    header = query.header
-    if not header.band or not header.band_words:
-        return None
-    return f"{'Bands' if header.mark in ('line', 'area') else 'Bars'}: {header.band_words}."
-
-
 def check_fields(query: SavedQuery, columns: list[str]) -> None:
     """Every field that the header names must be a column: Altair would draw an empty chart without a word."""
     if not query.has_chart:
@@ -124,7 +117,9 @@ def check_fields(query: SavedQuery, columns: list[str]) -> None:
 def _sampled(query: SavedQuery, connection: "Connection", values: Mapping[str, Value], inner: str) -> ChartRows:
     total = query.fetch(connection, f"SELECT count(*) AS n FROM {inner}", values)["n"].item()
     sample = f"SELECT * FROM {inner} USING SAMPLE reservoir({MAX_ROWS} ROWS) REPEATABLE (1)"
-    return ChartRows(query, query.fetch(connection, sample, values), f"{MAX_ROWS:,} of {total:,} rows, drawn at random.")
+    return ChartRows(
+        query, query.fetch(connection, sample, values), f"{MAX_ROWS:,} of {total:,} rows, drawn at random."
+    )
 
 
 def _binned(

@@ -22,6 +22,7 @@ MOST_LABELS = 60
 LONGEST_LABEL = 12
 LABEL_MARGIN = 92
 """Pixels beside the map that its words take."""
+LEAST_ROOM = 8.5
 _LABEL_ROOM = 10.5
 """Pixels that a word needs along its axis."""
 BIN_WIDTH = "bin_width"
@@ -50,8 +51,8 @@ class Grid:
         return f"{self.field} to"
 
 
-def grids(header: Header, rows: "polars.DataFrame") -> dict[str, Grid]:
-    """The axes of numbers along which this chart has cells."""
+def grids(header: Header, rows: "polars.DataFrame", room: float | None = None) -> dict[str, Grid]:
+    """The axes of numbers along which this chart has cells; words only where `room`, if it is known, is enough."""
     if header.mark != "rect" and not (header.mark == "bar" and header.cell):
         return {}
     channels = [
@@ -60,11 +61,14 @@ def grids(header: Header, rows: "polars.DataFrame") -> dict[str, Grid]:
         if header.channels[channel].type == "quantitative" and rows[header.channels[channel].field].dtype.is_numeric()
     ]
     words = {channel: _labels(channel, header, rows) for channel in channels}
+    spans = [max(words["x"]) - min(words["x"]) + 1] if words.get("x") else []
+    if room is not None and any(room / span < LEAST_ROOM for span in spans):
+        words = dict.fromkeys(words, {})
     if is_square(header):
         # Both axes are of one quantity: a word that only one of them knows belongs to the other too.
         together = {at: word for channel in channels for at, word in words[channel].items()}
-        few = not together or max(together) - min(together) < MOST_LABELS
-        words = {channel: together if few and words[channel] else {} for channel in channels}
+        few = all(words.values()) and max(together) - min(together) < MOST_LABELS
+        words = dict.fromkeys(channels, together if few else {})
     return {channel: _grid(channel, header, rows, words[channel]) for channel in channels}
 
 
@@ -141,7 +145,7 @@ def label_layers(found: dict[str, Grid], axes: dict[str, alt.X | alt.Y], theme: 
             continue
         data = alt.Data(values=[{"at": at, "word": word} for at, word in grid.labels])  # type: ignore[call-arg]
         place: dict[str, Any] = {"field": "at", "type": "quantitative"}
-        scale = axes[channel].to_dict().get("scale")
+        scale = dict(axes[channel].to_dict()).get("scale")
         if scale:
             place["scale"] = alt.Scale(**scale)
         if channel == "x":

@@ -15,7 +15,7 @@ Keys of a chart (all need `mark`, `x` and `y`):
     x y color size facet detail     FIELD:TYPE, then an axis title if wanted. TYPE as in Altair: Q, O, N or T
     end        FIELD:Q, the other end of a bar along x; order FIELD:Q, in which a path joins its points
     tooltip    further fields to show: FIELD, FIELD
-    band       LOW, HIGH: fields of an interval around y, then two spaces and what it is (`95 % interval`) for the subtitle
+    band       LOW, HIGH: fields of an interval around y, then two spaces and what it is (`95 % interval`)
     cell       rect and bar: the width of a cell on axes of numbers, FIELD or NUMBER; 1 if not given
     labels     rect: CHANNEL FIELD, ...: the words (tokens) that stand along an axis of at most 60 cells
     notice     FIELD: sentences for the subtitle, where the rows are not the whole truth; null where there are none

@@ -5,7 +5,9 @@ import math
 import re
 import textwrap
 import unicodedata
+from collections.abc import Iterable
 from datetime import date, datetime
+from decimal import Decimal
 
 from ..lake.schema import TABLES
 
@@ -66,18 +68,28 @@ def plain(value: object) -> object:
         return visible(value)
     if value is None or isinstance(value, (bool, int)):
         return value
+    if isinstance(value, Decimal):  # what SQL makes of 1.5, and of sums
+        return float(value)
     if isinstance(value, (datetime, date)):
         return value.isoformat()
     return visible(str(value))
 
 
-def category(value: object) -> object:
-    """A value as one of a chart's categories: what is missing or not finite is one too, and says so."""
+def category(value: object, *, as_text: bool = False) -> object:
+    """A value as one of a chart's categories: what is missing or not finite is one too, and says so.
+
+    `as_text` is for numbers beside such words: the categories of one axis are of one kind.
+    """
     if value is None:
         return "(null)"
     if isinstance(value, float) and not math.isfinite(value):
         return "(NaN)" if value != value else "(Infinity)" if value > 0 else "(-Infinity)"
-    return plain(value)
+    return str(plain(value)) if as_text else plain(value)
+
+
+def are_text(values: Iterable[object]) -> bool:
+    """Whether numbers among these categories must be written as text."""
+    return any(isinstance(category(value), str) for value in values)
 
 
 def wrapped(text: str, width: int) -> str | list[str]:

@@ -7,7 +7,7 @@ import altair as alt
 
 from .grid import LABEL_MARGIN, grids, is_square, label_layers, sizes
 from .header import Encoding, Header
-from .labels import axis_title, category, plain, wrapped
+from .labels import are_text, axis_title, category, plain, wrapped
 from .theme import Theme
 
 if TYPE_CHECKING:
@@ -27,12 +27,12 @@ _LEGEND_WORDS = 34
 class Plot:
     """The layers of one chart, made from a header and the shape of its rows."""
 
-    def __init__(self, header: Header, rows: "polars.DataFrame", theme: Theme) -> None:
+    def __init__(self, header: Header, rows: "polars.DataFrame", theme: Theme, *, room: float | None = None) -> None:
         self.header, self.rows, self.theme = header, rows, theme
         self.mark = header.mark
         self.x, self.y = header.channels["x"], header.channels["y"]
         self.color = header.channels.get("color")
-        self.grids = grids(header, rows)
+        self.grids = grids(header, rows, room)
 
     def layers(self) -> list[alt.Chart]:
         """From the back: reference line, band, the marks themselves; error bars stand before their bars."""
@@ -62,7 +62,7 @@ class Plot:
         if encoding.type != "nominal":
             return None
         values = self.rows[encoding.field].unique(maintain_order=True).to_list()
-        return list(dict.fromkeys(category(value) for value in values))
+        return list(dict.fromkeys(category(value, as_text=are_text(values)) for value in values))
 
     def _discrete(self, encoding: Encoding) -> bool:
         return encoding.type in ("nominal", "ordinal")

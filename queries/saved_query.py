@@ -44,6 +44,8 @@ class SavedQuery:
     file: PurePath
     sql: str
     header: Header
+    text: str = ""
+    """The whole file, header included: a copy of it is a saved query."""
 
     @property
     def summary(self) -> str:
@@ -149,6 +151,7 @@ class SavedQuery:
             ],
             "chart": chart if self.has_chart else None,
             "sql": self.sql,
+            "text": self.text,
         }
 
 
@@ -198,10 +201,23 @@ def check_profile(connection: "Connection", text: str) -> None:
         raise UsageError(f"There is no health profile {text!r}.{did_you_mean(text, names, show=len(names))}")
 
 
-def saved_queries(lake_path: str | Path | None = None) -> dict[str, SavedQuery]:
-    """Every saved query by name: the package's own, and over them those of LAKE/queries."""
+def saved_queries(
+    lake_path: str | Path | None = None, *, on_broken: Callable[[ConfigError], None] | None = None
+) -> dict[str, SavedQuery]:
+    """Every saved query by name: the package's own, and over them those of LAKE/queries.
+
+    A file that cannot be used is raised, or given to `on_broken` and left out.
+    """
+    queries: dict[str, SavedQuery] = {}
     with closing(duckdb.connect()) as parser:
-        return {name: _load(parser, file, source) for name, (file, source) in sorted(_query_files(lake_path).items())}
+        for name, (file, source) in sorted(_query_files(lake_path).items()):
+            try:
+                queries[name] = _load(parser, file, source)
+            except ConfigError as error:
+                if on_broken is None:
+                    raise
+                on_broken(error)
+    return queries
 
 
 def find(name: str, lake_path: str | Path | None = None) -> SavedQuery:
@@ -232,9 +248,11 @@ def _load(parser: duckdb.DuckDBPyConnection, file: Traversable, source: str) -> 
         text = file.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}).") from error
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}).") from error
     header = parse_header(text, path)
     statement = one_select(parser, text, path)
-    query = SavedQuery(path.stem, source, path, statement.query.strip().rstrip(";"), header)
+    query = SavedQuery(path.stem, source, path, statement.query.strip().rstrip(";"), header, text)
     _check_parameters(query, statement.named_parameters)
     return query
 

@@ -52,9 +52,8 @@ def table_text(rows: pa.Table, layout: Layout) -> str:
     else:
         lines = _lines(names, shown, fitted, numeric)
     if rows.num_rows > len(shown):
-        lines.append(
-            f"... {rows.num_rows - len(shown):,} more rows; -o FILE writes all of them, --format csv or json prints them."
-        )
+        more = rows.num_rows - len(shown)
+        lines.append(f"... {more:,} more rows; -o FILE writes all of them, --format csv or json prints them.")
     return "".join(f"{line}\n" for line in lines)
 
 

@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
-from ..report.facts import model_facts, overview, run_row, settings, tiles
 from ..absence import not_kept
+from ..report.facts import model_facts, overview, run_row, settings, tiles
 from .browse import SHOWN_ROWS, Browse, shown_errors
 from .text import literal
 

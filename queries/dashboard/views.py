@@ -69,13 +69,9 @@ def _label(run: dict[str, Any]) -> str:
 def charts_view(browse: Browse) -> None:
     """Any saved query with a chart, its parameters as widgets."""
     st.title("Charts")
-    drawable = {}
-    try:
-        drawable = {name: query for name, query in saved_queries(browse.lake.path).items() if query.has_chart}
-    except LakeError as error:
-        # One broken file of the user's must not take the package's own queries away.
-        st.warning(literal(error))
-        drawable = {name: query for name, query in saved_queries().items() if query.has_chart}
+    # One broken file of the user's must not take the other queries away.
+    queries = saved_queries(browse.lake.path, on_broken=_warn)
+    drawable = {name: query for name, query in queries.items() if query.has_chart}
     names = list(drawable)
     default = names.index("surprisal_trace") if "surprisal_trace" in names else 0
     name = st.selectbox("Saved query", names, index=default, key="query", format_func=lambda n: n.replace("_", " "))
@@ -91,6 +87,10 @@ def charts_view(browse: Browse) -> None:
         st.dataframe(query.run(browse.connection, browse.lake.resolve_run, **params).to_arrow(), hide_index=True)
     with st.expander("SQL"):
         st.code(query.sql, language="sql")
+
+
+def _warn(error: LakeError) -> None:
+    st.warning(literal(error))
 
 
 def _profiles(browse: Browse) -> list[str]:
