@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import duckdb
 
 from ..lake.errors import ConfigError, LakeError, NotFoundError, UsageError, did_you_mean
+from ..lake.layers import layer_number
 from .header import Header, Parameter, parse_header
 from .labels import axis_title, is_plain
 
@@ -112,6 +113,9 @@ class SavedQuery:
                 values[name] = _run_id(connection, str(value), resolve_run)
             if self.parameters[name].type == "PROFILE" and value is not None:
                 check_profile(connection, str(value))
+        layer, run = values.get("layer"), values.get("run")
+        if isinstance(layer, int) and layer < 0 and isinstance(run, str):
+            values["layer"] = _from_the_last(connection, run, layer)
         return values
 
     def _value(self, parameter: Parameter, params: Mapping[str, object]) -> Value:
@@ -192,6 +196,13 @@ def _run_id(connection: "Connection", text: str, resolve_run: ResolveRun | None)
         if not newest or resolve_run is None:
             return newest[0][0] if newest else None
     return resolve_run(text) if resolve_run else text
+
+
+def _from_the_last(connection: "Connection", run_id: str, layer: int) -> int:
+    """A negative layer as its number: -1 is the last one of the run's model."""
+    rows = connection.execute("SELECT n_layers FROM runs WHERE run_id = $run", {"run": run_id}).fetchall()
+    n_layers = rows[0][0] if rows else None
+    return layer_number(run_id, {"model": {"n_layers": n_layers}}, layer)
 
 
 def check_profile(connection: "Connection", text: str) -> None:
