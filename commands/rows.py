@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..lake.result_columns import RenamedColumnWarning
 from .terminal import say
 
 if TYPE_CHECKING:
@@ -49,6 +48,8 @@ def print_rows(
 
 def with_notes(make: Callable[[], "pa.Table"]) -> "pa.Table":
     """The rows; renamed columns are said on stderr."""
+    from ..lake.result_columns import RenamedColumnWarning
+
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", RenamedColumnWarning)
         rows = make()

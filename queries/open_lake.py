@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..lake.errors import NotFoundError
 from ..lake.lake import Lake
+from .open_run import OpenRun, Runs
 from .saved_query import SavedQuery, find
 from .views import view_definitions
 
@@ -24,6 +25,42 @@ def _statement(query: SavedQuery) -> str:
 
 class OpenLake(Lake):
     """A `Lake` whose connections have the derived views bound; what `tracelake.open` returns."""
+
+    @property
+    def runs(self) -> Runs:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """The runs, oldest first: a frame that also is a list of dicts, and can be called like `Lake.runs`."""
+        return Runs(self)
+
+    def run_rows(self) -> list[dict[str, Any]]:
+        """One dict per run, oldest first."""
+        return super().runs()
+
+    def runs_table(self) -> "pa.Table":
+        """The table `runs` in Arrow."""
+        from ..lake.runs import runs_table
+
+        return runs_table(self.run_rows())
+
+    def __getitem__(self, run: str) -> OpenRun:
+        """One run: by id, unique prefix, tag or `latest`."""
+        return OpenRun(self, run)
+
+    def __repr__(self) -> str:
+        rows = self.run_rows()
+        kept = [row for row in rows if row["status"] != "removed"]
+        tokens = sum(row["n_tokens"] or 0 for row in kept)
+        newest = f"\n  newest: {kept[-1]['run_id']} ({kept[-1]['status']})" if kept else ""
+        return (
+            f"lake {self.path}: {len(kept):,} runs, {tokens:,} tokens{newest}\n"
+            '  .runs  ["latest"]  .sql("...")  .query(name)  .chart(name)  .scan(table)  .vectors(layer, site)'
+        )
+
+    def sql(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, query: str, parameters: Any = None, *, run: str | None = None
+    ) -> "polars.DataFrame":
+        """The result of one SELECT as a polars DataFrame, through the locked connection; of one run's rows if given."""
+        with self.connect(run=run, locked=True) as connection:
+            return connection.sql(query, parameters)
 
     def connect(self, **options: Any) -> Any:
         """A DuckDB connection with every table and derived view; use it in a `with` block."""
@@ -69,7 +106,9 @@ class OpenLake(Lake):
     ) -> "altair.Chart":
         """The chart of a saved query; shows itself in a notebook. NoRowsError, with the reason, if it has no rows."""
         from .chart import Shape
+        from .notebook import show_offline
 
+        show_offline()
         drawing = self.draw(name, theme=theme, shape=Shape(width, height, title), params=params)
         return drawing.chart  # type: ignore[return-value]
 

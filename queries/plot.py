@@ -48,7 +48,8 @@ class Plot:
         width, height = WIDTH // share - (20 if share > 1 else 0), HEIGHT if share == 1 else 220
         wanted: dict[str, Any] = {"width": width, "height": height}
         if self._discrete(self.x) and self.mark in ("rect", "bar"):
-            wanted["width"] = alt.Step(_clamp(width / max(self.count(self.x), 1), 5, 90 if self.mark == "rect" else 64))  # type: ignore[call-arg]
+            bars = self.count(self.x) * (self.count(self.color) if self.color and self._side_by_side() else 1)
+            wanted["width"] = alt.Step(_clamp(width / bars, 5, 90 if self.mark == "rect" else 64))  # type: ignore[call-arg]
         if self._discrete(self.y):
             wanted["height"] = alt.Step(_clamp(height / max(self.count(self.y), 1), 6, 34))  # type: ignore[call-arg]
         return wanted | sizes(self.grids, square=is_square(self.header), width=width, height=height)

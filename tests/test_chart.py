@@ -165,8 +165,9 @@ def test_titles_never_come_from_rows(connection: Connection) -> None:
 
 
 def test_text_that_a_user_typed_stays_out_of_the_subtitle(connection: Connection) -> None:
-    chart, _ = draw(find("layer_norms"), connection, params={"site": "resid_post <b>"})
-    assert chart.to_dict()["title"]["subtitle"] == [f"run {RUN}", "No rows for these parameters."]
+    query = query_of("mark: line\nx: x:Q\ny: x:Q\nparam word TEXT = a  A word.", "SELECT 1 AS x, $word AS word")
+    assert draw(query, connection).chart.to_dict()["title"]["subtitle"] == ["word a"]
+    assert "subtitle" not in draw(query, connection, params={"word": "a <b>"}).chart.to_dict()["title"]
 
 
 def test_tokens_are_made_visible() -> None:
