@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import streamlit as st
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from ..open_lake import OpenLake
 
 SHOWN_ROWS = 5_000
+IN_URL: Literal["query-params"] = "query-params"
+"""What a widget is set to stands in the address, so that a link and a reload come back to it."""
 Change = Callable[[Spec], Spec]
 """Something done to a chart before it is shown."""
 

@@ -6,7 +6,7 @@ import streamlit as st
 
 from ..absence import not_kept
 from ..report.facts import model_facts, overview, run_row, settings, tiles
-from .browse import SHOWN_ROWS, Browse, shown_errors
+from .browse import IN_URL, SHOWN_ROWS, Browse, shown_errors
 from .text import literal
 
 if TYPE_CHECKING:
@@ -83,6 +83,7 @@ def filtered(browse: Browse) -> "polars.DataFrame | None":
     condition = st.text_input(
         "Only sequences where (SQL)",
         key=CONDITION,
+        bind=IN_URL,
         placeholder="not correct and n_generated_tokens > 20",
         help="A condition over the columns of `sequences`; docs/schema.md lists them.",
     )

@@ -9,7 +9,7 @@ from ..report.health import flags, outcome
 from ..report.page import token_page
 from ..report.tokens import scales, token_texts, token_view
 from ..theme import theme_called
-from .browse import Browse, unkept
+from .browse import IN_URL, Browse, unkept
 from .run_view import filtered
 from .text import literal
 
@@ -27,7 +27,7 @@ def sequence_view(browse: Browse) -> None:
         st.info("No sequence of this run meets the condition.")
         return
     labels = {row["sequence_id"]: _label(row) for row in rows.iter_rows(named=True)}
-    sequence = st.selectbox("Sequence", list(labels), format_func=labels.__getitem__, key="sequence")
+    sequence = st.selectbox("Sequence", list(labels), format_func=labels.__getitem__, key="sequence", bind=IN_URL)
     if sequence is None:
         return
     _facts(browse, sequence, labels[sequence])

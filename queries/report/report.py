@@ -172,9 +172,14 @@ class _Making:
             "start": view.first_generated,
             "trace": self._trace(sequence, row),
             "maps": [Figure(with_legend_above(figure.spec), figure.command) for figure in maps if figure],
-            "attention": self.figures.draw("prompt_attention", sequence=sequence),
+            "attention": self._attention(sequence),
             "path": self.figures.draw("trajectory", sequence=sequence),
         }
+
+    def _attention(self, sequence: int) -> Figure | None:
+        """Attention over the prompt, its legend above: beside the map stand its words."""
+        drawn = self.figures.draw("prompt_attention", sequence=sequence)
+        return drawn and Figure(with_legend_above(drawn.spec), drawn.command)
 
     def _trace(self, sequence: int, row: dict[str, Any]) -> Figure | None:
         """Entropy and surprisal along the text, low enough to stand under it; a line where the completion begins."""
