@@ -88,9 +88,15 @@ def sql(
 
     opened = open_lake(lake)
     chosen = "json" if as_json else form
+    if query is None and file is None and sys.stdin.isatty() and sys.stdout.isatty():
+        if chosen is not None or output is not None or param:
+            raise UsageError("Give a SELECT: lake sql 'select count(*) from token_steps'.")
+        from .sql_shell import run_shell
+
+        return run_shell(opened, run, vertical=vertical)
     statement = _statement(query, file)
     values = sql_values(statement, _params(param, None if run is None else opened.resolve_run(run)))
-    print_rows(lambda: opened.arrow(statement, values, run=run), chosen, output, vertical=vertical)
+    return print_rows(lambda: opened.arrow(statement, values, run=run), chosen, output, vertical=vertical)
 
 
 def _statement(query: str | None, file: Path | None) -> str:

@@ -123,11 +123,15 @@ def _write_json(rows: pa.Table, stream: BinaryIO) -> None:
 # -- CSV ---------------------------------------------------------------------------------------------------------------
 
 
+_EMPTY_TEXT = '""'
+
+
 def _write_csv(rows: pa.Table, stream: BinaryIO) -> None:
     """Comma-separated text with a header; null is an empty field, empty text is `""`, nested values are JSON."""
     stream.write((",".join(map(_csv_text, rows.column_names)) + "\n").encode())
     for row in rows_of(rows):
-        stream.write((",".join(map(_csv_field, row)) + "\n").encode())
+        line = ",".join(map(_csv_field, row))
+        stream.write(f"{line or _EMPTY_TEXT}\n".encode())  # an empty line is no row to those who read it
 
 
 def _csv_field(value: Cell) -> str:
@@ -143,7 +147,8 @@ def _csv_field(value: Cell) -> str:
 
 
 def _csv_text(text: str) -> str:
-    bare = text and text == text.strip() and not any(mark in text for mark in ',"\n\r')
+    # Also what only some readers take for the end of a line.
+    bare = text and text == text.strip() and text.isprintable() and not any(mark in text for mark in ',"')
     return text if bare else '"' + text.replace('"', '""') + '"'
 
 

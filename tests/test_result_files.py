@@ -104,7 +104,9 @@ def test_what_looks_alike_can_be_told_apart(lake: OpenLake, tmp_path: Path) -> N
     assert found[2]["other"] == "two\nlines" and found[4]["other"] == "two\\nlines"
     for form in ("csv", "table"):
         for column in ("number", "text", "other"):
-            texts = [render(rows.select([column]).slice(i, 1), form).decode() for i in range(rows.num_rows)]
+            # A CSV of one column writes null as empty text: an empty line would be no row.
+            chosen = rows.select([column, column]).rename_columns(["a", "b"])
+            texts = [render(chosen.slice(i, 1), form).decode() for i in range(rows.num_rows)]
             assert len(set(texts)) == rows.num_rows, (form, column, texts)
     emit(rows, None, tmp_path / "rows.csv")
     with duckdb.connect() as other:
