@@ -25,7 +25,8 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrained
 from trial_checks import Trial, differences
 
 from tracelake.collect.config import CollectConfig
-from tracelake.collect.models.sites import ATTENTION_SITES, CROSS_SITES, SITES, Tap
+from tracelake.collect.models.site_names import ATTENTION_SITES, CROSS_SITES, SITES
+from tracelake.collect.models.sites import Tap
 from tracelake.collect.models.stack import CROSS
 from tracelake.collect.running import plan
 from tracelake.collect.running.collector import Collection
