@@ -1,4 +1,4 @@
-"""The page of all architectures is complete and true: a few of every kind are tried again (`docs/models.py` tries all)."""
+"""The page of all architectures is complete and true: one of every kind is tried again (`docs/models.py` tries all)."""
 
 import importlib.util
 from dataclasses import asdict

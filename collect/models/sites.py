@@ -64,7 +64,7 @@ def _first_tensor(output: Any) -> Tensor:
     return output if isinstance(output, Tensor) else output[0]
 
 
-def _block_input(args: tuple, kwargs: dict) -> Tensor:
+def block_input(args: tuple, kwargs: dict) -> Tensor:
     if args:
         return args[0]
     return kwargs["hidden_states"] if "hidden_states" in kwargs else next(iter(kwargs.values()))
@@ -215,7 +215,7 @@ def _recording(block: nn.Module, parts: BlockParts, seen: dict[str, Tensor]) -> 
         return lambda module, args, out: seen.__setitem__(name, _first_tensor(out).detach())
 
     def read(name: str) -> Callable:
-        return lambda module, args, kwargs: seen.__setitem__(name, _block_input(args, kwargs).detach())
+        return lambda module, args, kwargs: seen.__setitem__(name, block_input(args, kwargs).detach())
 
     def wrote(name: str) -> Callable:
         return lambda module, args, out: seen.__setitem__(name, out.detach()) if isinstance(out, Tensor) else None
@@ -277,12 +277,12 @@ class Tap:
             yield block.register_forward_hook(lambda m, args, out: keep(key, _first_tensor(out)))
         elif site == "resid_pre":
             yield block.register_forward_pre_hook(
-                lambda m, args, kw: keep(key, _block_input(args, kw)), with_kwargs=True
+                lambda m, args, kw: keep(key, block_input(args, kw)), with_kwargs=True
             )
         elif site in SUMS:
             running: list[Tensor] = []
             yield block.register_forward_pre_hook(
-                lambda m, args, kw: running.__setitem__(slice(None), [_block_input(args, kw)]), with_kwargs=True
+                lambda m, args, kw: running.__setitem__(slice(None), [block_input(args, kw)]), with_kwargs=True
             )
             modules = self.anatomy.modules(site, layer)
             for module in modules:

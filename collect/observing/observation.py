@@ -341,6 +341,8 @@ def attention_is_observable(loaded: LoadedModel) -> bool:
         return False
     complete = all(len(o.rows) == stack.stack.n_layers for stack in stacks for o in stack.observers.values())
     # An architecture may hand its attention function something that we do not know of.
+    # Where layers differ in their number of heads there is no column for them.
+    complete = complete and all(len({rows.max_weight.shape[1] for rows in o.rows.values()}) <= 1 for o in observers)
     largest = LARGEST_MISS if loaded.model.dtype == torch.float32 else LARGEST_MISS_HALF
     return complete and all(miss <= largest for o in observers for miss in (o.misses or {}).values())
 
