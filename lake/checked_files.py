@@ -60,6 +60,13 @@ def committed_files(snapshot: Snapshot, table: str | None = None, run: str | Non
                     yield CommittedFile(run_id, entry)
 
 
+def checked_paths(snapshot: Snapshot, files: Iterable[CommittedFile]) -> list[str]:
+    """Absolute paths of files for readers that open them by themselves; DamageError if one is not as committed."""
+    files = list(files)
+    CheckedFiles(snapshot.layout.root).check(files)
+    return [f"{snapshot.layout.root}/{file.entry.path}" for file in files]
+
+
 def mode(given: str | None = None) -> str:
     """`given`, or what the environment says, or `first`; ConfigError for another word."""
     chosen = given or os.environ.get(VARIABLE) or "first"
@@ -96,7 +103,7 @@ class CheckedFiles:
             os.close(self.open(file))
 
     def _descriptor(self, file: CommittedFile) -> int:
-        """The file, reached from the root folder by folder: no link may stand in the way, and nothing can be waited for."""
+        """The file, reached from the root folder by folder: no link may stand in the way, no pipe is waited for."""
         *folders, name = file.entry.path.split("/")
         try:
             parent = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY)
@@ -149,7 +156,7 @@ def identity(status: os.stat_result) -> Identity:
 
 
 class Memory:
-    """Which files of a lake were right, one line each, in the user's cache folder; losing it costs time, nothing else."""
+    """Which files of a lake were right, one line each, in the user's cache folder; to lose it costs only time."""
 
     def __init__(self, root: Path) -> None:
         base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")

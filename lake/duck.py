@@ -79,7 +79,7 @@ class Connection:
             try:
                 return explained(self.duckdb, query, self._relation(query, parameters).to_arrow_table())
             except (pa.ArrowException, OverflowError, ValueError) as error:
-                raise UsageError(f"The rows have a type that Arrow does not have: {error}. Cast it, e.g. to VARCHAR.") from error
+                raise UsageError(f"Arrow has no such type or value: {error}. Cast it, e.g. to VARCHAR.") from error
 
     def sql(self, query: str, parameters: Parameters = None) -> "pl.DataFrame":
         """The result of a query as a polars DataFrame."""
@@ -166,7 +166,10 @@ class Connection:
         script = []
         filled = {file.entry.table for file in committed_files(self.snapshot, run=self.run)}
         for table in self._tables.values():
-            script += [_unbound(table) if table.name in filled else views.view_sql(table, []), views.comments_sql(table)]
+            script += [
+                _unbound(table) if table.name in filled else views.view_sql(table, []),
+                views.comments_sql(table),
+            ]
         # As JSON: building an Arrow table from Python values would import pandas wherever it is installed.
         rows = json.dumps(
             [{k: v.isoformat() if isinstance(v, datetime) else v for k, v in row.items()} for row in runs]
@@ -201,7 +204,9 @@ class Connection:
 
 def _unbound(table: Table) -> str:
     """The view of a table that no statement has named: typed, and an error rather than empty if it is read anyway."""
-    return views.broken_view_sql(table, f"the files of {table.name} are not bound: a fault of tracelake, please report it")
+    return views.broken_view_sql(
+        table, f"the files of {table.name} are not bound: a fault of tracelake, please report it"
+    )
 
 
 def _limits() -> dict[str, Any]:
