@@ -60,7 +60,9 @@ def parsed(connection: "duckdb.DuckDBPyConnection", text: str) -> "list[duckdb.S
         return connection.extract_statements(text)
     except duckdb.Error as error:
         raise UsageError(f"The SQL cannot be parsed: {one_line(error)}") from None
-    except (ValueError, UnicodeError):  # a kind of statement that this DuckDB's Python does not know
+    except (TypeError, UnicodeError):  # lone surrogates: the bindings take them for no text at all
+        raise UsageError("The SQL is no text in UTF-8.") from None
+    except ValueError:  # a kind of statement that this DuckDB's Python does not know
         raise UsageError(f"Exactly one SELECT is possible here; given: another kind of statement. {_MORE}") from None
 
 

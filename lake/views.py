@@ -78,7 +78,8 @@ def broken_view_sql(table: Table, message: str) -> str:
     """
     error = f"error({literal(message)})"
     columns = (f"{error}::{_view_type(table, c)} AS {quoted(c.name)}" for c in table.columns)
-    return f"CREATE OR REPLACE VIEW {quoted(table.name)} AS SELECT {', '.join(columns)} FROM range(1) WHERE {error} IS NULL;"
+    body = f"SELECT {', '.join(columns)} FROM range(1) WHERE {error} IS NULL"
+    return f"CREATE OR REPLACE VIEW {quoted(table.name)} AS {body};"
 
 
 def _scan(table: Table, written: tuple[str, ...], group: int) -> str:

@@ -77,17 +77,6 @@ def by_vectors(lake):
     return [[(keys.to_pylist(), vectors.tolist()) for keys, vectors in lake.vectors(layer, "z")] for layer in (0, 1)]
 
 
-def by_export(lake):
-    from tracelake.lake.exchange.vector_files import export_vectors
-
-    found = []
-    for run_id in ("run-one", "run-two"):
-        target = lake.path.parent / f"{run_id}.npy"
-        export_vectors(lake, run_id, 0, "z", target)
-        found.append(np.load(target).tolist())
-    return found
-
-
 READS = {
     "sql": by_sql,
     "open connection": by_open_connection,
@@ -96,25 +85,48 @@ READS = {
 }
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
-@pytest.mark.parametrize("table", ["activations", "token_steps"])
-def test_no_damage_is_read_silently(lake, damage, table):
-    truth = {name: read(lake) for name, read in READS.items()}  # and with that every file is remembered as right
-    rng = random.Random(f"{damage} {table}")
-    files = sorted(lake.layout.data.glob(f"{table}/**/*.parquet"))
-    path, other = rng.sample(files, 2)
+@pytest.fixture(scope="module")
+def truth(sound):
+    return {name: repr(read(sound)) for name, read in READS.items()}
+
+
+def silent_reads(lake, truth, table, damage, rng, reads=READS):
+    """Ways of reading that gave a wrong answer without a word, and what the others said, after one damage."""
+    CheckedFiles(lake.path).check(committed_files(lake.snapshot()))  # remembered as right, as after a first look
+    path, other = rng.sample(sorted(lake.layout.data.glob(f"{table}/**/*.parquet")), 2)
     DAMAGES[damage](path, other, rng)
-    silent, named = [], []
-    for name, read in READS.items():
+    silent, said = [], []
+    for name, read in reads.items():
         try:
-            if repr(read(lake)) != repr(truth[name]):
+            if repr(read(lake)) != truth[name]:
                 silent.append(name)
         except DamageError as error:
-            named.append(str(error))
-    assert silent == []
-    # Only lake.vectors does not read token_steps.
-    assert len(named) == (4 if table == "activations" else 3)
-    assert all(path.name in text or other.name in text for text in named)
+            said.append(str(error))
+    assert all(path.name in text or other.name in text for text in said)
+    return silent, said
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_no_damage_is_read_silently(lake, truth, damage):
+    reads = {name: READS[name] for name in ("sql", "polars", "vectors")}
+    silent, said = silent_reads(lake, truth, "activations", damage, random.Random(damage), reads)
+    assert (silent, len(said)) == ([], len(reads))
+
+
+@pytest.mark.slow
+def test_no_damage_is_read_silently_often(sound, truth, tmp_path):
+    """Every damage, several times, to both kinds of tables; prints how many wrong answers came without a word."""
+    n_reads, wrong = 0, []
+    for seed in range(3):
+        for table, expected in (("activations", 4), ("token_steps", 3)):  # lake.vectors reads no token_steps
+            for damage in DAMAGES:
+                lake = Lake.open(shutil.copytree(sound.path, tmp_path / f"{seed}-{table}-{damage}".replace(" ", "-")))
+                silent, said = silent_reads(lake, truth, table, damage, random.Random(f"{seed} {damage}"))
+                n_reads += len(READS)
+                wrong += [(seed, table, damage, name) for name in silent]
+                assert len(said) == expected or silent
+    print(f"\n{n_reads} reads of damaged lakes, {len(wrong)} silently wrong: {wrong}")
+    assert wrong == []
 
 
 def test_files_swapped_between_layers_and_runs_are_found(lake):
