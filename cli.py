@@ -10,8 +10,7 @@ import typer
 
 from . import __version__
 from .commands import analyze, ask, collect, demo, embed, exchange, maintain, metrics, show_run
-from .commands.terminal import say
-from .lake.errors import LakeError
+from .commands.outcome import outcome
 
 app = typer.Typer(
     name="lake",
@@ -25,17 +24,7 @@ app = typer.Typer(
 
 def main() -> None:
     """Run the command line; a user's mistake ends in a message and the exit code of its kind."""
-    try:
-        app()
-    except LakeError as error:
-        say(f"lake: {error}")
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        say("lake: interrupted")
-        sys.exit(130)
-    except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(0)
+    sys.exit(outcome(app))
 
 
 def _version(wanted: bool) -> None:

@@ -100,7 +100,7 @@ def _send(reader: Any, site: str | None, as_json: bool) -> None:
 
 
 def _write(reader: Any, form: str, output: Path | None, as_json: bool) -> None:
-    from ..queries.replacement import replace_file
+    from ..lake.output import replace_file
 
     if form == "prometheus":
         from ..queries.sinks.prometheus import text

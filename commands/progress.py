@@ -5,6 +5,7 @@ import time
 from typing import Any
 
 from ..collect.running.collector import Progress
+from .streams import steering
 
 REFRESH_SECONDS = 0.1
 
@@ -48,7 +49,7 @@ class ProgressBar:
 
         numbers = TextColumn("segments  {task.fields[numbers]}")
         columns = (BarColumn(), MofNCompleteColumn(), numbers, TimeRemainingColumn())
-        bar = Bar(*columns, console=Console(stderr=True), transient=True)
+        bar = Bar(*columns, console=Console(file=steering(sys.stderr)), transient=True)
         self._task = bar.add_task("collect", total=1, numbers="")
         bar.start()
         self._started = now

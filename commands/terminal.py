@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..lake.printable import printable
+from .streams import steering
+
 if TYPE_CHECKING:
     from ..queries.open_lake import OpenLake
 
@@ -26,6 +29,11 @@ HERE = Path("lakehouse")
 def say(text: str) -> None:
     """A message: to stderr, so that results can be piped."""
     print(text, file=sys.stderr)
+
+
+def overwrite(text: str, *, last: bool) -> None:
+    """A line on the terminal that the next one takes the place of, unless it is the last."""
+    print(f"\r{printable(text)}", end="\n" if last else "", file=steering(sys.stderr), flush=True)
 
 
 def print_json(value: Any) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from ..lake.errors import UsageError, did_you_mean
-from .replacement import replace_file
+from ..lake.output import replace_file
 
 FORMATS = ("table", "csv", "json", "jsonl", "parquet")
 CELL_WIDTH = 120

@@ -15,9 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..errors import DamageError, NotFoundError, UsageError, did_you_mean
+from ..output import replaced
 from ..schema import ACTIVATIONS
 from ..vectors import to_float32
-from .output import replaced
 
 if TYPE_CHECKING:
     from ..lake import Lake

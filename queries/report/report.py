@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...lake.errors import NotFoundError
-from ..replacement import replace_file
+from ...lake.output import replace_file
 from ..saved_query import find
 from ..theme import theme_called
 from ..views import view_definitions
