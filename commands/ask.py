@@ -8,7 +8,20 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..lake.errors import NotFoundError, UsageError
-from .terminal import HERE, AnyRun, AsJson, Form, LakePath, Output, Params, RunOption, open_lake, print_json, say
+from .terminal import (
+    HERE,
+    AnyRun,
+    AsJson,
+    CsvSafe,
+    Form,
+    LakePath,
+    Output,
+    Params,
+    RunOption,
+    open_lake,
+    print_json,
+    say,
+)
 
 if TYPE_CHECKING:
     from ..queries.open_lake import OpenLake
@@ -70,12 +83,14 @@ def sql(
     form: Form = "table",
     as_json: AsJson = False,
     output: Output = None,
+    csv_safe: CsvSafe = False,
     lake: LakePath = HERE,
 ) -> None:
     """Ask the lake in SQL (DuckDB): one SELECT, which can read this lake and nothing else."""
     from ..queries.formats import emit
 
-    emit(open_lake(lake).arrow(_statement(query, file)), "json" if as_json else form, output)
+    rows = open_lake(lake).arrow(_statement(query, file))
+    emit(rows, "json" if as_json else form, output, csv_safe=csv_safe)
 
 
 def _statement(query: str | None, file: Path | None) -> str:
@@ -101,6 +116,7 @@ def query(
     form: Form = "table",
     as_json: AsJson = False,
     output: Output = None,
+    csv_safe: CsvSafe = False,
     lake: LakePath = HERE,
 ) -> None:
     """Run a saved query, or list them all. Your own go into LAKE/queries/NAME.sql."""
@@ -115,7 +131,7 @@ def query(
     if show_sql:
         return print_json(found.describe()) if as_json else print(description.query_text(found.describe()))
     rows = open_lake(lake).query(name, **_params(param, run)).to_arrow()
-    return emit(rows, "json" if as_json else form, output)
+    return emit(rows, "json" if as_json else form, output, csv_safe=csv_safe)
 
 
 def _params(pairs: list[str] | None, run: str | None) -> dict[str, str]:

@@ -11,8 +11,11 @@ from .terminal import say
 def outcome(command: Callable[[], object]) -> int:
     """Run a command on guarded streams; the exit code of how it ended, errors of ours said on stderr."""
     streams.prepare()
-    code = _said(command)
-    return code or _said(sys.stdout.flush)  # what could not be written is no success
+    try:
+        code = _said(command)
+        return code or _said(sys.stdout.flush)  # what could not be written is no success
+    finally:
+        streams.restore()
 
 
 def _said(step: Callable[[], object]) -> int:

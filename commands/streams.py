@@ -145,6 +145,11 @@ def prepare() -> None:
     sys.stderr = open(os.devnull, "w") if sys.stderr is None else _stream(sys.stderr, "stderr")  # type: ignore[assignment]
 
 
+def restore() -> None:
+    """Give the streams back: at exit Python flushes them once more, when there is nobody left to catch an error."""
+    sys.stdout, sys.stderr = (getattr(stream, "raw", stream) for stream in (sys.stdout, sys.stderr))
+
+
 def _stream(raw: Any, name: str) -> Stream:
     if isinstance(raw, Stream):
         return raw

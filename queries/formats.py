@@ -1,11 +1,9 @@
 """Rows for people and programs: table, csv, json, jsonl, parquet; to a stream or, atomically, to a file."""
 
-import csv
 import io
 import json
 import math
 import sys
-import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +11,20 @@ import pyarrow as pa
 
 from ..lake.errors import UsageError, did_you_mean
 from ..lake.output import replace_file
+from ..lake.printable import printable
+from .csv_text import csv_text
 
 FORMATS = ("table", "csv", "json", "jsonl", "parquet")
 CELL_WIDTH = 120
 TABLE_ROWS = 200
 
 
-def printable(text: str) -> str:
-    """Text that cannot steer a terminal: control, format and bidi characters shown as escapes."""
-    return "".join(c if unicodedata.category(c)[0] != "C" else c.encode("unicode_escape").decode("ascii") for c in text)
-
-
-def render(rows: pa.Table, form: str) -> bytes:
-    """The rows in one of FORMATS, encoded; UsageError for another name."""
+def render(rows: pa.Table, form: str, *, csv_safe: bool = False) -> bytes:
+    """The rows in one of FORMATS, encoded; UsageError for another name. `csv_safe`: no formulas for spreadsheets."""
+    if csv_safe and form != "csv":
+        raise UsageError(f"--csv-safe is of CSV only, not of {form}. Add --format csv.")
     if form == "csv":
-        return _csv(rows)
+        return csv_text(rows, safe=csv_safe, nested=_json).encode()
     if form == "json":
         return (_json(rows.to_pylist()) + "\n").encode()
     if form == "jsonl":
@@ -43,9 +40,9 @@ def render(rows: pa.Table, form: str) -> bytes:
     raise UsageError(f"There is no format {form!r}.{did_you_mean(form, FORMATS)}")
 
 
-def emit(rows: pa.Table, form: str, output: Path | None) -> None:
+def emit(rows: pa.Table, form: str, output: Path | None, *, csv_safe: bool = False) -> None:
     """Write rows to `output`, or to stdout if that is None."""
-    content = render(rows, form)
+    content = render(rows, form, csv_safe=csv_safe)
     if output is not None:
         replace_file(output, content)
         return
@@ -71,30 +68,20 @@ def _finite(value: Any) -> Any:
     return {name: _finite(item) for name, item in value.items()} if isinstance(value, dict) else value
 
 
-def _csv(rows: pa.Table) -> bytes:
-    """Comma-separated text with a header; nested values as JSON, because CSV has no lists."""
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(rows.column_names)
-    for row in zip(*(column.to_pylist() for column in rows.columns), strict=True):
-        writer.writerow([_json(value) if isinstance(value, (list, dict)) else value for value in row])
-    return stream.getvalue().encode()
-
-
 def _table(rows: pa.Table) -> str:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, header_style="bold", pad_edge=False)
+    table = Table(box=None, pad_edge=False)
     for field in rows.schema:
         table.add_column(printable(field.name), justify="right" if _is_number(field.type) else "left", overflow="fold")
     for row in rows.slice(0, TABLE_ROWS).to_pylist():
         table.add_row(*(Text(_cell(value)) for value in row.values()))
     stream = io.StringIO()
     # A pipe has no width; rows that wrap by chance are worse than long lines.
-    on_terminal = sys.stdout.isatty()
-    console = Console(file=stream, force_terminal=on_terminal, width=None if on_terminal else 10_000, no_color=True)
+    width = None if sys.stdout.isatty() else 10_000
+    console = Console(file=stream, force_terminal=False, width=width, no_color=True)  # no codes: all is plain text
     console.print(table)
     if rows.num_rows > TABLE_ROWS:
         console.print(f"... {rows.num_rows - TABLE_ROWS:,} more rows; use --format csv, json or parquet to get all.")

@@ -3,9 +3,9 @@
 import functools
 import math
 import re
-import unicodedata
 from datetime import date, datetime
 
+from ..lake.printable import escape, is_printable
 from ..lake.schema import TABLES
 
 _UNIT_SUFFIXES = {"bits": "bits", "nats": "nats", "ms": "ms", "s": "s"}
@@ -52,9 +52,7 @@ def visible(text: str) -> str:
 def _drawn(character: str) -> str:
     if character in _WHITE and character != " ":
         return _WHITE[character]
-    if unicodedata.category(character) in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"):
-        return f"\\u{ord(character):04x}"
-    return character
+    return character if is_printable(character) else escape(character)
 
 
 def plain(value: object) -> object:
