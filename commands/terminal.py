@@ -18,8 +18,10 @@ LakePath = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object with stable keys.")]
 Form = Annotated[str, typer.Option("--format", "-f", help="table, csv, json, jsonl or parquet.")]
-CsvSafe = Annotated[
-    bool, typer.Option("--csv-safe", help="With csv: put ' before texts that spreadsheets would compute.")
+CsvSafe = Annotated[bool, typer.Option("--csv-safe", help="With csv: put ' before texts that would be formulas.")]
+AllowHost = Annotated[
+    list[str] | None,
+    typer.Option("--allow-host", metavar="NAME", help="Answer to this host name too, not only to localhost."),
 ]
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="Write to this file instead, replacing it whole.")]
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="Run id, unique prefix, tag, or `latest`.")]
