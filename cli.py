@@ -11,6 +11,7 @@ import typer
 from . import __version__
 from .commands import analyze, ask, collect, demo, embed, exchange, maintain, metrics, show_run
 from .commands.outcome import outcome
+from .commands.reading import reading
 
 app = typer.Typer(
     name="lake",
@@ -42,11 +43,10 @@ def root(
     """Record what a language model does into a Parquet lake, and ask it questions in SQL."""
 
 
-for _verb in (
-    *(collect.collect, ask.runs, ask.show, ask.sql, ask.query, ask.chart, show_run.report, show_run.dashboard),
-    *(maintain.verify, maintain.rm, maintain.vacuum, demo.demo, metrics.metrics),
-):
+for _verb in (collect.collect, ask.runs, maintain.verify, maintain.rm, maintain.vacuum, demo.demo):
     app.command()(_verb)
+for _verb in (ask.show, ask.sql, ask.query, ask.chart, show_run.report, show_run.dashboard, metrics.metrics):
+    app.command()(reading(_verb))
 analyze.app.command()(embed.embed)
 app.add_typer(analyze.app, name="analyze")
 app.add_typer(exchange.import_app, name="import")

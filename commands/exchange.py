@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from .reading import reading
 from .terminal import HERE, AnyRun, AsJson, LakePath, overwrite, print_json, say
 
 Tag = Annotated[str | None, typer.Option(help="Label of the run; begins its id.")]
@@ -60,6 +61,7 @@ def import_tsif(
 
 
 @export_app.command("steps-jsonl")
+@reading
 def export_steps(
     run: AnyRun = "latest",
     output: Annotated[
@@ -89,6 +91,7 @@ def export_steps(
 
 
 @export_app.command("vectors")
+@reading
 def export_activations(
     layer: Annotated[int, typer.Option(help="Layer; negative counts from the last.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Write to this file, replacing it whole.")],

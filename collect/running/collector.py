@@ -24,6 +24,7 @@ from ..inputs.tokenized import PromptTokenizer, TokenizedPrompt
 from ..keep import Keep
 from ..models.model import LoadedModel, load_model
 from ..observing.observation import ObservedModel, Wishes, attention_is_observable, each_once, vector_wishes
+from .consent import consented, resume_command
 from .plan import Estimate, Plan, estimate, make_plan, stored_dtype
 from .provenance import check_same, new_run_id, run_json
 from .segment import SegmentRunner, operation_columns
@@ -241,18 +242,18 @@ class Collection:
 
     def _check_limits(self, run: Any) -> None:
         if self.callbacks.should_stop():
-            raise StoppedError(stopped(run.run_id))
+            raise StoppedError(stopped(resume_command(run.run_id, dict(self.config))))
         limit = self.config.max_bytes
         if limit is not None and run.bytes_committed >= limit:
             raise StoppedError(
                 f"Stopped at {run.bytes_committed:,} bytes (--max-bytes {limit:,}). "
-                f"Continue without that limit: lake collect --resume {run.run_id} --max-bytes N"
+                f"Continue without that limit: {resume_command(run.run_id, dict(self.config))} --max-bytes N"
             )
 
     def _runner(self, run_id: str, progress: Progress, embedder: Embedder | None) -> SegmentRunner:
         assert self.observed is not None
         text = TokenText(self.loaded.tokenizer)
-        stopping = Stopping(self.callbacks.should_stop, run_id)
+        stopping = Stopping(self.callbacks.should_stop, resume_command(run_id, dict(self.config)))
 
         def on_block(n_tokens: int) -> None:
             progress.n_tokens += n_tokens
@@ -282,15 +283,16 @@ class Collection:
         )  # fmt: skip
 
 
-def resume_run(
-    lake: Lake, run: str, *, callbacks: Callbacks | None = None, max_bytes: int | None = None
-) -> Collected | None:
-    """Complete an interrupted run; None if it is complete already. ConfigError if its inputs have changed."""
+def resume_run(lake: Lake, run: str, *, callbacks: Callbacks | None = None, **typed: Any) -> Collected | None:
+    """Complete an interrupted run; None if it is complete already. ConfigError if its inputs have changed.
+
+    `typed` are settings that reach outside the lake, given again by whoever resumes (see `consent`), and max_bytes.
+    """
     run_id = lake.resolve_run(run)
     about = lake.run_json(run_id)
     if lake.run_status(run_id) == "complete":
         return None
-    config = CollectConfig(**{**about["config"], "max_bytes": max_bytes})
+    config = consented(run_id, about.get("config"), typed)
     writer = lake.resume_run(run_id)
     try:
         collection = Collection(config, callbacks, plan=Plan.from_json(about["plan"]))
