@@ -25,6 +25,7 @@ class CollectConfig(BaseModel):
     model: str = Field("tinymath", description="Hugging Face id, local folder, or the bundled `tinymath`.")
     revision: str | None = Field(None, description="Revision of the model repository.")
     trust_remote_code: bool = Field(False, description="Run code from the model repository (off unless typed).")
+    allow_missing: bool = Field(False, description="Run a model whose checkpoint lacks weights (drawn at random).")
     prompt: tuple[str, ...] = Field((), description="Prompt texts given directly.")
     prompts: str | None = Field(None, description="File of prompts: text, JSONL, CSV or Parquet.")
     dataset: str | None = Field(None, description="Dataset NAME[:SPLIT]: tinymath:test or one of the Hugging Face hub.")
@@ -37,6 +38,9 @@ class CollectConfig(BaseModel):
     top_k: int | None = Field(None, ge=1, description="Keep only this many best tokens.")
     min_p: float | None = Field(None, ge=0, le=1, description="Drop tokens below this share of the best one.")
     repetition_penalty: float | None = Field(None, gt=0, description="Divide logits of tokens already seen; 1 is off.")
+    generation_config: bool = Field(
+        False, description="Apply penalties, banned tokens and least lengths of the model's generation_config."
+    )
     stop: tuple[str, ...] = Field((), description="Texts that end a sequence.")
     stop_when: tuple[str, ...] = Field(
         (), description="Rules that end a sequence, e.g. `entropy_bits > 6 and margin < 0.1 for 5`."
@@ -122,7 +126,8 @@ class CollectConfig(BaseModel):
     def sampling(self) -> Sampling:
         """The resolved decoding: greedy unless a temperature is given or several samples are wanted (then 1.0)."""
         temperature = (1.0 if self.samples > 1 else 0.0) if self.temperature is None else self.temperature
-        return Sampling(temperature, self.top_p, self.top_k, self.min_p, self.repetition_penalty)
+        filters = (self.top_p, self.top_k, self.min_p)
+        return Sampling(temperature, *filters, self.repetition_penalty, self.generation_config)
 
 
 def resolve_config(

@@ -14,6 +14,12 @@ Keep = Annotated[
         "activations:SITE[@LAYERS][:prompt|:generated|:last]; may repeat."
     ),
 ]
+GenerationSettings = Annotated[
+    bool | None,
+    typer.Option(
+        "--generation-config", help="Apply the model's own penalties, banned tokens and least lengths, as `generate`."
+    ),
+]
 StopWhen = Annotated[
     list[str] | None,
     typer.Option(metavar="RULE", help="End a sequence: `entropy_bits > 6 and margin < 0.1 for 5`; may repeat."),
@@ -24,6 +30,9 @@ ObservePrompt = Annotated[
 ]
 StrictTimings = Annotated[
     bool | None, typer.Option("--strict-timings", help="Measure what observing costs; see `lake show --timings`.")
+]
+AllowMissing = Annotated[
+    bool | None, typer.Option("--allow-missing", help="Run a model whose checkpoint lacks weights, with random ones.")
 ]
 EmbedScope = Annotated[list[str] | None, typer.Option(help="prompt+completion, completion or window:N; may repeat.")]
 
@@ -43,6 +52,7 @@ def collect(
     top_k: Annotated[int | None, typer.Option(help="Sample from this many best tokens.")] = None,
     min_p: Annotated[float | None, typer.Option(help="Drop tokens below this share of the best.")] = None,
     repetition_penalty: Annotated[float | None, typer.Option(help="Penalty for tokens already seen; 1 is off.")] = None,
+    generation_config: GenerationSettings = None,
     stop: Annotated[list[str] | None, typer.Option(help="Text that ends a sequence; may repeat.")] = None,
     stop_when: StopWhen = None,
     chat: Annotated[str | None, typer.Option(help="Chat template: auto, on or off.")] = None,
@@ -64,6 +74,7 @@ def collect(
     embedder: Annotated[str | None, typer.Option(help="Sentence-transformers model for embeddings.")] = None,
     embed_scope: EmbedScope = None,
     trust_remote_code: Annotated[bool | None, typer.Option(help="Run code from the model repository.")] = None,
+    allow_missing: AllowMissing = None,
     config: Annotated[Path | None, typer.Option(help="YAML file of these settings.")] = None,
     resume: Annotated[str | None, typer.Option(metavar="RUN", help="Complete an interrupted run.")] = None,
     dry_run: Annotated[bool, typer.Option(help="Print tokens, bytes and files; write nothing.")] = False,
