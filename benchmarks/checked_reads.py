@@ -90,8 +90,13 @@ def compare(result: Result, lake: Lake, cache: Path, options) -> None:
 
 
 def compare_file_systems(result: Result, lake: Lake, options) -> None:
-    """DuckDB through the file system that only reads, over DuckDB by path; the connection is made beforehand."""
-    table = result.table("DuckDB through read-only files, over paths", "table", "by", "ms", "rounds")
+    """DuckDB through the file system that only reads, over DuckDB by path; connections are made beforehand.
+
+    By CPU time, because both use all cores and one of them Python's lock.
+    """
+    table = result.table(
+        "DuckDB through read-only files and by paths (CPU seconds of all threads)", "table", "by", "ms", "rounds"
+    )
     os.environ[VARIABLE] = "never"
     for name, wanted in (("token_steps", "avg(logprob), avg(token_id)"), ("activations", "sum(octet_length(vector))")):
         paths = [str(path) for path in sorted(lake.layout.data.glob(f"{name}/**/*.parquet"))]
@@ -100,21 +105,21 @@ def compare_file_systems(result: Result, lake: Lake, options) -> None:
             source = f"read_parquet(getvariable('{name}_files'))"
 
             def through(ours=ours, source=source, wanted=wanted) -> float:
-                start = time.perf_counter()
+                start = time.process_time()
                 ours.execute(f"select {wanted} from {source}").fetchall()
-                return time.perf_counter() - start
+                return time.process_time() - start
 
             def by_path(theirs=theirs, paths=paths, wanted=wanted) -> float:
-                start = time.perf_counter()
+                start = time.process_time()
                 theirs.execute(f"select {wanted} from read_parquet($1)", [paths]).fetchall()
-                return time.perf_counter() - start
+                return time.process_time() - start
 
             cases = {"read-only files": through, "paths": by_path}
             found = interleave(cases, options.repeats or (2 if options.quick else 15), quiet=Quiet(options.patience))
         for by, sample in found.items():
             table.add(name, by, round(sample.median * 1000, 1), sample.spread)
         ratio = speed_ratio(found["read-only files"], found["paths"])
-        result.promise(f"{name}: read-only files over paths, speed", 0.8, ratio)
+        result.promise(f"{name}: read-only files over paths, by CPU time", 0.7, ratio)
 
 
 def main() -> None:

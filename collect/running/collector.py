@@ -227,7 +227,7 @@ class Collection:
         # Arrow's own pool keeps what it once had: over many segments it held 40 MB more, and grew.
         pa.set_memory_pool(pa.system_memory_pool())
         try:
-            with failing_said(run, self.plan.batch_size):
+            with failing_said(run, self.plan.batch_size, self._resume_command(run)):
                 self._collect_segments(run, progress, embedder)
             run.finish(status="complete", extra={"unwritten_ms": self._last_write_ms})
         except NotStorable as error:
@@ -304,14 +304,17 @@ class Collection:
                 )
             yield index, bounds, taken
 
+    def _resume_command(self, run: Any) -> str:
+        return resume_command(run.run_id, dict(self.config))
+
     def _check_limits(self, run: Any) -> None:
         if self.callbacks.should_stop():
-            raise StoppedError(stopped(resume_command(run.run_id, dict(self.config))))
+            raise StoppedError(stopped(self._resume_command(run)))
         limit = self.config.max_bytes
         if limit is not None and run.bytes_committed >= limit:
             raise StoppedError(
                 f"Stopped at {run.bytes_committed:,} bytes (--max-bytes {limit:,}). "
-                f"Continue without that limit: {resume_command(run.run_id, dict(self.config))} --max-bytes N"
+                f"Continue without that limit: {self._resume_command(run)} --max-bytes N"
             )
 
     def _runner(self, run_id: str, progress: Progress, embedder: Embedder | None) -> SegmentRunner:
