@@ -43,7 +43,8 @@ def root(
     """Record what a language model does into a Parquet lake, and ask it questions in SQL."""
 
 
-for _verb in (collect.collect, ask.runs, maintain.verify, maintain.rm, maintain.vacuum, demo.demo):
+app.command(cls=collect.CollectCommand)(collect.collect)
+for _verb in (ask.runs, maintain.verify, maintain.rm, maintain.vacuum, demo.demo):
     app.command()(_verb)
 for _verb in (ask.show, ask.sql, ask.query, ask.chart, show_run.report, show_run.dashboard, metrics.metrics):
     app.command()(reading(_verb))

@@ -18,7 +18,6 @@ LakePath = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object with stable keys.")]
 Form = Annotated[str, typer.Option("--format", "-f", help="table, csv, json, jsonl or parquet.")]
-CsvSafe = Annotated[bool, typer.Option("--csv-safe", help="With csv: put ' before texts that would be formulas.")]
 AllowHost = Annotated[
     list[str] | None,
     typer.Option("--allow-host", metavar="NAME", help="Answer to this host name too, not only to localhost."),

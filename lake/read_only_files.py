@@ -69,7 +69,7 @@ class ReadOnlyFiles(AbstractFileSystem):
         self.files, self.checked = files, checked
         self.refused: LakeError | None = None
 
-    def glob(self, path: str, **_: Any) -> list[str]:
+    def glob(self, path: str, maxdepth: int | None = None, **_: Any) -> list[str]:
         """The path itself: names are taken as they are."""
         return [path]
 
@@ -85,7 +85,7 @@ class ReadOnlyFiles(AbstractFileSystem):
         """A committed file never changes."""
         return datetime.fromtimestamp(0, UTC)
 
-    def open(self, path: str, mode: str = "rb", **_: Any) -> ReadOnlyFile:
+    def open(self, path: str, mode: str = "rb", **_: Any) -> ReadOnlyFile:  # type: ignore[override]
         """The file, checked; PermissionError for anything but reading."""
         if mode not in ("rb", "r"):
             raise PermissionError(f"{path} can be read only")

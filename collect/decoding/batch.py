@@ -1,6 +1,5 @@
 """Sequences on their way through the model together: their ids, padding, mask, axis, cache, and which are alive."""
 
-from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -67,7 +66,7 @@ class Batch:
         """Start with an empty cache."""
         self.cache: Cache | None = None if self.reading.uncached else self.loaded.cache()
 
-    def spans(self, start: int, end: int, chunk: int) -> Iterable[tuple[int, int]]:
+    def spans(self, start: int, end: int, chunk: int) -> list[tuple[int, int]]:
         """Half-open ranges of columns that cover start..end, each to be read in one pass."""
         size = max(1, end - start) if self.reading.whole_prompts or self.reading.uncached else chunk
         return [(first, min(first + size, end)) for first in range(start, end, size)]

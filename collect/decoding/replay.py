@@ -24,8 +24,10 @@ def _replay(loaded: LoadedModel, sequences: list[Sequence], reading: Reading, ch
     lengths = np.array([len(sequence.generated) for sequence in sequences])
     batch = Batch(loaded, sequences, reading, room=int(lengths.max()))
     batch.encoded = encode(loaded, sequences)
-    for start, end in batch.spans(0, batch.width, chunk):
-        states = batch.read(start, end)
+    chunks = batch.spans(0, batch.width, chunk)
+    for start, end in chunks[:-1]:
+        batch.read(start, end)
+    states = batch.read(*chunks[-1])
     for step in range(int(lengths.max())):
         loaded.unembed(states[:, -1])
         stay = np.flatnonzero(lengths[batch.alive] > step)

@@ -91,7 +91,10 @@ class LoadedModel:
     @property
     def context_length(self) -> int:
         """Most positions that the model was made for."""
-        return int(getattr(self.config, "max_position_embeddings", None) or 1_000_000)
+        n_positions = int(getattr(self.config, "max_position_embeddings", None) or 1_000_000)
+        padding = self.decoder.padding_id
+        # Where positions count from behind the padding token's id, those up to it are never used.
+        return n_positions if padding is None else n_positions - padding - 1
 
     def longest_prompt(self, *, generates: bool) -> int:
         """Most tokens of a prompt: an encoder's positions are its own, a decoder must leave one to generate."""
