@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int
 from ..lake.batches import read_commits
 from ..lake.errors import NotFoundError, UsageError
 from ..lake.frames import scan_files
+from ..lake.layers import layer_number
 from ..lake.schema import TABLES
 from ..lake.snapshot import Snapshot
 
@@ -109,7 +110,10 @@ def _states(snapshot: Snapshot, site: str, layer: int | None) -> Source:
     places = {(e.partition["site"], e.partition["layer"]) for e in snapshot.files("activations")}
     stored = sorted((str(s), int(n)) for s, n in places)
     layers = [n for s, n in stored if s == site]
-    chosen = layers[-1] if layer in (None, -1) and layers else layer
+    chosen = layers[-1] if layer is None and layers else layer
+    if chosen is not None and chosen < 0:
+        [run_id, log] = next(iter(snapshot.runs.items()))
+        chosen = layer_number(run_id, log.run_json, chosen)
     if chosen not in layers:
         kept = ", ".join(f"{s}@{n}" for s, n in stored) or "none"
         raise NotFoundError(f"No activations of site {site!r}, layer {layer} are stored. Stored: {kept}.")

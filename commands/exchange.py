@@ -118,15 +118,28 @@ def export_activations(
     form: Annotated[
         str | None, typer.Option("--format", "-f", help="npy, safetensors or parquet; by default the file's ending.")
     ] = None,
+    where: Annotated[
+        str | None,
+        typer.Option(help="Only these tokens: SQL over token_steps and sequences, such as 'last and correct'."),
+    ] = None,
+    join: Annotated[
+        list[str] | None, typer.Option(help="Column of token_steps or sequences to write beside the keys; may repeat.")
+    ] = None,
     as_json: AsJson = False,
     lake: LakePath = HERE,
 ) -> None:
-    """Write the activations of one layer and site as one matrix; FILE.keys.parquet says which token each row is of."""
+    """Write the activations of one layer and site as one matrix; FILE.keys.parquet says which token each row is of.
+
+    Example: lake export vectors --layer -1 --where "last" --join correct -o last.npy
+    """
     from ..lake.exchange.vector_files import export_vectors
     from ..lake.lake import Lake
 
     ending = output.suffix.removeprefix(".")
-    done = export_vectors(Lake.open(lake), run, layer=layer, site=site, form=form or ending, target=output)
+    opened, columns = Lake.open(lake), tuple(join or ())
+    done = export_vectors(
+        opened, run, layer=layer, site=site, form=form or ending, target=output, where=where, join=columns
+    )
     if as_json:
         print_json(vars(done))
         return

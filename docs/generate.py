@@ -5,9 +5,11 @@
 """
 
 import argparse
+import inspect
 import json
 import sys
 import tempfile
+import textwrap
 from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
@@ -24,6 +26,7 @@ from tracelake.lake import Lake
 from tracelake.lake.errors import LakeError
 from tracelake.lake.schema import SCHEMA_VERSION, TABLES
 from tracelake.lake.table import Table
+from tracelake.queries import header
 from tracelake.queries.saved_query import SavedQuery, saved_queries
 from tracelake.queries.views import View, views
 
@@ -218,6 +221,7 @@ def _view_lines(view: View, types: dict[str, str]) -> list[str]:
 def queries_page() -> str:
     """The catalogue of saved queries with parameters, the tables they read and whether they draw themselves."""
     lines = [NOTE, "", "# Saved queries", "", *_QUERIES.strip().splitlines(), ""]
+    lines += [*_header_rules(), ""]
     readable = {*TABLES, *views()}
     for query in saved_queries().values():
         lines += _query_lines(query, readable)
@@ -226,12 +230,25 @@ def queries_page() -> str:
 
 _QUERIES = """
 Run one with `lake query NAME`, draw one that has a chart with `lake chart NAME`; give parameters with
-`--param NAME=VALUE`, and the run also with `--run RUN`. `lake query NAME --sql` prints the SQL. In Python:
+`--param NAME=VALUE`, and the run also with `--run RUN`. In Python:
 `tracelake.open("lakehouse").query(NAME, run="latest")` and `.chart(NAME, run="latest")`.
 
-A file `LAKE/queries/NAME.sql` is a saved query of yours: comments first (what it answers, then `-- param` lines and the
-chart's encoding, as in the files of `queries/saved/`), then one SELECT.
+A file `LAKE/queries/NAME.sql` is a saved query of yours, and one with the name of a query below takes its place. Begin
+with a copy, which works as it is: `lake query layer_norms --sql > lakehouse/queries/my_norms.sql`. A file that breaks
+the rules is named by `lake query`, with the line, and does not hide the others.
+
+## The header
 """
+
+
+def _header_rules() -> list[str]:
+    """The rules as `queries/header.py` states them; what is indented there is a block of code here."""
+    rules = inspect.cleandoc(header.__doc__ or "").split("\n\n", 1)[1]
+    lines: list[str] = []
+    for block in rules.split("\n\n"):
+        indented = block.startswith("    ")
+        lines += ["```", textwrap.dedent(block), "```", ""] if indented else [block, ""]
+    return lines[:-1]
 
 
 def _query_lines(query: SavedQuery, readable: set[str]) -> list[str]:

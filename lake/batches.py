@@ -7,7 +7,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from .commits import FileEntry
 from .errors import DamageError, NotFoundError
+from .layers import layer_number
 from .layout import PART, SAFE_NAME, check_name
 from .schema import ACTIVATIONS
 from .snapshot import Snapshot
@@ -16,16 +18,41 @@ from .vectors import from_binary, to_float32
 
 
 def read_vectors(
-    snapshot: Snapshot, layer: int, site: str, *, raw: bool, batch_rows: int
+    snapshot: Snapshot,
+    layer: int,
+    site: str,
+    *,
+    raw: bool,
+    batch_rows: int,
+    sequences: tuple[int, int] | None = None,
 ) -> Iterator[tuple[pa.Table, np.ndarray]]:
-    """Batches of key columns and vectors of one layer and site, file by file, page checksums verified."""
+    """Batches of key columns and vectors of one layer (negative: from the last) and site, page checksums verified.
+
+    File by file; of `sequences` only the files that may hold ids from the first to the second.
+    """
     check_name(site, SAFE_NAME, "site")
-    entries = [e for e in snapshot.files(ACTIVATIONS.name) if e.partition == {"layer": layer, "site": site}]
-    if not entries:
-        kept = sorted({(e.partition["layer"], e.partition["site"]) for e in snapshot.files(ACTIVATIONS.name)})
-        names = ", ".join(f"{s}@{n}" for n, s in kept) or "none"
-        raise NotFoundError(f"No activations of layer {layer}, site {site!r} are committed. Possible: {names}.")
+    entries = vector_files(snapshot, layer, site)
+    if sequences is not None:
+        low, high = sequences
+        spans = [e.key_range.get("sequence_id", (low, high)) for e in entries]
+        entries = [e for e, span in zip(entries, spans, strict=True) if int(span[0]) <= high and int(span[1]) >= low]
     return _batches(snapshot, [e.path for e in entries], raw=raw, batch_rows=batch_rows)
+
+
+def vector_files(snapshot: Snapshot, layer: int, site: str) -> list[FileEntry]:
+    """The committed files of one layer and site; NotFoundError, with what there is, if there are none."""
+    found, kept = [], set()
+    for entry in snapshot.files(ACTIVATIONS.name):
+        run_id = next(part[4:] for part in entry.path.split("/") if part.startswith("run="))
+        log = snapshot.runs.get(run_id)
+        wanted = layer_number(run_id, log.run_json if log else {}, layer)
+        kept.add((entry.partition["layer"], entry.partition["site"]))
+        if entry.partition == {"layer": wanted, "site": site}:
+            found.append(entry)
+    if not found:
+        names = ", ".join(f"{s}@{n}" for n, s in sorted(kept)) or "none"
+        raise NotFoundError(f"No activations of layer {layer}, site {site!r} are committed. Possible: {names}.")
+    return found
 
 
 def read_commits(

@@ -20,6 +20,7 @@ from . import views
 from .damage import changed_file, damaged_files
 from .errors import DamageError, LakeError, NotFoundError, UsageError, did_you_mean
 from .explanation import explained
+from .result_columns import for_polars, readable
 from .schema import RUNS, stored_tables
 from .snapshot import Snapshot
 from .table import Table
@@ -73,7 +74,7 @@ class Connection:
         """The result of a query as a polars DataFrame."""
         import polars as pl
 
-        frame = pl.from_arrow(self.arrow(query, parameters))
+        frame = pl.from_arrow(for_polars(self.arrow(query, parameters)))
         assert isinstance(frame, pl.DataFrame)
         return frame
 
@@ -88,7 +89,7 @@ class Connection:
         relation = self.duckdb.sql(query, params=parameters)
         if relation is None:
             raise UsageError("This statement has no result; use execute() for it.")
-        return relation
+        return readable(relation)
 
     def names(self) -> list[str]:
         """Names of all views and tables."""

@@ -4,7 +4,7 @@ import json
 import secrets
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, overload
 
 from . import commits
 from .disk import Disk, Folders, explained
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .derived import AnalysisRemoval, StoredAnalysis
     from .duck import Connection
     from .maintenance import Removal, Vacuumed
+    from .selection import Selected
     from .verify import Report
     from .writer import RunWriter
 
@@ -212,16 +213,69 @@ class Lake:
             return scan_runs(self.runs_table(), list(snapshot.runs))
         return scan_files(TABLES[table], snapshot)
 
+    @overload
     def vectors(
         self, layer: int, site: str, run: str | None = None, *, raw: bool = False, batch_rows: int = 8192
-    ) -> "Iterator[tuple[pa.Table, np.ndarray]]":
-        """Batches of (key columns, matrix [rows, dim]) of one layer and site, in file order.
+    ) -> "Iterator[tuple[pa.Table, np.ndarray]]": ...
 
+    @overload
+    def vectors(
+        self,
+        layer: int,
+        site: str,
+        run: str | None = None,
+        *,
+        where: str,
+        join: Sequence[str] = (),
+        raw: bool = False,
+        batch_rows: int = 8192,
+    ) -> "Selected": ...
+
+    @overload
+    def vectors(
+        self,
+        layer: int,
+        site: str,
+        run: str | None = None,
+        *,
+        where: str | None = None,
+        join: Sequence[str],
+        raw: bool = False,
+        batch_rows: int = 8192,
+    ) -> "Selected": ...
+
+    def vectors(
+        self,
+        layer: int,
+        site: str,
+        run: str | None = None,
+        *,
+        where: str | None = None,
+        join: Sequence[str] = (),
+        raw: bool = False,
+        batch_rows: int = 8192,
+    ) -> "Iterator[tuple[pa.Table, np.ndarray]] | Selected":
+        """Vectors of one layer (negative: from the last) and site, the file's batches or a selection.
+
+        Alone: batches of (key columns, matrix [rows, dim]) in file order. With `where` (SQL over the columns of
+        `token_steps` and `sequences`, and `generated`, `last`) or `join` (columns to return): one matrix and one polars
+        frame, row by row, sorted by key; tokens without a vector are left out.
         bfloat16, float16 and int8 come as float32, unless `raw` asks for what is stored.
         """
         from .batches import read_vectors
 
-        return read_vectors(self.snapshot(run), layer, site, raw=raw, batch_rows=batch_rows)
+        snapshot = self.snapshot(run)
+        if where is None and not join:
+            return read_vectors(snapshot, layer, site, raw=raw, batch_rows=batch_rows)
+        import pyarrow.compute as pc
+
+        from .selection import chosen_rows, select_vectors
+
+        with self.connect(run=run, locked=True) as connection:
+            rows = chosen_rows(connection, where, [join] if isinstance(join, str) else join)
+        ids = rows["sequence_id"]
+        span = (pc.call_function("min", [ids]).as_py(), pc.call_function("max", [ids]).as_py())
+        return select_vectors(rows, read_vectors(snapshot, layer, site, raw=raw, batch_rows=batch_rows, sequences=span))
 
     def analyses(self, run: str | None = None) -> "list[StoredAnalysis]":
         """What was computed from the lake's runs and is stored, oldest first within each run."""

@@ -99,17 +99,6 @@ def query_list(queries: list[dict[str, Any]]) -> str:
     return "\n".join([*lines, "", "* has a chart: lake chart NAME. Run one with: lake query NAME --run RUN"])
 
 
-def query_text(query: dict[str, Any]) -> str:
-    """Documentation, parameters and SQL of one saved query."""
-    lines = [query["name"], query["summary"]]
-    if query["description"]:
-        lines.append(query["description"])
-    for parameter in query["parameters"]:
-        default = "required" if parameter["required"] else f"default {parameter['default']}"
-        lines.append(f"  --param {parameter['name']}=...  {parameter['type']}, {default}: {parameter['doc']}")
-    return "\n".join([*lines, "", query["sql"].strip()])
-
-
 def verify_text(report: dict[str, Any]) -> str:
     """What a verification found, for reading."""
     counts = ", ".join(f"{report[name]:,} {name}" for name in ("runs", "files", "bytes"))

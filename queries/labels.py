@@ -3,8 +3,11 @@
 import functools
 import math
 import re
+import textwrap
 import unicodedata
+from collections.abc import Iterable
 from datetime import date, datetime
+from decimal import Decimal
 
 from ..lake.schema import TABLES
 
@@ -65,9 +68,34 @@ def plain(value: object) -> object:
         return visible(value)
     if value is None or isinstance(value, (bool, int)):
         return value
+    if isinstance(value, Decimal):  # what SQL makes of 1.5, and of sums
+        return float(value)
     if isinstance(value, (datetime, date)):
         return value.isoformat()
     return visible(str(value))
+
+
+def category(value: object, *, as_text: bool = False) -> object:
+    """A value as one of a chart's categories: what is missing or not finite is one too, and says so.
+
+    `as_text` is for numbers beside such words: the categories of one axis are of one kind.
+    """
+    if value is None:
+        return "(null)"
+    if isinstance(value, float) and not math.isfinite(value):
+        return "(NaN)" if value != value else "(Infinity)" if value > 0 else "(-Infinity)"
+    return str(plain(value)) if as_text else plain(value)
+
+
+def are_text(values: Iterable[object]) -> bool:
+    """Whether numbers among these categories must be written as text."""
+    return any(isinstance(category(value), str) for value in values)
+
+
+def wrapped(text: str, width: int) -> str | list[str]:
+    """Text for a title that must not be wider than so many characters: one line, or several."""
+    lines = textwrap.wrap(text, width, break_long_words=True, break_on_hyphens=False)
+    return lines if len(lines) > 1 else text
 
 
 def is_plain(text: str) -> bool:
