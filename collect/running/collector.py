@@ -34,7 +34,6 @@ from .failure import failing_said
 from .plan import Estimate, Plan, estimate, make_plan, stored_dtype
 from .provenance import check_same, new_run_id, run_json
 from .segment import SegmentRunner, operation_columns
-from .stack_rows import NotStorable
 from .stopping import Stopping, stop_finder, stopped
 
 
@@ -230,10 +229,6 @@ class Collection:
             with failing_said(run, self.plan.batch_size, self._resume_command(run)):
                 self._collect_segments(run, progress, embedder)
             run.finish(status="complete", extra={"unwritten_ms": self._last_write_ms})
-        except NotStorable as error:
-            # The settings of a run do not change, so that no later attempt can go better.
-            run.finish(status="failed", error=str(error))
-            raise
         finally:
             pa.set_memory_pool(pool)
             run.close()
