@@ -53,8 +53,9 @@ def root(
     """Record what a language model does into a Parquet lake, and ask it questions in SQL."""
 
 
+app.command(cls=collect.CollectCommand)(collect.collect)
 for _verb in (
-    *(collect.collect, ask.runs, ask.show, ask.sql, ask.query, ask.chart, show_run.report, show_run.dashboard),
+    *(ask.runs, ask.show, ask.sql, ask.query, ask.chart, show_run.report, show_run.dashboard),
     *(maintain.verify, maintain.rm, maintain.vacuum, demo.demo, metrics.metrics),
 ):
     app.command()(_verb)

@@ -36,12 +36,15 @@ class CallablePackage(ModuleType):
         """
         from ..lake.lake import Lake
         from .config import resolve_config
+        from .inputs.prompts import checked_source
+
+        config = resolve_config(settings)
+        source = checked_source(config)
         from .progress_line import ProgressLine, is_watched
         from .running.collector import Callbacks, Collection
 
-        config = resolve_config(settings)
         line = ProgressLine() if (is_watched() if progress is None else progress) else None
-        collection = Collection(config, Callbacks(line.update, line.say) if line else None)
+        collection = Collection(config, Callbacks(line.update, line.say) if line else None, source=source)
         try:
             return collection.start(lake if isinstance(lake, Lake) else Lake.create(str(lake)), assume_yes=assume_yes)
         finally:

@@ -12,8 +12,11 @@ class CollectSettings(TypedDict, total=False):
     model: str
     revision: str | None
     trust_remote_code: bool
+    allow_missing: bool
     prompt: TextOrMany
     prompts: str | None
+    prompts_format: Literal["auto", "text", "jsonl", "json", "csv", "tsv", "parquet"]
+    split_lines: bool
     dataset: str | None
     limit: int | None
     max_new_tokens: int
@@ -24,9 +27,12 @@ class CollectSettings(TypedDict, total=False):
     top_k: int | None
     min_p: float | None
     repetition_penalty: float | None
+    generation_config: bool
     stop: TextOrMany
     stop_when: TextOrMany
+    grader: str
     chat: Literal["auto", "on", "off"]
+    chat_template: str | None
     on_long: Literal["error", "truncate", "split"]
     dtype: Literal["auto", "float32", "float16", "bfloat16"]
     store_dtype: Literal["auto", "float32", "float16", "bfloat16"]

@@ -59,6 +59,27 @@ def import_tsif(
     _print_runs(import_records(Lake.create(lake), checked, settings), as_json)
 
 
+@import_app.command("labels")
+def import_own_labels(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="CSV, TSV, JSONL, JSON or Parquet.")],
+    run: Annotated[str, typer.Option("--run", help="Run id, unique prefix, tag, or `latest`.")] = "latest",
+    name: Annotated[
+        str | None, typer.Option(help="Name of this set of verdicts; the file's if not given. The same name replaces.")
+    ] = None,
+    as_json: AsJson = False,
+    lake: LakePath = HERE,
+) -> None:
+    """Import verdicts of your own as the table `labels`: `correct` by `item_id` or `sequence_id`, and a `reason`."""
+    from ..lake.exchange.labels import import_labels
+    from ..lake.lake import Lake
+
+    done = import_labels(Lake.open(lake), file, run, name=name)
+    for notice in done.notices:
+        say(notice)
+    say(f"{done.n_labels:,} verdicts, {done.n_correct:,} of them right, for run {done.run_id}")
+    print_json(done.as_dict()) if as_json else print(done.analysis_id)
+
+
 @export_app.command("steps-jsonl")
 def export_steps(
     run: AnyRun = "latest",

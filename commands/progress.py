@@ -2,9 +2,10 @@
 
 import sys
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..collect.running.collector import Progress
+if TYPE_CHECKING:
+    from ..collect.running.collector import Progress
 
 REFRESH_SECONDS = 0.1
 
@@ -24,7 +25,7 @@ class ProgressBar:
         if self._bar is not None:
             self._bar.stop()
 
-    def update(self, progress: Progress) -> None:
+    def update(self, progress: "Progress") -> None:
         """Show how far the run is; cheap enough to be called after every step."""
         now = time.perf_counter()
         if not sys.stderr.isatty() or now - self._shown < REFRESH_SECONDS:

@@ -15,7 +15,7 @@ ANALYSES = Table(
     "One row per analysis: what was computed, with which parameters, from which committed files.",
     (RUN, ANALYSIS)
     + columns(
-        ("name", TEXT, "trajectory, topology, compare or embed.", None, True),
+        ("name", TEXT, "trajectory, topology, compare, embed or labels.", None, True),
         ("parameters", TEXT, "Resolved parameters as JSON.", None, True),
         ("snapshot", TEXT, "First 16 hex digits of SHA-256 over the committed files that were read.", None, True),
         ("other_run_id", TEXT, "The second run of a comparison."),
@@ -211,6 +211,20 @@ TRAJECTORY_CORRELATIONS = Table(
     kind="derived",
 )
 
+LABELS = Table(
+    "labels",
+    "One row per sequence and set of verdicts: what people or another program call right. Grades stay in `sequences`.",
+    (RUN, SEQUENCE, ANALYSIS)
+    + columns(
+        ("prompt_id", TEXT, "The sequence's prompt: first 16 hex digits of SHA-256 over it as given.", None, True),
+        ("correct", BOOL, "The verdict; null where there is none."),
+        ("source_run_id", TEXT, "Run whose sequences the verdict comes from; null if it was given for this run."),
+        ("label_reason", TEXT, "Why, in the words of whoever gave it."),
+    ),
+    key=("run_id", "sequence_id", "analysis_id"),
+    kind="derived",
+)
+
 DERIVED_TABLES = (
     ANALYSES,
     TRAJECTORIES,
@@ -220,4 +234,5 @@ DERIVED_TABLES = (
     FINGERPRINTS,
     COMPARISONS,
     TRAJECTORY_CORRELATIONS,
+    LABELS,
 )

@@ -16,7 +16,8 @@ from torch import Tensor
 from ...lake.errors import ConfigError
 from ..keep import Keep
 from ..models.model import DTYPES, LoadedModel
-from ..models.sites import ATTENTION_SITES, CROSS_SITES, Tap
+from ..models.site_names import ATTENTION_SITES, CROSS_SITES
+from ..models.sites import Tap
 from ..models.stack import CROSS, DECODER, SELF, Stack
 from .attention import AttentionObserver, observing
 from .axis import Axis, columns_of

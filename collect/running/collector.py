@@ -19,7 +19,7 @@ from ..decoding.reading import Reading
 from ..decoding.replay import replay
 from ..decoding.sequence import Limits
 from ..decoding.timings import Timings
-from ..embedding.embedder import Embedder, Scope
+from ..embedding.embedder import Embedder
 from ..inputs.prompts import PromptSource, open_source
 from ..inputs.spool import Spool
 from ..inputs.text import TokenText
@@ -80,15 +80,14 @@ class Collection:
         callbacks: Callbacks | None = None,
         *,
         plan: Plan | None = None,
+        source: PromptSource | None = None,
         weights: bool = True,
     ) -> None:
         self.config = config
         self.callbacks = callbacks or Callbacks()
         self.notices: list[str] = []
         self.timings = Timings()
-        self.source: PromptSource = open_source(config)
-        for name in config.embed_scope:
-            Scope.parse(name)
+        self.source: PromptSource = source or open_source(config)
         self.spool: Spool | None = None
         with self.timings.measure("load"):
             self.loaded: LoadedModel = self._load() if weights else self._outline()
@@ -113,6 +112,7 @@ class Collection:
             config.on_long,
             self.loaded.longest_prompt(generates=config.max_new_tokens > 0),
             config.max_new_tokens > 0,
+            config.chat_template,
         )
         with self.timings.measure("plan"):
             self.plan = plan or self._plan(reading)
@@ -361,7 +361,8 @@ def resume_run(
     config = CollectConfig(**{**about["config"], "max_bytes": max_bytes})
     writer = lake.resume_run(run_id)
     try:
-        collection = Collection(config, callbacks, plan=Plan.from_json(about["plan"]))
+        source = open_source(config, about["source"])
+        collection = Collection(config, callbacks, plan=Plan.from_json(about["plan"]), source=source)
         check_same(about, collection.loaded, collection.source)
         return collection.collect_into(writer)
     finally:
