@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .completion import runs
+
 if TYPE_CHECKING:
     from ..queries.open_lake import OpenLake
 
@@ -16,9 +18,15 @@ LakePath = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object with stable keys.")]
 Form = Annotated[str, typer.Option("--format", "-f", help="table, csv, json, jsonl or parquet.")]
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="Write to this file instead, replacing it whole.")]
-RunName = Annotated[str, typer.Argument(metavar="RUN", help="Run id, unique prefix, tag, or `latest`.")]
-AnyRun = Annotated[str, typer.Argument(metavar="[RUN]", help="Run id, unique prefix, tag, or `latest`.")]
-RunOption = Annotated[str | None, typer.Option("--run", help="Run id, unique prefix, tag, or `latest`.")]
+RunName = Annotated[
+    str, typer.Argument(metavar="RUN", help="Run id, unique prefix, tag, or `latest`.", autocompletion=runs)
+]
+AnyRun = Annotated[
+    str, typer.Argument(metavar="[RUN]", help="Run id, unique prefix, tag, or `latest`.", autocompletion=runs)
+]
+RunOption = Annotated[
+    str | None, typer.Option("--run", help="Run id, unique prefix, tag, or `latest`.", autocompletion=runs)
+]
 Params = Annotated[list[str] | None, typer.Option("--param", "-p", metavar="NAME=VALUE", help="Value of a parameter.")]
 HERE = Path("lakehouse")
 
