@@ -19,7 +19,7 @@ from tracelake.collect.running.plan import Plan
 from tracelake.lake.errors import ConfigError
 
 SAMPLED = {"samples": 2, "temperature": 1.0, "top_k": 40, "batch_size": 4, "seed": 3}
-QUICK = ("mamba", "rwkv", "openai-gpt", "roberta")
+QUICK = ("mamba", "openai-gpt", "roberta")
 NAMES = [
     pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in (*RECURRENT, *UNCACHED, *COUNTING)
 ]
@@ -50,6 +50,7 @@ def reading_of(model: PreTrainedModel) -> Reading:
         ("recurrent_gemma", {"whole_prompts", "equal_lengths", "uncached"}),
         ("openai-gpt", {"whole_prompts", "uncached"}),
         ("roberta", set()),
+        ("opt", set()),
         ("qwen3_next", set()),
     ],
 )
