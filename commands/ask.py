@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..lake.errors import NotFoundError, UsageError
-from .rows import RowForm, RowOutput, Vertical, print_rows
+from .rows import CsvSafe, RowForm, RowOutput, Vertical, print_rows
 from .terminal import HERE, AnyRun, AsJson, LakePath, Params, RunOption, open_lake, print_json, say
 
 if TYPE_CHECKING:
@@ -78,6 +78,7 @@ def sql(
     vertical: Vertical = False,
     as_json: AsJson = False,
     output: RowOutput = None,
+    csv_safe: CsvSafe = False,
     lake: LakePath = HERE,
 ) -> None:
     """Ask the lake in SQL (DuckDB): one SELECT, which can read this lake and nothing else.
@@ -96,7 +97,9 @@ def sql(
         return run_shell(opened, run, vertical=vertical)
     statement = _statement(query, file)
     values = sql_values(statement, _params(param, None if run is None else opened.resolve_run(run)))
-    return print_rows(lambda: opened.arrow(statement, values, run=run), chosen, output, vertical=vertical)
+    return print_rows(
+        lambda: opened.arrow(statement, values, run=run), chosen, output, vertical=vertical, csv_safe=csv_safe
+    )
 
 
 def _statement(query: str | None, file: Path | None) -> str:
@@ -125,6 +128,7 @@ def query(
     vertical: Vertical = False,
     as_json: AsJson = False,
     output: RowOutput = None,
+    csv_safe: CsvSafe = False,
     lake: LakePath = HERE,
 ) -> None:
     """Run a saved query, or list them all. Your own go into LAKE/queries/NAME.sql."""
@@ -140,7 +144,11 @@ def query(
         return print_json(found.describe()) if as_json else print(found.text, end="")
     opened, params = open_lake(lake), _params(param, run)
     return print_rows(
-        lambda: opened.query_arrow(name, **params), "json" if as_json else form, output, vertical=vertical
+        lambda: opened.query_arrow(name, **params),
+        "json" if as_json else form,
+        output,
+        vertical=vertical,
+        csv_safe=csv_safe,
     )
 
 
