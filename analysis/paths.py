@@ -8,6 +8,7 @@ import polars as pl
 from jaxtyping import Bool, Float, Int
 
 from ..lake.batches import read_commits
+from ..lake.checked_files import checked_paths, committed_files
 from ..lake.errors import NotFoundError, UsageError
 from ..lake.frames import scan_files
 from ..lake.layers import layer_number
@@ -124,14 +125,14 @@ def _embeddings(snapshot: Snapshot) -> list[tuple[str, str]]:
     """Embedder and scope of what is stored, from the files' keys (read only where a file holds several)."""
     found: set[tuple[str, str]] = set()
     mixed = []
-    for entry in snapshot.files("step_embeddings"):
-        ends = [entry.key_range.get(name, ["", ""]) for name in ("embedder", "scope")]
+    for file in committed_files(snapshot, "step_embeddings"):
+        ends = [file.entry.key_range.get(name, ["", ""]) for name in ("embedder", "scope")]
         if all(low == high for low, high in ends):
             found.add((str(ends[0][0]), str(ends[1][0])))
         else:
-            mixed.append(entry)
+            mixed.append(file)
     if mixed:
-        scan = pl.scan_parquet(snapshot.paths(mixed), hive_partitioning=False, glob=False)
+        scan = pl.scan_parquet(checked_paths(snapshot, mixed), hive_partitioning=False, glob=False)
         found |= set(scan.select("embedder", "scope").unique().collect().iter_rows())
     return sorted(found)
 

@@ -18,7 +18,7 @@ from .inputs.grading.graders import parse_grader
 from .keep import DEFAULT_KEEP, Keep
 
 ENVIRONMENT_PREFIX = "TRACELAKE_"
-OTHER_VARIABLES = ("TRACELAKE_LAKE", "TRACELAKE_PUSHGATEWAY_USER", "TRACELAKE_PUSHGATEWAY_PASSWORD")
+OTHER_VARIABLES = ("TRACELAKE_LAKE", "TRACELAKE_VERIFY", "TRACELAKE_PUSHGATEWAY_USER", "TRACELAKE_PUSHGATEWAY_PASSWORD")
 """Environment variables of this program that are no settings of a collection."""
 TAG = re.compile(r"[a-z][a-z0-9_-]{0,39}", re.IGNORECASE | re.ASCII)
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..lake.errors import NotFoundError, UsageError
-from .rows import RowForm, RowOutput, Vertical, print_rows
+from . import completion
+from .rows import CsvSafe, RowForm, RowOutput, Vertical, print_rows
 from .terminal import HERE, AnyRun, AsJson, LakePath, Params, RunOption, open_lake, print_json, say
 
 if TYPE_CHECKING:
@@ -72,12 +73,16 @@ def _follow(opened: "OpenLake", run_id: str, profile: str, as_json: bool) -> Non
 def sql(
     query: Annotated[str | None, typer.Argument(help="One SELECT; `-` reads it from stdin.")] = None,
     file: Annotated[Path | None, typer.Option("--file", help="Read the SELECT from a file.")] = None,
-    run: Annotated[str | None, typer.Option("--run", help="Only this run's rows; its id is $run in the SQL.")] = None,
+    run: Annotated[
+        str | None,
+        typer.Option("--run", help="Only this run's rows; its id is $run in the SQL.", autocompletion=completion.runs),
+    ] = None,
     param: Params = None,
     form: RowForm = None,
     vertical: Vertical = False,
     as_json: AsJson = False,
     output: RowOutput = None,
+    csv_safe: CsvSafe = False,
     lake: LakePath = HERE,
 ) -> None:
     """Ask the lake in SQL (DuckDB): one SELECT, which can read this lake and nothing else.
@@ -96,7 +101,9 @@ def sql(
         return run_shell(opened, run, vertical=vertical)
     statement = _statement(query, file)
     values = sql_values(statement, _params(param, None if run is None else opened.resolve_run(run)))
-    return print_rows(lambda: opened.arrow(statement, values, run=run), chosen, output, vertical=vertical)
+    return print_rows(
+        lambda: opened.arrow(statement, values, run=run), chosen, output, vertical=vertical, csv_safe=csv_safe
+    )
 
 
 def _statement(query: str | None, file: Path | None) -> str:
@@ -115,7 +122,9 @@ def _statement(query: str | None, file: Path | None) -> str:
 
 
 def query(
-    name: Annotated[str | None, typer.Argument(help="Saved query; without it all are listed.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="Saved query; without it all are listed.", autocompletion=completion.queries)
+    ] = None,
     run: RunOption = None,
     param: Params = None,
     show_sql: Annotated[
@@ -125,6 +134,7 @@ def query(
     vertical: Vertical = False,
     as_json: AsJson = False,
     output: RowOutput = None,
+    csv_safe: CsvSafe = False,
     lake: LakePath = HERE,
 ) -> None:
     """Run a saved query, or list them all. Your own go into LAKE/queries/NAME.sql."""
@@ -140,7 +150,11 @@ def query(
         return print_json(found.describe()) if as_json else print(found.text, end="")
     opened, params = open_lake(lake), _params(param, run)
     return print_rows(
-        lambda: opened.query_arrow(name, **params), "json" if as_json else form, output, vertical=vertical
+        lambda: opened.query_arrow(name, **params),
+        "json" if as_json else form,
+        output,
+        vertical=vertical,
+        csv_safe=csv_safe,
     )
 
 
@@ -155,11 +169,11 @@ def _params(pairs: list[str] | None, run: str | None) -> dict[str, str]:
 
 
 def chart(
-    name: Annotated[str, typer.Argument(help="Saved query that says how to draw itself.")],
+    name: Annotated[str, typer.Argument(help="Saved query that draws itself.", autocompletion=completion.charts)],
     run: RunOption = None,
     param: Params = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="FILE.png, .svg, .pdf, .html or .json.")] = None,
-    theme: Annotated[str, typer.Option(help="light or dark.")] = "light",
+    theme: Annotated[str, typer.Option(help="light or dark.", autocompletion=completion.themes)] = "light",
     width: Annotated[int | None, typer.Option(min=40, max=10_000, help="Width of the plot in pixels.")] = None,
     height: Annotated[int | None, typer.Option(min=40, max=10_000, help="Height of the plot in pixels.")] = None,
     scale: Annotated[float, typer.Option(min=0.1, max=10, help="PNG only: pixels of the file per pixel.")] = 2.0,

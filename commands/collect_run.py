@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Any
 
 from ..collect.config import resolve_config
 from ..collect.inputs.prompts import checked_source
-from ..lake.errors import UsageError
 from .interrupt import Interrupt
 from .progress import ProgressBar
 from .terminal import print_json, say
@@ -49,10 +48,6 @@ def run_collect(
 
 
 def _resume(lake: Path, run: str, flags: dict[str, Any], as_json: bool) -> str:
-    extra = sorted(set(flags) - {"max_bytes"})
-    if extra:
-        options = ", ".join("--" + name.replace("_", "-") for name in extra)
-        raise UsageError(f"--resume takes everything from the run; leave out {options}.")
     from ..lake import Lake
 
     opened = Lake.open(lake)
@@ -61,7 +56,7 @@ def _resume(lake: Path, run: str, flags: dict[str, Any], as_json: bool) -> str:
 
     with Interrupt() as stop, ProgressBar() as bar:
         callbacks = Callbacks(bar.update, say, stop)
-        collected = resume_run(opened, run, callbacks=callbacks, max_bytes=flags.get("max_bytes"))
+        collected = resume_run(opened, run, callbacks=callbacks, **flags)
     if collected is None:
         run_id = opened.resolve_run(run)
         say(f"{run_id} is complete already.")

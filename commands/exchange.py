@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from .terminal import HERE, AnyRun, AsJson, LakePath, print_json, say
+from .reading import reading
+from .terminal import HERE, AnyRun, AsJson, LakePath, overwrite, print_json, say
 
 Tag = Annotated[str | None, typer.Option(help="Label of the run; begins its id.")]
 Again = Annotated[bool, typer.Option("--again", help="Import records that the lake holds already once more.")]
@@ -81,6 +82,7 @@ def import_own_labels(
 
 
 @export_app.command("steps-jsonl")
+@reading
 def export_steps(
     run: AnyRun = "latest",
     output: Annotated[
@@ -91,9 +93,9 @@ def export_steps(
     lake: LakePath = HERE,
 ) -> None:
     """Write one JSON line per generated token, in the layout of token-step fingerprinting (cosines, growing text)."""
-    from ..lake.exchange.output import replaced
     from ..lake.exchange.steps_jsonl import step_lines
     from ..lake.lake import Lake
+    from ..lake.output import replaced
 
     opened = Lake.open(lake)
     lines = step_lines(opened, opened.resolve_run(run), embedder=embedder)
@@ -110,6 +112,7 @@ def export_steps(
 
 
 @export_app.command("vectors")
+@reading
 def export_activations(
     layer: Annotated[int, typer.Option(help="Layer; negative counts from the last.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Write to this file, replacing it whole.")],
@@ -151,7 +154,7 @@ def _progress() -> Callable[[str, int, int], None]:
     """A line now and then on a terminal, nothing elsewhere."""
     if not sys.stderr.isatty():
         return lambda doing, done, n: None
-    return lambda doing, done, n: print(f"\r{doing} {done + 1}/{n}", end="\n" if done + 1 == n else "", file=sys.stderr)
+    return lambda doing, done, n: overwrite(f"{doing} {done + 1}/{n}", last=done + 1 == n)
 
 
 def _print_runs(runs: Any, as_json: bool) -> None:

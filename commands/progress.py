@@ -4,6 +4,8 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
+from .streams import steering
+
 if TYPE_CHECKING:
     from ..collect.running.collector import Progress
 
@@ -49,7 +51,7 @@ class ProgressBar:
 
         numbers = TextColumn("segments  {task.fields[numbers]}")
         columns = (BarColumn(), MofNCompleteColumn(), numbers, TimeRemainingColumn())
-        bar = Bar(*columns, console=Console(stderr=True), transient=True)
+        bar = Bar(*columns, console=Console(file=steering(sys.stderr)), transient=True)
         self._task = bar.add_task("collect", total=1, numbers="")
         bar.start()
         self._started = now

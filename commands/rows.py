@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..lake.errors import UsageError
 from .terminal import say
 
 if TYPE_CHECKING:
@@ -27,12 +28,18 @@ RowOutput = Annotated[
     typer.Option("--output", "-o", help="Write all rows to FILE.parquet, .csv, .json, .jsonl or .txt, replacing it."),
 ]
 Vertical = Annotated[bool, typer.Option("--vertical", "-x", help="One line per value instead of a table.")]
+CsvSafe = Annotated[bool, typer.Option("--csv-safe", help="With csv: put ' before texts that would be formulas.")]
 PAGED_ROWS = 10_000
 """Rows of a table in a pager; without one a table ends after 200."""
 
 
 def print_rows(
-    make: Callable[[], "pa.Table"], form: str | None, output: Path | None = None, *, vertical: bool = False
+    make: Callable[[], "pa.Table"],
+    form: str | None,
+    output: Path | None = None,
+    *,
+    vertical: bool = False,
+    csv_safe: bool = False,
 ) -> None:
     """Print or write the rows that `make` returns; what had to be renamed is said on stderr."""
     from ..queries.formats import emit, file_format, render
@@ -40,9 +47,11 @@ def print_rows(
     if output is not None:
         file_format(output, form)  # a file that cannot be written is refused before the work
     rows = with_notes(make)
+    if csv_safe and output is None and form != "csv":
+        raise UsageError("--csv-safe is of CSV only. Add --format csv, or -o FILE.csv.")
     paged = output is None and form in (None, "table") and sys.stdout.isatty()
     if not paged:
-        return emit(rows, form, output, None if output else _layout(vertical, rows=None))
+        return emit(rows, form, output, None if output else _layout(vertical, rows=None), csv_safe=csv_safe)
     return page(render(rows, "table", _layout(vertical, rows=PAGED_ROWS if _pager() else None)).decode())
 
 

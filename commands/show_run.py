@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from .terminal import HERE, AnyRun, AsJson, LakePath, open_lake, print_json, say
+from .completion import themes
+from .terminal import HERE, AllowHost, AnyRun, AsJson, LakePath, open_lake, print_json, say
 
 
 def report(
@@ -18,7 +19,7 @@ def report(
     sequence: Annotated[
         list[int] | None, typer.Option(help="Show this sequence; may repeat. Else the riskiest, longest, first.")
     ] = None,
-    theme: Annotated[str, typer.Option(help="light or dark.")] = "light",
+    theme: Annotated[str, typer.Option(help="light or dark.", autocompletion=themes)] = "light",
     as_json: AsJson = False,
     lake: LakePath = HERE,
 ) -> None:
@@ -42,9 +43,16 @@ def report(
 def dashboard(
     port: Annotated[int, typer.Option(help="Port on this machine; 0 takes a free one.")] = 0,
     no_browser: Annotated[bool, typer.Option("--no-browser", help="Only print the address.")] = False,
+    allow_host: AllowHost = None,
     lake: LakePath = HERE,
 ) -> None:
     """Look through the lake in a browser: runs, charts, sequences, two runs side by side, SQL. Ctrl-C ends it."""
     from ..queries.dashboard import serve
 
-    serve(open_lake(lake).path, port=port, open_browser=not no_browser, say=partial(print, flush=True))
+    serve(
+        open_lake(lake).path,
+        port=port,
+        open_browser=not no_browser,
+        say=partial(print, flush=True),
+        allow_hosts=allow_host or (),
+    )

@@ -1,12 +1,14 @@
 """`lake sql` without SQL in a terminal: a small shell with history and completion of names."""
 
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..lake.errors import LakeError
 from .rows import print_rows
+from .streams import steering
 from .terminal import say
 
 if TYPE_CHECKING:
@@ -107,6 +109,7 @@ def _session() -> Any:
     from prompt_toolkit import PromptSession
     from prompt_toolkit.completion import Completer
     from prompt_toolkit.history import FileHistory, InMemoryHistory
+    from prompt_toolkit.output import create_output
 
     from ..queries.description import describe_schema
 
@@ -122,7 +125,8 @@ def _session() -> Any:
         history: Any = FileHistory(str(history_file()))
     except OSError:
         history = InMemoryHistory()
-    return PromptSession(history=history, completer=NamesCompleter(), complete_while_typing=False)
+    output = create_output(stdout=steering(sys.stdout))  # it moves the cursor; answers go through ours
+    return PromptSession(history=history, completer=NamesCompleter(), complete_while_typing=False, output=output)
 
 
 def _answer(lake: "OpenLake", statement: str, run: str | None, vertical: bool) -> None:

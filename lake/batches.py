@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from .checked_files import CheckedFiles, CommittedFile, committed_files
 from .commits import FileEntry
 from .errors import DamageError, NotFoundError
 from .layers import layer_number
@@ -26,7 +27,7 @@ def read_vectors(
     batch_rows: int,
     sequences: tuple[int, int] | None = None,
 ) -> Iterator[tuple[pa.Table, np.ndarray]]:
-    """Batches of key columns and vectors of one layer (negative: from the last) and site, page checksums verified.
+    """Batches of key columns and vectors of one layer (negative: from the last) and site, files and pages checked.
 
     File by file; of `sequences` only the files that may hold ids from the first to the second.
     """
@@ -36,7 +37,9 @@ def read_vectors(
         low, high = sequences
         spans = [e.key_range.get("sequence_id", (low, high)) for e in entries]
         entries = [e for e, span in zip(entries, spans, strict=True) if int(span[0]) <= high and int(span[1]) >= low]
-    return _batches(snapshot, [e.path for e in entries], raw=raw, batch_rows=batch_rows)
+    wanted = {entry.path for entry in entries}
+    files = [file for file in committed_files(snapshot, ACTIVATIONS.name) if file.entry.path in wanted]
+    return _batches(snapshot, files, raw=raw, batch_rows=batch_rows)
 
 
 def vector_files(snapshot: Snapshot, layer: int, site: str) -> list[FileEntry]:
@@ -62,14 +65,15 @@ def read_commits(
 
     A sequence is never split between commits, so each piece has whole sequences; rows are in no order across files.
     """
-    commits: dict[str, list[str]] = {}
-    for entry in snapshot.files(table.name):
-        if entry.may_hold(only):
-            match = PART.fullmatch(entry.path.rpartition("/")[2])
-            commits.setdefault(f"{match['writer']}-{match['seq']}" if match else entry.path, []).append(entry.path)
-    for paths in commits.values():
+    commits: dict[str, list[CommittedFile]] = {}
+    for file in committed_files(snapshot, table.name):
+        path = file.entry.path
+        if file.entry.may_hold(only):
+            match = PART.fullmatch(path.rpartition("/")[2])
+            commits.setdefault(f"{match['writer']}-{match['seq']}" if match else path, []).append(file)
+    for files in commits.values():
         keys, matrices = [], []
-        for rows, vectors in _batches(snapshot, paths, raw=False, batch_rows=1 << 20):  # a commit is bounded
+        for rows, vectors in _batches(snapshot, files, raw=False, batch_rows=1 << 20):  # a commit is bounded
             wanted = np.ones(len(vectors), bool)
             for column, value in only.items():
                 wanted &= pc.call_function("equal", [rows[column], pa.scalar(value)]).to_numpy()
@@ -81,13 +85,16 @@ def read_commits(
 
 
 def _batches(
-    snapshot: Snapshot, paths: Sequence[str], *, raw: bool, batch_rows: int
+    snapshot: Snapshot, files: Sequence[CommittedFile], *, raw: bool, batch_rows: int
 ) -> Iterator[tuple[pa.Table, np.ndarray]]:
-    for path in paths:
+    checked = CheckedFiles(snapshot.layout.root)
+    for file in files:
+        checked.check([file])
+        path = file.entry.path
         try:
-            with pq.ParquetFile(snapshot.layout.root / path, page_checksum_verification=True) as file:
-                dtype = file.schema_arrow.field("vector").metadata[b"dtype"].decode()
-                for batch in file.iter_batches(batch_rows):
+            with pq.ParquetFile(snapshot.layout.root / path, page_checksum_verification=True) as opened:
+                dtype = opened.schema_arrow.field("vector").metadata[b"dtype"].decode()
+                for batch in opened.iter_batches(batch_rows):
                     stored = from_binary(batch.column("vector"), dtype)
                     keys = pa.Table.from_batches([batch]).drop_columns("vector")
                     scale = batch.column("scale").to_numpy(zero_copy_only=False) if dtype == "int8" else None

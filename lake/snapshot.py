@@ -155,11 +155,6 @@ class Snapshot:
                     if entry.table == table:
                         yield entry, columns
 
-    def paths(self, entries: Sequence[FileEntry]) -> list[str]:
-        """Absolute paths of files."""
-        root = str(self.layout.root)
-        return [f"{root}/{entry.path}" for entry in entries]
-
 
 def take_snapshot(disk: Disk, layout: Layout, run: str | None = None) -> Snapshot:
     """Read the records of all runs, or of one."""

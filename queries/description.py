@@ -4,8 +4,8 @@ import json
 from typing import Any
 
 from ..lake import Lake
+from ..lake.printable import printable
 from ..lake.schema import TABLES, stored_tables
-from .formats import printable
 
 
 def describe_run(lake: Lake, run_id: str) -> dict[str, Any]:

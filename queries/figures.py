@@ -23,9 +23,9 @@ def write_figures(lake: Path, run_id: str, trajectory: str, topology: str, folde
     """Draw every sequence of an analysis into `folder`; pictures without rows are left out and counted."""
     import yaml
 
+    from ..lake.output import replace_file
     from .formats import render
     from .open_lake import OpenLake
-    from .replacement import replace_file
 
     opened: Any = OpenLake.open(lake)
     folder.mkdir(parents=True, exist_ok=True)

@@ -15,9 +15,10 @@ from typing import BinaryIO
 import pyarrow as pa
 
 from ..lake.errors import NotFoundError, UsageError, did_you_mean
-from ..lake.exchange.output import replaced
+from ..lake.output import replaced
+from ..lake.printable import printable
 from .cells import Cell, cells, rows_of
-from .text_table import Layout, printable, table_text
+from .text_table import Layout, table_text
 
 __all__ = ["FORMATS", "SUFFIXES", "emit", "file_format", "printable", "render", "write"]
 
@@ -33,17 +34,22 @@ SUFFIXES = {
 """What a file's ending says of its format."""
 
 
-def render(rows: pa.Table, form: str, layout: Layout | None = None) -> bytes:
-    """The rows in one of FORMATS, encoded; UsageError for another name."""
+def render(rows: pa.Table, form: str, layout: Layout | None = None, *, csv_safe: bool = False) -> bytes:
+    """The rows in one of FORMATS, encoded; UsageError for another name. `csv_safe`: see `write`."""
     stream = io.BytesIO()
-    write(rows, form, stream, layout)
+    write(rows, form, stream, layout, csv_safe=csv_safe)
     return stream.getvalue()
 
 
-def write(rows: pa.Table, form: str, stream: BinaryIO, layout: Layout | None = None) -> None:
-    """Write the rows to a binary stream, a piece at a time; `layout` is for tables."""
+def write(rows: pa.Table, form: str, stream: BinaryIO, layout: Layout | None = None, *, csv_safe: bool = False) -> None:
+    """Write the rows to a binary stream, a piece at a time; `layout` is for tables.
+
+    With `csv_safe` texts that a spreadsheet would take for a formula get an apostrophe before them.
+    """
+    if csv_safe and form != "csv":
+        raise UsageError(f"--csv-safe is of CSV only, not of {form}. Add --format csv.")
     if form == "csv":
-        _write_csv(rows, stream)
+        _write_csv(rows, stream, csv_safe)
     elif form == "json":
         _write_json(rows, stream)
     elif form == "jsonl":
@@ -73,16 +79,23 @@ def file_format(output: Path, form: str | None) -> str:
     return ending or form or "table"
 
 
-def emit(rows: pa.Table, form: str | None, output: Path | None, layout: Layout | None = None) -> None:
+def emit(
+    rows: pa.Table,
+    form: str | None,
+    output: Path | None,
+    layout: Layout | None = None,
+    *,
+    csv_safe: bool = False,
+) -> None:
     """Write rows to `output`, whole, or to stdout if that is None; a table is the default there."""
     if output is not None:
         chosen = file_format(output, form)
         with replaced(output) as file:
-            write(rows, chosen, file, Layout(whole=True))
+            write(rows, chosen, file, Layout(whole=True), csv_safe=csv_safe)
         return
     if form == "parquet" and sys.stdout.isatty():
         raise UsageError("Parquet is binary: name a file with -o FILE, or choose another --format.")
-    write(rows, form or "table", sys.stdout.buffer, layout)
+    write(rows, form or "table", sys.stdout.buffer, layout, csv_safe=csv_safe)
     sys.stdout.buffer.flush()
 
 
@@ -126,15 +139,19 @@ def _write_json(rows: pa.Table, stream: BinaryIO) -> None:
 _EMPTY_TEXT = '""'
 
 
-def _write_csv(rows: pa.Table, stream: BinaryIO) -> None:
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+"""How a text begins that a spreadsheet would compute, full-width signs included."""
+
+
+def _write_csv(rows: pa.Table, stream: BinaryIO, safe: bool) -> None:
     """Comma-separated text with a header; null is an empty field, empty text is `""`, nested values are JSON."""
-    stream.write((",".join(map(_csv_text, rows.column_names)) + "\n").encode())
+    stream.write((",".join(_csv_field(name, safe) for name in rows.column_names) + "\n").encode())
     for row in rows_of(rows):
-        line = ",".join(map(_csv_field, row))
+        line = ",".join(_csv_field(value, safe) for value in row)
         stream.write(f"{line or _EMPTY_TEXT}\n".encode())  # an empty line is no row to those who read it
 
 
-def _csv_field(value: Cell) -> str:
+def _csv_field(value: Cell, safe: bool) -> str:
     if value is None:
         return ""
     if isinstance(value, bool):
@@ -143,7 +160,9 @@ def _csv_field(value: Cell) -> str:
         return json_text(value).strip('"')
     if isinstance(value, list | dict):
         return _csv_text(json_text(value))
-    return _csv_text(value) if isinstance(value, str) else json_text(value)
+    if isinstance(value, str):
+        return _csv_text(f"'{value}" if safe and value.startswith(_FORMULA) else value)
+    return json_text(value)
 
 
 def _csv_text(text: str) -> str:

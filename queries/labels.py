@@ -4,11 +4,11 @@ import functools
 import math
 import re
 import textwrap
-import unicodedata
 from collections.abc import Iterable
 from datetime import date, datetime
 from decimal import Decimal
 
+from ..lake.printable import escape, is_printable
 from ..lake.schema import TABLES
 
 _UNIT_SUFFIXES = {"bits": "bits", "nats": "nats", "ms": "ms", "s": "s"}
@@ -55,9 +55,7 @@ def visible(text: str) -> str:
 def _drawn(character: str) -> str:
     if character in _WHITE and character != " ":
         return _WHITE[character]
-    if unicodedata.category(character) in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"):
-        return f"\\u{ord(character):04x}"
-    return character
+    return character if is_printable(character) else escape(character)
 
 
 def plain(value: object) -> object:

@@ -11,8 +11,8 @@ from pathlib import Path
 import vl_convert
 
 from ..lake.errors import NotFoundError, UsageError
+from ..lake.output import replace_file
 from .chart import AnyChart, themed
-from .replacement import replace_file
 from .theme import theme_called
 
 PNG_SCALE = 2.0

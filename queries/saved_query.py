@@ -17,6 +17,7 @@ import duckdb
 
 from ..lake.errors import ConfigError, LakeError, NotFoundError, UsageError, did_you_mean
 from ..lake.layers import layer_number
+from ..lake.statement import parsed, reading_statement
 from .header import Header, Parameter, parse_header
 from .labels import axis_title, is_plain
 
@@ -269,16 +270,12 @@ def _load(parser: duckdb.DuckDBPyConnection, file: Traversable, source: str) -> 
 
 
 def one_select(parser: duckdb.DuckDBPyConnection, text: str, file: PurePath) -> duckdb.Statement:
-    """The only statement of a file, which must be a SELECT; ConfigError otherwise."""
+    """The only statement of a file, which must be a SELECT that only reads; ConfigError otherwise."""
     try:
-        statements = parser.extract_statements(text)
-    except duckdb.Error as error:
-        raise ConfigError(f"{file}: DuckDB cannot parse it: {error}") from error
-    kinds = [statement.type.name for statement in statements]
-    if kinds != ["SELECT"]:
-        found = ", ".join(kinds) or "none"
-        raise ConfigError(f"{file}: the file must hold exactly one SELECT; statements found: {found}.")
-    return statements[0]
+        reading_statement(parser, text)
+        return parsed(parser, text)[0]
+    except UsageError as error:
+        raise ConfigError(f"{file}: {error}") from error
 
 
 def _check_parameters(query: SavedQuery, used: set[str]) -> None:

@@ -14,6 +14,7 @@ from itertools import islice
 
 import pyarrow as pa
 
+from ..lake.printable import printable
 from .cells import Cell, rows_of
 
 CELL_WIDTH = 120
@@ -32,11 +33,6 @@ class Layout:
     vertical: bool = False
     whole: bool = False
     most_rows: int = TABLE_ROWS
-
-
-def printable(text: str) -> str:
-    """Text that cannot steer a terminal: control, format and bidi characters shown as escapes."""
-    return "".join(c if unicodedata.category(c)[0] != "C" else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def table_text(rows: pa.Table, layout: Layout) -> str:

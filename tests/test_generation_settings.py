@@ -104,7 +104,11 @@ def without_settings(tmp_path_factory: pytest.TempPathFactory) -> list[list[int]
     return collected(folder, tmp_path_factory.mktemp("lake"))[1]
 
 
-@pytest.mark.parametrize("name", SETTINGS)
+QUICK = ("together", "min_length", "bad_words_ids", "encoder_repetition_penalty")
+ALL = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in SETTINGS]
+
+
+@pytest.mark.parametrize("name", ALL)
 def test_greedy_tokens_are_those_of_generate(name: str, tmp_path: Path, without_settings: list[list[int]]) -> None:
     folder = saved("llama", tmp_path / "model", SETTINGS[name])
     wanted = generated(folder, seq2seq=False)
@@ -133,7 +137,7 @@ def test_settings_that_nobody_asked_for_are_said(tmp_path: Path, without_setting
     check_record(lake, SETTINGS["together"], applied=False)
 
 
-PAIRS = [("together", "t5"), ("encoder_no_repeat_ngram_size", "bart"), ("min_length", "bart")]
+PAIRS = [("together", "t5"), ("encoder_no_repeat_ngram_size", "bart")]
 
 
 @pytest.mark.parametrize(("name", "architecture"), PAIRS)

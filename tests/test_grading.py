@@ -115,6 +115,15 @@ from tracelake.lake.errors import UsageError
         ("1.5×10⁻³", "0.0015"),
         ("It is 5 cm^2", "5"),
         ("41个苹果", "41"),
+        ("It is 12,5.", "12.5"),
+        (r"\boxed{0{,}500}", "1/2"),
+        ("1 234 567,89", "1234567.89"),
+        ("1.234,5 Euro", "1234.5"),
+        ("the values are 1,2,3", "3"),
+        ("We have (12)", "(12)"),
+        ("2 and 1/2 cups", "2.5"),
+        ("It is negative 5.", "-5"),
+        (r"\boxed{\frac{\pi}{2}}", r"\frac\pi2"),
         ("Rs. 500", "500"),
         ("US$5", "5"),
         # References as people publish them.
@@ -146,7 +155,8 @@ def test_right(completion: str, answer: str) -> None:
         (r"83 \boxed{84}", "83", "84", DIFFERENT),
         (r"\boxed{-83}", "83", "-83", DIFFERENT),
         (r"\boxed{0.5}", "50%", "0.5", DIFFERENT),
-        (r"\boxed{12,34}", "1234", "12,34", NOT_A_NUMBER),
+        (r"\boxed{12,34}", "1234", "12.34", DIFFERENT),
+        ("It is 0,5", "5", "0.5", DIFFERENT),
         (r"\boxed{}", "5", None, EMPTY_BOX),
         (r"5 \boxed{ }", "5", None, EMPTY_BOX),
         (r"\boxed{5x}", "5", "5x", NOT_A_NUMBER),
@@ -224,7 +234,27 @@ def test_a_reason_is_given_if_and_only_if_wrong(completion: str, answer: str) ->
         assert result.predicted_answer is not None or not result.correct
 
 
-@pytest.mark.parametrize("part", [r"\boxed{", "1 ", "9", "1,111", "{", "-", " ", r"\frac{1", "a ", "1/", "e1", "$"])
+@pytest.mark.parametrize(
+    "part",
+    [
+        r"\boxed{",
+        "1 ",
+        "9",
+        "1,111",
+        "{",
+        "-",
+        " ",
+        r"\frac{1",
+        "a ",
+        "1/",
+        "e1",
+        "$",
+        "111 ",
+        "1,1",
+        "1.111",
+        "answer is ",
+    ],
+)
 def test_long_odd_texts_are_graded_in_linear_time(part: str) -> None:
     # Quadratic time would need minutes here: the test then fails by never ending.
     text = part * (200_000 // len(part))

@@ -32,7 +32,8 @@ class Batch:
         self.alive = np.arange(len(sequences))
         self.n_encoded = np.array([sequence.n_encoded for sequence in sequences])
         self.n_prompt = np.array([sequence.n_prompt for sequence in sequences])
-        n_read = np.array([sequence.n_read for sequence in sequences])
+        self.n_given = np.array([len(sequence.given) for sequence in sequences])
+        n_read = np.array([sequence.n_opening for sequence in sequences])
         self.width = int(n_read.max())
         """Columns of what is read before a token is chosen."""
         self.end = self.width
@@ -40,7 +41,7 @@ class Batch:
         self.origin = self.n_encoded - self.pads
         ids = np.zeros((len(sequences), self.width + room), dtype=np.int64)
         for row, sequence in enumerate(sequences):
-            own = sequence.read_ids
+            own = sequence.opening_ids
             # Padding repeats an id of the row itself: a repetition penalty must not punish a foreign token.
             ids[row, : self.pads[row]] = own[0]
             ids[row, self.pads[row] : self.width] = own

@@ -29,11 +29,11 @@ from ..models.load import load_model
 from ..models.model import LoadedModel
 from ..models.outline import outline
 from ..observing.observation import ObservedModel, Wishes, attention_is_observable, each_once, vector_wishes
+from .consent import consented, resume_command
 from .failure import failing_said
 from .plan import Estimate, Plan, estimate, make_plan, stored_dtype
 from .provenance import check_same, new_run_id, run_json
 from .segment import SegmentRunner, operation_columns
-from .stack_rows import NotStorable
 from .stopping import Stopping, stop_finder, stopped
 
 
@@ -226,13 +226,9 @@ class Collection:
         # Arrow's own pool keeps what it once had: over many segments it held 40 MB more, and grew.
         pa.set_memory_pool(pa.system_memory_pool())
         try:
-            with failing_said(run, self.plan.batch_size):
+            with failing_said(run, self.plan.batch_size, self._resume_command(run)):
                 self._collect_segments(run, progress, embedder)
             run.finish(status="complete", extra={"unwritten_ms": self._last_write_ms})
-        except NotStorable as error:
-            # The settings of a run do not change, so that no later attempt can go better.
-            run.finish(status="failed", error=str(error))
-            raise
         finally:
             pa.set_memory_pool(pool)
             run.close()
@@ -303,20 +299,23 @@ class Collection:
                 )
             yield index, bounds, taken
 
+    def _resume_command(self, run: Any) -> str:
+        return resume_command(run.run_id, dict(self.config))
+
     def _check_limits(self, run: Any) -> None:
         if self.callbacks.should_stop():
-            raise StoppedError(stopped(run.run_id))
+            raise StoppedError(stopped(self._resume_command(run)))
         limit = self.config.max_bytes
         if limit is not None and run.bytes_committed >= limit:
             raise StoppedError(
                 f"Stopped at {run.bytes_committed:,} bytes (--max-bytes {limit:,}). "
-                f"Continue without that limit: lake collect --resume {run.run_id} --max-bytes N"
+                f"Continue without that limit: {self._resume_command(run)} --max-bytes N"
             )
 
     def _runner(self, run_id: str, progress: Progress, embedder: Embedder | None) -> SegmentRunner:
         assert self.observed is not None
         text = TokenText(self.loaded.tokenizer)
-        stopping = Stopping(self.callbacks.should_stop, run_id)
+        stopping = Stopping(self.callbacks.should_stop, resume_command(run_id, dict(self.config)))
 
         def on_block(n_tokens: int) -> None:
             progress.n_tokens += n_tokens
@@ -350,15 +349,16 @@ class Collection:
         )  # fmt: skip
 
 
-def resume_run(
-    lake: Lake, run: str, *, callbacks: Callbacks | None = None, max_bytes: int | None = None
-) -> Collected | None:
-    """Complete an interrupted run; None if it is complete already. ConfigError if its inputs have changed."""
+def resume_run(lake: Lake, run: str, *, callbacks: Callbacks | None = None, **typed: Any) -> Collected | None:
+    """Complete an interrupted run; None if it is complete already. ConfigError if its inputs have changed.
+
+    `typed` are settings that reach outside the lake, given again by whoever resumes (see `consent`), and max_bytes.
+    """
     run_id = lake.resolve_run(run)
     about = lake.run_json(run_id)
     if lake.run_status(run_id) == "complete":
         return None
-    config = CollectConfig(**{**about["config"], "max_bytes": max_bytes})
+    config = consented(run_id, about.get("config"), typed)
     writer = lake.resume_run(run_id)
     try:
         source = open_source(config, about["source"])

@@ -14,9 +14,9 @@ SEAL_SECONDS = 5.0
 class Stopping:
     """Decides, once a stop was asked for, whether the open segment is worth finishing."""
 
-    def __init__(self, should_stop: Callable[[], bool], run_id: str) -> None:
+    def __init__(self, should_stop: Callable[[], bool], command: str) -> None:
         self.should_stop = should_stop
-        self.run_id = run_id
+        self.command = command
         self.asked_at: float | None = None
         self.batch_started = time.perf_counter()
 
@@ -25,19 +25,19 @@ class Stopping:
         if self.asked_at is None and self.should_stop():
             self.asked_at = time.perf_counter()
         if self.asked_at is not None and time.perf_counter() - self.asked_at > SEAL_SECONDS:
-            raise StoppedError(stopped(self.run_id))
+            raise StoppedError(stopped(self.command))
 
     def after_batch(self, batches_left: int) -> None:
         """Stop if the batches that the segment still needs would take too long."""
         now = time.perf_counter()
         seconds, self.batch_started = now - self.batch_started, now
         if self.asked_at is not None and batches_left * seconds > SEAL_SECONDS:
-            raise StoppedError(stopped(self.run_id))
+            raise StoppedError(stopped(self.command))
 
 
-def stopped(run_id: str) -> str:
-    """What to tell whoever asked to stop."""
-    return f"Stopped; committed segments are safe. Continue with: lake collect --resume {run_id}"
+def stopped(command: str) -> str:
+    """What to tell whoever asked to stop: `command` continues the run."""
+    return f"Stopped; committed segments are safe. Continue with: {command}"
 
 
 def stop_finder(text: TokenText, stops: tuple[str, ...]) -> Callable[[Sequence], bool]:

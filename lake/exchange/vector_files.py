@@ -17,9 +17,9 @@ import pyarrow.parquet as pq
 from ..batches import vector_files
 from ..errors import DamageError, UsageError, did_you_mean
 from ..layers import layer_number
+from ..output import replaced
 from ..schema import ACTIVATIONS
 from ..vectors import to_float32
-from .output import replaced
 
 if TYPE_CHECKING:
     from ..lake import Lake

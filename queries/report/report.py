@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...lake.errors import NotFoundError
+from ...lake.output import replace_file
 from ..absence import DISTRIBUTION, KEPT, not_kept
-from ..replacement import replace_file
 from ..saved_query import find
 from ..theme import theme_called
 from ..views import view_definitions

@@ -3,10 +3,10 @@ r"""The grader `exact`: the last balanced \boxed{}, else what stands behind ####
 Numbers are compared as fractions, whatever their notation; other answers as text without spaces, case and TeX styles.
 """
 
-from .grade import EMPTY_BOX, NO_ANSWER, NO_NUMBER, NOT_A_NUMBER, NOTHING_SAID, UNREADABLE, Grade
 from .notation import clean, comparable, last_box
 from .numbers import canonical, has_sign, last_number, read_number, value_of
 from .reference import Reference
+from .verdict import EMPTY_BOX, NO_ANSWER, NO_NUMBER, NOT_A_NUMBER, NOTHING_SAID, UNREADABLE, Grade
 from .words import after_answer_is, after_hashes, concludes, last_sentence, sentence
 
 EXACT = "exact/2"

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 from ....lake.errors import UsageError, did_you_mean
 from .exact import EXACT, grade
-from .grade import NO_ANSWER, Grade
 from .notation import clean, comparable
 from .numbers import canonical, numbers_in, read_number
 from .options import Options
 from .reference import Reference
+from .verdict import NO_ANSWER, Grade
 from .words import words_of
 
 GRADER_NAMES = ("auto", "exact", "contains", "regex:PATTERN", "choice")

@@ -55,7 +55,7 @@ def plain(text: str) -> str:
     text = re.sub(f"[{_VULGAR}]", lambda match: _vulgar(match.group()), text)
     for pattern, replacement in _TEX:
         text = pattern.sub(replacement, text)
-    text = _FRACTION.sub(_fraction, text)
+    text = re.sub(r"\bnegative (?=[0-9.])", "-", _FRACTION.sub(_fraction, text))
     text = _SCIENTIFIC.sub(lambda match: f"e{match[1] or match[2].translate(_SUPERSCRIPTS)}", text)
     return _SUPERSCRIPT_POWER.sub(lambda match: f"^{{{match[1].translate(_SUPERSCRIPTS)}}}", text)
 
@@ -74,7 +74,7 @@ def uniform(text: str) -> str:
     r"""A cleaned text with one way of writing the same TeX: `\dfrac` and `\frac`, `x^{2}` and `x^2`, `\{` and `{`."""
     text = re.sub(r"\\[dtc]frac(?![A-Za-z])", r"\\frac", text)
     text = re.sub(r"\\(?:cdot|times)(?![A-Za-z])|[×·⋅]", "*", text)
-    text = re.sub(r"(?<!\\)\{([^{}\\])\}", r"\1", text)
+    text = re.sub(r"(?<!\\)\{([^{}\\]|\\[A-Za-z]+)\}", r"\1", text)
     return re.sub(r"\\(?=[{}])", "", text)
 
 

@@ -20,18 +20,24 @@ SCALES = {
 }  # fmt: skip
 
 _GROUPS = (
-    r"[0-9]{1,3}(?:,[0-9]{3})+",
-    r"[1-9][0-9]?(?:,[0-9]{2})+,[0-9]{3}",
-    r"(?<![0-9] )[1-9][0-9]{0,2}(?: [0-9]{3})+",
-    r"[1-9][0-9]{0,2}(?:'[0-9]{3})+",
-    r"[1-9][0-9]{0,2}(?:_[0-9]{3})+",
-    r"[1-9][0-9]{0,2}(?:\.[0-9]{3}){2,}",
+    r"[1-9][0-9]{0,2}(?:,[0-9]{3})+",
+    r"(?<![0-9],)[1-9][0-9]?(?:,[0-9]{2}){1,20},[0-9]{3}",
+    r"(?<![0-9] )[1-9][0-9]{0,2}(?: [0-9]{3}){1,20}",
+    r"[1-9][0-9]{0,2}(?:'[0-9]{3}){1,20}",
+    r"[1-9][0-9]{0,2}(?:_[0-9]{3}){1,20}",
+    r"[1-9][0-9]{0,2}(?:\.[0-9]{3}){2,20}",
 )
-_PLAIN = rf"(?:(?:{'|'.join(_GROUPS)})(?![0-9])|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+"
+"""Groups of digits; bounded, so that a long list of them is not tried from each of its members to its end."""
+_DECIMAL_COMMA = (
+    r"(?<![0-9],)(?:[1-9][0-9]{0,2}(?:(?: [0-9]{3}){1,20}|(?:\.[0-9]{3}){1,20})|[0-9]+),"
+    r"(?:(?<=[. ][0-9]{3},)[0-9]+|(?<=(?<![0-9])0,)[0-9]+|[0-9]{1,2}|[0-9]{4,})(?![0-9])(?!,[0-9])"
+)
+"""A comma before one, two or more than three digits, or behind groups of another mark, separates decimals."""
+_PLAIN = rf"{_DECIMAL_COMMA}|(?:(?:{'|'.join(_GROUPS)})(?![0-9])|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+"
 _DECIMAL = rf"(?:{_PLAIN})(?:[eE][+-]?[0-9]+(?![0-9A-Za-z]))?"
 _SCALE = rf"(?:\s?(?:(?i:{'|'.join(word for word in SCALES if word.isascii())})(?![A-Za-z])|[百千万萬亿億]))"
 _MAGNITUDE = (
-    rf"(?>(?:(?P<whole>[0-9]+)\s+(?=(?:[0-9]{{1,2}}|[0-9]{{4,}})/))?(?P<top>{_DECIMAL})"
+    rf"(?>(?:(?P<whole>[0-9]+)\s+(?:and\s+)?(?=(?:[0-9]{{1,2}}|[0-9]{{4,}})/))?(?P<top>{_DECIMAL})"
     r"(?:\s?\^\s?(?:\{\s?(?P<braced>[+-]?[0-9]{1,4})\s?\}|(?P<power>[+-]?[0-9]{1,4})))?"
     rf"(?:\s*/\s*(?P<bottom>[+-]?(?:{_DECIMAL})))?(?P<scale>{_SCALE}{{0,2}}))"
 )
@@ -55,7 +61,10 @@ _IN_TEXT = re.compile(rf"(?<![0-9A-Za-z_.^])(?<!\^\{{){_MAGNITUDE}(?!(?:st|nd|rd
 
 def read_number(text: str) -> Fraction | None:
     """Return the exact value of a text that is one number with, at most, a currency and a unit; None if it is not."""
-    match = _WHOLE_TEXT.fullmatch(clean(text))
+    text = clean(text)
+    if text.startswith("(") and text.endswith(")") and "," not in text:  # (3,4) is a pair
+        text = text[1:-1]
+    match = _WHOLE_TEXT.fullmatch(text)
     if match is None or (match["sign"] and match["inner"]):
         return None
     if _NOT_UNITS & set(re.findall("[a-z]+", match["unit"])):
@@ -122,5 +131,8 @@ def _decimal(text: str) -> Fraction | None:
     exponent = re.search(r"[eE]([+-]?[0-9]+)", text)
     if exponent and abs(int(exponent[1])) > MAX_EXPONENT:
         return None
+    if re.fullmatch(_DECIMAL_COMMA, text):
+        whole, decimals = text.split(",")
+        return Fraction(f"{re.sub('[. ]', '', whole)}.{decimals}")
     text = re.sub(r"[,' _]", "", text)
     return Fraction(text.replace(".", "") if text.count(".") > 1 else text)
