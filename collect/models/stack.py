@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from ...lake.errors import ConfigError
-from .sites import Anatomy, BlockParts, dissect, find_blocks
+from .anatomy import Anatomy, BlockParts, dissect, find_blocks
 from .text_pass import TextPass
 
 DECODER, ENCODER = "decoder", "encoder"

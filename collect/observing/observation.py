@@ -15,8 +15,9 @@ from torch import Tensor
 from ...lake.errors import ConfigError
 from ..keep import Keep
 from ..models.model import DTYPES, LoadedModel
-from ..models.sites import ATTENTION_SITES, CROSS_SITES, Tap
+from ..models.sites import ATTENTION_SITES, CROSS_SITES
 from ..models.stack import CROSS, DECODER, SELF, Stack
+from ..models.taps import Tap
 from .attention import AttentionObserver, observing
 from .axis import Axis, columns_of
 from .edges import StrongestEdges
