@@ -38,6 +38,9 @@ class CollectConfig(BaseModel):
     top_k: int | None = Field(None, ge=1, description="Keep only this many best tokens.")
     min_p: float | None = Field(None, ge=0, le=1, description="Drop tokens below this share of the best one.")
     repetition_penalty: float | None = Field(None, gt=0, description="Divide logits of tokens already seen; 1 is off.")
+    generation_config: bool = Field(
+        False, description="Apply penalties, banned tokens and least lengths of the model's generation_config."
+    )
     stop: tuple[str, ...] = Field((), description="Texts that end a sequence.")
     stop_when: tuple[str, ...] = Field(
         (), description="Rules that end a sequence, e.g. `entropy_bits > 6 and margin < 0.1 for 5`."
@@ -123,7 +126,8 @@ class CollectConfig(BaseModel):
     def sampling(self) -> Sampling:
         """The resolved decoding: greedy unless a temperature is given or several samples are wanted (then 1.0)."""
         temperature = (1.0 if self.samples > 1 else 0.0) if self.temperature is None else self.temperature
-        return Sampling(temperature, self.top_p, self.top_k, self.min_p, self.repetition_penalty)
+        filters = (self.top_p, self.top_k, self.min_p)
+        return Sampling(temperature, *filters, self.repetition_penalty, self.generation_config)
 
 
 def resolve_config(

@@ -14,6 +14,12 @@ Keep = Annotated[
         "activations:SITE[@LAYERS][:prompt|:generated|:last]; may repeat."
     ),
 ]
+GenerationSettings = Annotated[
+    bool | None,
+    typer.Option(
+        "--generation-config", help="Apply the model's own penalties, banned tokens and least lengths, as `generate`."
+    ),
+]
 StopWhen = Annotated[
     list[str] | None,
     typer.Option(metavar="RULE", help="End a sequence: `entropy_bits > 6 and margin < 0.1 for 5`; may repeat."),
@@ -46,6 +52,7 @@ def collect(
     top_k: Annotated[int | None, typer.Option(help="Sample from this many best tokens.")] = None,
     min_p: Annotated[float | None, typer.Option(help="Drop tokens below this share of the best.")] = None,
     repetition_penalty: Annotated[float | None, typer.Option(help="Penalty for tokens already seen; 1 is off.")] = None,
+    generation_config: GenerationSettings = None,
     stop: Annotated[list[str] | None, typer.Option(help="Text that ends a sequence; may repeat.")] = None,
     stop_when: StopWhen = None,
     chat: Annotated[str | None, typer.Option(help="Chat template: auto, on or off.")] = None,

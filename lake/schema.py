@@ -47,7 +47,7 @@ RUNS = Table(
             ("model", TEXT, "Model as given: Hugging Face id, folder or `tinymath`."),
             ("model_revision", TEXT, "Resolved revision of the model repository, if it has one."),
             ("weights_sha256", TEXT, "SHA-256 over a local folder's safetensors files."),
-            ("tokenizer_sha256", TEXT, "SHA-256 of the serialised tokenizer."),
+            ("tokenizer_sha256", TEXT, "SHA-256 over the tokenizer's files."),
             ("architecture", TEXT, "Model class, e.g. GPT2LMHeadModel."),
             ("attn_implementation", TEXT, "Attention implementation the model computed with."),
             ("quantization", TEXT, "Quantization method, null if none."),

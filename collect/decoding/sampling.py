@@ -1,6 +1,8 @@
 """Choosing the next token: greedy, or a draw that depends on (run seed, item, sample, step) and nothing else."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +19,9 @@ from transformers import (
 
 from ..observing.summaries import entropy_bits
 
+Processors = Callable[[Any, Any], Any]
+"""Ids so far and scores of the next token, a row per sequence, to other scores."""
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -27,6 +32,8 @@ class Sampling:
     top_k: int | None = None
     min_p: float | None = None
     repetition_penalty: float | None = None
+    model_settings: bool = False
+    """Whether the settings of the model's generation_config are applied too, see `generation_settings`."""
 
     @property
     def greedy(self) -> bool:
@@ -59,10 +66,10 @@ def _mixed(x: np.ndarray) -> np.ndarray:
         return x ^ (x >> np.uint64(31))
 
 
-def uniform_draws(seed: int, items: np.ndarray, samples: np.ndarray, step: int) -> np.ndarray:
+def uniform_draws(seed: int, items: np.ndarray, samples: np.ndarray, step: int | np.ndarray) -> np.ndarray:
     """One number in [0, 1) per row, a function of its arguments only; float64 with 53 random bits."""
     state = _mixed(np.full(len(items), seed & 0xFFFFFFFFFFFFFFFF, dtype=np.uint64))
-    for part in (items, samples, np.full(len(items), step)):
+    for part in (items, samples, np.broadcast_to(step, len(items))):
         state = _mixed(state ^ part.astype(np.uint64))
     return (state >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
@@ -88,16 +95,14 @@ class Choice:
 def choose(
     logits: Float[Tensor, "batch d_vocab"],
     context: Int[Tensor, "batch pos"],
-    processors: LogitsProcessorList,
+    processors: Processors,
     draws: np.ndarray | None,
 ) -> Choice:
     """The next token of each row: the best one, or the one at `draws` in the cumulative processed distribution.
 
     `context` holds prompt and generated ids for the repetition penalty; padded columns repeat an id of their own row.
     """
-    scores = logits.float()
-    if len(processors):
-        scores = processors(context, scores)  # type: ignore[arg-type]
+    scores = processors(context, logits.float())
     if draws is None:
         return Choice(scores.argmax(-1), None, None)
     logprobs = scores.log_softmax(-1)

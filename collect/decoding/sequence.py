@@ -37,6 +37,16 @@ class Sequence:
         return len(self.prompt_ids)
 
     @property
+    def read_ids(self) -> np.ndarray:
+        """What the decoder reads before it chooses a token."""
+        return self.prompt_ids[self.n_encoded :]
+
+    @property
+    def n_read(self) -> int:
+        """How many tokens the decoder reads before it chooses one."""
+        return self.n_prompt - self.n_encoded
+
+    @property
     def n_surveyed(self) -> int:
         """Prompt tokens that one stack attends over: those of the encoder, or all of them."""
         return self.n_encoded or self.n_prompt
@@ -49,7 +59,7 @@ class Limits:
     max_new_tokens: int
     context_length: int
     end_ids: frozenset[int]
-    has_stop_string: Callable[[list[int]], bool] | None = None
+    has_stop_string: Callable[[Sequence], bool] | None = None
     rules: tuple[StopRule, ...] = ()
     forced_first: int | None = None
     """Id that the decoder is given as its second token."""

@@ -8,6 +8,7 @@ import numpy as np
 
 from ...lake.errors import ConfigError
 from .prompts import Prompt
+from .text import TokenText
 
 GROUP = 256
 """Prompts tokenised in one call."""
@@ -98,10 +99,11 @@ class PromptTokenizer:
     ) -> Iterator[TokenizedPrompt]:
         """Pieces of `limit` tokens, each with its own slice of the text, so that a book is not stored once a piece."""
         source = prompt.text if rendered is None else rendered
+        decoder = TokenText(self.tokenizer)
         for start in range(0, len(ids), self.limit):
             part = slice(start, start + self.limit)
             if ends is None:
-                text, local = self.tokenizer.decode(ids[part].tolist()), None
+                text, local = decoder.completion(ids[part].tolist(), ids[:start]), None
             else:
                 first = int(ends[start - 1]) if start else 0
                 text, local = source[first : int(ends[part][-1])], ends[part] - first

@@ -11,7 +11,7 @@ from transformers.utils.logging import disable_progress_bar
 from ...lake.errors import ConfigError
 from ..tinymath import WEIGHTS
 from .fingerprints import folder_digest
-from .load_errors import check_files, loading
+from .load_errors import FIRST_PASS, check_files, loading
 from .model import DTYPES, LoadedModel
 from .weights import WeightGaps
 
@@ -48,17 +48,11 @@ def load_model(
     folder = Path(source)
     where = choose_device(device)
     options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
-    _quiet_transformers()
-    check_files(name, folder)
-    with loading(name, "configuration"):
-        config = AutoConfig.from_pretrained(source, **options)
-    with loading(name, "tokenizer"):
-        tokenizer = AutoTokenizer.from_pretrained(source, **options)
+    config, tokenizer = open_config(name, **options)
     # Weights that the checkpoint lacks are drawn at random: the same ones each time, so that a run can be resumed.
     with loading(name, "weights"), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        auto: Any = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-        model, info = auto.from_pretrained(
+        model, info = model_class(config).from_pretrained(
             source,
             dtype="auto" if dtype == "auto" else DTYPES[dtype],
             use_safetensors=True,
@@ -73,15 +67,33 @@ def load_model(
     model.eval().requires_grad_(False)
     if getattr(model.config, "quantization_config", None) is None:
         model.to(where)  # type: ignore[arg-type]
-    return LoadedModel(
-        name=name,
-        model=model,
-        tokenizer=tokenizer,
-        device=model.device,
-        revision=getattr(config, "_commit_hash", None),
-        weights_sha256=folder_digest(folder) if folder.is_dir() else None,
-        gaps=gaps,
-    )
+    with loading(name, FIRST_PASS):
+        return LoadedModel(
+            name=name,
+            model=model,
+            tokenizer=tokenizer,
+            device=model.device,
+            revision=getattr(config, "_commit_hash", None),
+            weights_sha256=folder_digest(folder) if folder.is_dir() else None,
+            gaps=gaps,
+        )
+
+
+def open_config(name: str, *, revision: str | None = None, trust_remote_code: bool = False) -> tuple[Any, Any]:
+    """Configuration and tokenizer of a model, without its weights; NotFoundError for an unknown model."""
+    source = str(WEIGHTS) if name == BUNDLED else name
+    options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    _quiet_transformers()
+    check_files(name, Path(source))
+    with loading(name, "configuration"):
+        config = AutoConfig.from_pretrained(source, **options)
+    with loading(name, "tokenizer"):
+        return config, AutoTokenizer.from_pretrained(source, **options)
+
+
+def model_class(config: Any) -> Any:
+    """The automatic class that makes a model of this configuration."""
+    return AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
 
 
 def _quiet_transformers() -> None:

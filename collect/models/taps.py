@@ -37,6 +37,11 @@ class Tap:
                 handle.remove()
             self.states.clear()
 
+    def skip(self, n: int) -> None:
+        """Forget the first `n` positions of the last pass."""
+        for key, state in self.states.items():
+            self.states[key] = state[:, n:]
+
     def _hook(self, site: str, layer: int) -> Iterator[Any]:
         block = self.anatomy.blocks[layer]
         key, changed = (site, layer), site in self.anatomy.changed

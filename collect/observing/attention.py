@@ -56,6 +56,17 @@ class AttentionObserver:
         self.states: dict[tuple[str, int], Tensor] = {}
         self.key_lengths: dict[int, int] = {}
         self._counted: dict[int, tuple[object, Tensor]] = {}
+        self._asked: dict[int, tuple[Tensor, Tensor]] = {}
+        self.repeated = self.conflicts = False
+
+    def skip(self, n: int) -> None:
+        """Forget the first `n` queries of the last pass."""
+        self.rows = {
+            layer: AttentionRows(*(None if values is None else values[:, :, n:] for values in rows))  # type: ignore[arg-type]
+            for layer, rows in self.rows.items()
+        }
+        self.n_keys = {layer: count[:, n:] for layer, count in self.n_keys.items()}
+        self.states = {key: state[:, n:] for key, state in self.states.items()}
 
     def first_key(self, n_key: int) -> int:
         """Column of the first of the keys at hand: a sliding cache starts late, the encoder's are all there."""
@@ -64,7 +75,15 @@ class AttentionObserver:
     def observe(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, options: dict
     ) -> None:
-        """Reduce one layer's attention; shapes `[batch head query d_head]`, keys with their own number of heads."""
+        """Reduce one layer's attention; shapes `[batch head query d_head]`, keys with their own number of heads.
+
+        A layer that weighs several sets of values with the same attention is observed once.
+        """
+        if layer in self._asked:
+            self.repeated = True
+            self.conflicts |= any(a is not b for a, b in zip(self._asked[layer], (query, key), strict=True))
+            return
+        self._asked[layer] = (query, key)
         n_new = query.shape[2]
         for site, tensor in (("rot_q", query), ("rot_k", key[:, :, -n_new:]), ("v", value[:, :, -n_new:])):
             if site in self.capture:

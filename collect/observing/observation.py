@@ -3,7 +3,7 @@
 A row is a token that the stack read. Rows leave as tensors with the row axis first; the caller moves them to the host.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -12,64 +12,16 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ...lake.errors import ConfigError
-from ..keep import Keep
 from ..models.model import DTYPES, LoadedModel
-from ..models.sites import ATTENTION_SITES, CROSS_SITES
-from ..models.stack import CROSS, DECODER, SELF, Stack
+from ..models.sites import ATTENTION_SITES
+from ..models.stack import CROSS, SELF, Stack
 from ..models.taps import Tap
 from .attention import AttentionObserver, observing
+from .attention_layers import ObservableAttention
 from .axis import Axis, columns_of
 from .edges import StrongestEdges
 from .summaries import AttentionRows, state_statistics
-
-
-@dataclass(frozen=True)
-class VectorWish:
-    """Vectors of one site and layer to be stored; `scope` is None (all rows), prompt, generated or last."""
-
-    site: str
-    layer: int
-    scope: str | None
-    stack: str = DECODER
-
-    @property
-    def name(self) -> str:
-        return f"vector/{self.site}/{self.layer}/{self.scope or 'all'}"
-
-
-def each_once(wishes: Iterable[VectorWish], *, generates: bool) -> tuple[VectorWish, ...]:
-    """The same vectors without repetitions: where scopes of one site and layer overlap, the wider one stays."""
-    scopes: dict[tuple[str, str, int], set[str | None]] = {}
-    for wish in wishes:
-        scopes.setdefault((wish.stack, wish.site, wish.layer), set()).add(wish.scope)
-    found: list[VectorWish] = []
-    for (stack, site, layer), names in scopes.items():
-        if None in names or {"prompt", "generated"} <= names:
-            names = {None}
-        elif ("generated" if generates else "prompt") in names:
-            names = names - {"last"}
-        found += [VectorWish(site, layer, scope, stack) for scope in sorted(names, key=str)]
-    return tuple(found)
-
-
-def vector_wishes(keep: Keep, stacks: Iterable[Stack], *, observe_prompt: bool) -> list[VectorWish]:
-    """The vectors that `--keep` asks for, of every stack that has the site; ConfigError where none has it."""
-    stacks = tuple(stacks)
-    deepest = max(stack.n_layers for stack in stacks)
-    everywhere = None if observe_prompt else "generated"
-    found = []
-    for item in keep.activations:
-        having = [stack for stack in stacks if CROSS in stack.kinds or item.site not in CROSS_SITES]
-        if not having:
-            raise ConfigError(f"Site {item.site} exists only in the decoder of an encoder-decoder model.")
-        for stack in having:
-            scope = item.scope or everywhere
-            # An encoder reads prompts only.
-            if stack.name == DECODER or scope in (None, "prompt"):
-                layers = item.resolve(stack.n_layers, deepest)
-                found += [VectorWish(item.site, layer, scope, stack.name) for layer in layers]
-    return found
+from .vectors import VectorWish
 
 
 @dataclass(frozen=True)
@@ -84,8 +36,8 @@ class Wishes:
     topk: int = 10
     edges: tuple[float, int] | None = None
     """Threshold and cap per head of the prompt's attention edges; None keeps none."""
-    attention: bool = True
-    """Whether the model's attention can be observed at all."""
+    attention: ObservableAttention = ObservableAttention()
+    """Where the model's attention can be observed."""
     prompt: bool = True
     """Whether the prompt's tokens are observed, or only its last one, which predicts the first generated token."""
 
@@ -96,7 +48,7 @@ class Wishes:
     @property
     def summarises_attention(self) -> bool:
         """Whether heads are to be looked at."""
-        return (self.heads or self.layers or self.edges is not None) and self.attention
+        return (self.heads or self.layers or self.edges is not None) and bool(self.attention)
 
 
 def summary_sites(n_layers: int) -> list[tuple[str, int]]:
@@ -159,26 +111,30 @@ class ObservedStack:
             self._before = self._before[:, rows]
 
     def forward(
-        self, ids: Int[Tensor, "batch pos"], start: int, *, in_prompt: bool, **inputs: Any
+        self, start: int, end: int, *, in_prompt: bool, again: int = 0, **inputs: Any
     ) -> Float[Tensor, "batch pos d_model"]:
-        """Read columns `start`.. of the batch; returns the final-normed states and keeps what the hooks saw."""
-        end = start + ids.shape[1]
+        """Read columns start..end of the batch; returns their final-normed states and keeps what the hooks saw.
+
+        `inputs` is what the stack's forward takes; it reads `again` columns before `start` once more.
+        """
         for kind, observer in self.observers.items():
             thirds = self._thirds if in_prompt and kind == SELF else None
             observer.start(end, thirds, self._edges.get(kind) if in_prompt else None)
-        if self.stack.takes_positions:
-            columns = columns_of(ids.shape[1], start, ids.device)
-            inputs["position_ids"] = self.axis.positions(columns).clamp_min(0)
-        self._final: Tensor = self.stack.module(input_ids=ids, **inputs).last_hidden_state
+        self._final: Tensor = self.stack.module(**inputs).last_hidden_state
+        if again:
+            self._final = self._final[:, again:]
+            self.tap.skip(again)
+            for observer in self.observers.values():
+                observer.skip(again)
         return self._final
 
-    def pass_over(self, ids: Int[Tensor, "batch pos"], start: int, **inputs: Any) -> Tensor:
-        """Read columns `start`.. of the batch without observing them."""
+    def pass_over(self, start: int, end: int, *, again: int = 0, **inputs: Any) -> Tensor:
+        """Read columns start..end of the batch without observing them."""
         before = {kind: observer.statistics for kind, observer in self.observers.items()}
         for observer in self.observers.values():
             observer.statistics = False
         try:
-            states = self.forward(ids, start, in_prompt=False, **inputs)
+            states = self.forward(start, end, in_prompt=False, again=again, **inputs)
         finally:
             for kind, observer in self.observers.items():
                 observer.statistics = before[kind]
@@ -204,6 +160,8 @@ class ObservedStack:
             if wish.scope in scopes:
                 vectors = _taken(self._state(wish.site, wish.layer).flatten(0, 1), scopes[wish.scope])
                 found[wish.name] = vectors.to(DTYPES[self.wishes.store_dtype])
+                if narrows(vectors.dtype, found[wish.name].dtype):
+                    found[wish.lost] = largest_lost(vectors, found[wish.name])
         return found
 
     def _state(self, site: str, layer: int) -> Tensor:
@@ -224,7 +182,8 @@ class ObservedStack:
     def _attention_rows(
         self, kind: str, observer: AttentionObserver, select: Tensor | None, found: dict[str, Tensor]
     ) -> None:
-        layers = [observer.rows[layer] for layer in range(self.stack.n_layers)]
+        numbers = self.wishes.attention.layers_of(self.stack, kind)
+        layers = [observer.rows[layer] for layer in numbers]
         entropy, weight = (_by_row(layers, name, select) for name in ("entropy_bits", "max_weight"))
         if self.wishes.layers and kind == SELF:
             found["attention"] = torch.stack(
@@ -233,7 +192,7 @@ class ObservedStack:
         if self.wishes.heads:
             found[f"{kind}/entropy"], found[f"{kind}/weight"] = entropy, weight
             found[f"{kind}/key"] = self._key_positions(kind, observer, layers, select)
-            n_keys = torch.stack([observer.n_keys[layer] for layer in range(len(layers))], dim=-1)
+            n_keys = torch.stack([observer.n_keys[layer] for layer in numbers], dim=-1)
             found[f"{kind}/n_keys"] = _taken(n_keys.flatten(0, 1).to(torch.int32), select)
         if layers[0].middle is not None:
             self._add_basin(observer, layers)
@@ -243,7 +202,7 @@ class ObservedStack:
     ) -> Int[Tensor, "row layer head"]:
         """Key indexes as positions in the sequence: a sliding cache starts late, a padded row starts later."""
         index = torch.stack([rows.max_index for rows in layers])
-        lengths = [observer.key_lengths[layer] for layer in range(len(layers))]
+        lengths = [observer.key_lengths[layer] for layer in self.wishes.attention.layers_of(self.stack, kind)]
         first = torch.tensor([observer.first_key(length) for length in lengths], device=index.device)
         position = index + first[:, None, None, None] + self._keys[kind].origin[None, :, None, None]
         return _taken(position.permute(1, 3, 0, 2).flatten(0, 1).to(torch.int32), select)
@@ -295,18 +254,17 @@ class ObservedModel:
             yield self
 
 
-def attention_is_observable(loaded: LoadedModel) -> bool:
-    """Whether every layer's attention passes through transformers' AttentionInterface; tried with one short pass."""
-    looking = Wishes(tokens=False, layers=False, heads=True, vectors=(), store_dtype="float32")
-    stacks = [ObservedStack(stack, looking, block_bytes=2**20, columns=2**20) for stack in loaded.stacks]
-    modules = {module: to for stack in stacks for module, to in stack.observed_modules().items()}
-    try:
-        with observing(loaded.model, modules):
-            loaded.probe()
-    except (ValueError, KeyError, AttributeError):
-        # Architectures that choose their attention class by name refuse or ignore a name they do not know.
-        return False
-    return all(len(o.rows) == stack.stack.n_layers for stack in stacks for o in stack.observers.values())
+def narrows(computed: torch.dtype, stored: torch.dtype) -> bool:
+    """Whether a finite number of one format may be too large for the other."""
+    return torch.finfo(computed).max > torch.finfo(stored).max
+
+
+def largest_lost(vectors: Float[Tensor, "row d"], stored: Float[Tensor, "row d"]) -> Float[Tensor, ""]:
+    """The largest finite size among the values that became infinite when they were stored; 0 if none did."""
+    if vectors.numel() == 0:
+        return torch.zeros((), device=vectors.device)
+    lost = stored.isinf() & vectors.isfinite()
+    return torch.where(lost, vectors, 0.0).abs().amax().float()
 
 
 def _taken(rows: Tensor, select: Tensor | None) -> Tensor:

@@ -7,27 +7,36 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from ...lake import Lake
 from ...lake.errors import ConfigError, DiskFullError, StoppedError, UsageError
 from ..config import CollectConfig
+from ..decoding.check import choose_reading, reading_notice
+from ..decoding.generation_settings import GenerationSettings
 from ..decoding.loop import BatchDecoder
+from ..decoding.reading import Reading
 from ..decoding.replay import replay
 from ..decoding.sequence import Limits
 from ..decoding.timings import Timings
 from ..embedding.embedder import Embedder, Scope
 from ..inputs.prompts import PromptSource, open_source
+from ..inputs.spool import Spool
 from ..inputs.text import TokenText
 from ..inputs.tokenized import PromptTokenizer, TokenizedPrompt
 from ..keep import Keep
 from ..models.load import load_model
 from ..models.model import LoadedModel
-from ..observing.observation import ObservedModel, Wishes, attention_is_observable, each_once, vector_wishes
+from ..models.outline import outline
+from ..models.sites import ATTENTION_SITES
+from ..observing.attention_layers import ObservableAttention, observable_attention
+from ..observing.observation import ObservedModel, Wishes
+from ..observing.vectors import check_attention_sites, each_once, vector_wishes
+from .failure import failing_said
 from .plan import Estimate, Plan, estimate, make_plan, stored_dtype
 from .provenance import check_same, new_run_id, run_json
 from .segment import SegmentRunner, operation_columns
+from .stack_rows import NotStorable
 from .stopping import Stopping, stop_finder, stopped
 
 
@@ -63,9 +72,19 @@ class Callbacks:
 
 
 class Collection:
-    """A configured collection: the model is loaded, the prompts are counted, nothing has been written yet."""
+    """A configured collection: the model is loaded, the prompts are counted, nothing has been written yet.
 
-    def __init__(self, config: CollectConfig, callbacks: Callbacks | None = None, *, plan: Plan | None = None) -> None:
+    Without `weights` it can only be estimated: the model is a shell made from its configuration.
+    """
+
+    def __init__(
+        self,
+        config: CollectConfig,
+        callbacks: Callbacks | None = None,
+        *,
+        plan: Plan | None = None,
+        weights: bool = True,
+    ) -> None:
         self.config = config
         self.callbacks = callbacks or Callbacks()
         self.notices: list[str] = []
@@ -73,18 +92,20 @@ class Collection:
         self.source: PromptSource = open_source(config)
         for name in config.embed_scope:
             Scope.parse(name)
+        self.spool: Spool | None = None
         with self.timings.measure("load"):
-            self.loaded: LoadedModel = load_model(
-                config.model,
-                revision=config.revision,
-                dtype=config.dtype,
-                device=config.device,
-                attn_implementation=config.attn_implementation,
-                trust_remote_code=config.trust_remote_code,
-                allow_missing=config.allow_missing,
-            )
+            self.loaded: LoadedModel = self._load() if weights else self._outline()
         if self.loaded.gaps:
             self.notice(f"{config.model}: {self.loaded.gaps.sentence()} (--allow-missing).")
+        with self.timings.measure("check"):
+            # A shell cannot be tried: its plan is that of a model without limits.
+            reading = Reading() if self.loaded.is_shell else choose_reading(self.loaded)
+        if (limits := reading_notice(self.loaded, reading)) is not None:
+            self.notice(limits)
+        self.settings = GenerationSettings.of(self.loaded.model.generation_config)
+        if config.max_new_tokens > 0:
+            for text in self.settings.notices(config.model, applied=config.generation_config):
+                self.notice(text)
         self.keep = Keep.parse(config.keep)
         self.unmeasured: dict[str, str] = {}
         self.wishes = self._wishes()
@@ -97,33 +118,65 @@ class Collection:
             config.max_new_tokens > 0,
         )
         with self.timings.measure("plan"):
-            self.plan = plan or self._plan()
-        self.observed = ObservedModel(
-            self.loaded, self.wishes, block_bytes=self.plan.block_bytes, columns=self.plan.chunk
+            self.plan = plan or self._plan(reading)
+        if self.plan.reading != reading:
+            raise ConfigError(
+                f"{config.model} must now be read otherwise than when the run was planned. Start a new run."
+            )
+        if weights:
+            self.observed = ObservedModel(
+                self.loaded, self.wishes, block_bytes=self.plan.block_bytes, columns=self.plan.chunk
+            )
+
+    def _load(self) -> LoadedModel:
+        config = self.config
+        return load_model(
+            config.model,
+            revision=config.revision,
+            dtype=config.dtype,
+            device=config.device,
+            attn_implementation=config.attn_implementation,
+            trust_remote_code=config.trust_remote_code,
+            allow_missing=config.allow_missing,
         )
 
-    def _plan(self) -> Plan:
-        lengths = np.fromiter((len(item.ids) for item in self.tokenizer.tokenize(self.source)), dtype=np.int64)
+    def _outline(self) -> LoadedModel:
+        config = self.config
+        return outline(
+            config.model,
+            revision=config.revision,
+            dtype=config.dtype,
+            device=config.device,
+            attn_implementation=config.attn_implementation,
+            trust_remote_code=config.trust_remote_code,
+        )
+
+    def _plan(self, reading: Reading) -> Plan:
+        self.spool = Spool()
+        lengths = self.spool.fill(self.source, self.tokenizer.tokenize)
         if len(lengths) == 0:
             raise UsageError("There are no prompts: the source is empty.")
-        return make_plan(self.loaded, self.config, self.keep, lengths)
+        return make_plan(self.loaded, self.config, self.keep, lengths, reading)
 
     def _wishes(self) -> Wishes:
         """The `--keep` items for this model; what cannot be observed is an error if asked for, else a notice."""
         keep = self.keep
-        observable = not (keep.heads or keep.layers or keep.edges) or attention_is_observable(self.loaded)
-        if not observable:
-            reason = f"{type(self.loaded.model).__name__} does not pass its attention through transformers' interface"
-            if (keep.heads or keep.edges) and "keep" in self.config.model_fields_set:
+        looks = keep.heads or keep.layers or keep.edges
+        taken = [item for item in keep.activations if item.site in ATTENTION_SITES]
+        attention = observable_attention(self.loaded) if looks or taken else ObservableAttention()
+        if attention.reason and looks:
+            if not attention and (keep.heads or keep.edges) and "keep" in self.config.model_fields_set:
                 raise ConfigError(
-                    f"heads and edges cannot be kept: {reason}. Use --keep tokens,layers,activations:resid_post."
+                    f"heads and edges cannot be kept: {attention.reason}. "
+                    "Use --keep tokens,layers,activations:resid_post."
                 )
-            self.notice(f"Attention is not observed: {reason}.")
-            self.unmeasured = {"head_summaries": reason, "layer_summaries.attn_*": reason}
+            self.notice(f"Attention is not observed{' everywhere' if attention else ''}: {attention.reason}.")
+            self.unmeasured = {"head_summaries": attention.reason, "layer_summaries.attn_*": attention.reason}
         asked = vector_wishes(keep, self.loaded.stacks, observe_prompt=self.config.observe_prompt)
+        check_attention_sites(asked, self.loaded, attention)
         vectors = each_once(asked, generates=self.config.max_new_tokens > 0)
         store = stored_dtype(self.loaded, self.config)
-        heads = keep.heads and observable
+        heads = keep.heads and bool(attention)
         edges = (self.config.edge_threshold, self.config.edge_cap) if keep.edges else None
         return Wishes(
             keep.tokens,
@@ -133,7 +186,7 @@ class Collection:
             store,
             self.config.topk,
             edges=edges,
-            attention=observable,
+            attention=attention,
             prompt=self.config.observe_prompt,
         )
 
@@ -162,7 +215,8 @@ class Collection:
         lake.check_writable()
         self.check_space(lake, assume_yes=assume_yes)
         run_id = new_run_id(self.config.tag)
-        about = run_json(run_id, self.loaded, self.config, self.source, self.plan, self.unmeasured)
+        about = run_json(run_id, self.loaded, self.config, self.source, self.plan, self.unmeasured, self.notices)
+        about["generation_config"] = self.settings.record(applied=self.config.generation_config)
         return self.collect_into(lake.start_run(run_id, about))
 
     def collect_into(self, run: Any) -> Collected:
@@ -178,8 +232,13 @@ class Collection:
         # Arrow's own pool keeps what it once had: over many segments it held 40 MB more, and grew.
         pa.set_memory_pool(pa.system_memory_pool())
         try:
-            self._collect_segments(run, progress, embedder)
+            with failing_said(run, self.plan.batch_size):
+                self._collect_segments(run, progress, embedder)
             run.finish(status="complete", extra={"unwritten_ms": self._last_write_ms})
+        except NotStorable as error:
+            # The settings of a run do not change, so that no later attempt can go better.
+            run.finish(status="failed", error=str(error))
+            raise
         finally:
             pa.set_memory_pool(pool)
             run.close()
@@ -224,19 +283,26 @@ class Collection:
             return
         self.timings.add("instrumented", (time.perf_counter() - began) * 1000, "strict")
         with self.timings.measure("warm_up"):
-            replay(self.loaded, runner.batches[:1], chunk=self.plan.chunk)
+            replay(self.loaded, runner.batches[:1], self.plan.reading, chunk=self.plan.chunk)
         with self.timings.measure("baseline"):
-            replay(self.loaded, runner.batches, chunk=self.plan.chunk)
+            replay(self.loaded, runner.batches, self.plan.reading, chunk=self.plan.chunk)
 
     def _pending(self, committed: frozenset[int]) -> Iterator[tuple[int, list[int], list[TokenizedPrompt]]]:
         """Segments still to be collected, with their work items; the source is read once, in order."""
-        items = iter(self.tokenizer.tokenize(self.source))
+        prompts = iter(self.source)
+        pieces: Iterator[TokenizedPrompt] | None = None
+        if self.spool is not None:
+            pieces = self.spool.items(prompts)
+        elif self.config.on_long == "split":
+            pieces = iter(self.tokenizer.tokenize(prompts))
         for index, bounds in enumerate(self.plan.segments):
             size = bounds[1] - bounds[0]
             if index in committed:
-                next(islice(items, size, size), None)
+                # Without pieces each prompt is one work item: what is committed need not be tokenised again.
+                next(islice(prompts if pieces is None else pieces, size, size), None)
                 continue
-            taken = list(islice(items, size))
+            some = self.tokenizer.tokenize(islice(prompts, size)) if pieces is None else islice(pieces, size)
+            taken = list(some)
             if len(taken) != size:
                 raise ConfigError(
                     "The prompts have changed since the run was planned: some are missing. Start a new run."
@@ -263,11 +329,14 @@ class Collection:
             self.callbacks.on_progress(progress)
             stopping.after_block()
 
+        stops = self.config.stop
+        if self.config.generation_config:
+            stops = (*stops, *self.settings.stop_strings)
         limits = Limits(
             self.config.max_new_tokens,
             self.loaded.context_length,
             self.loaded.end_ids,
-            stop_finder(text, self.config.stop) if self.config.stop else None,
+            stop_finder(text, stops) if stops else None,
             self.config.stop_rules,
             *self.loaded.forced_ids,
         )
@@ -275,6 +344,7 @@ class Collection:
             self.observed,
             self.config.sampling,
             limits,
+            self.plan.reading,
             seed=self.config.seed,
             chunk=self.plan.chunk,
             logit_rows=self.plan.logit_rows,

@@ -78,6 +78,6 @@ def token_columns(
         known = np.full(1, -1, dtype=np.int32) if item.char_ends is None else item.char_ends
         # What the decoder starts with is in no text: it repeats the value before it.
         ends.append(np.pad(known, (0, sequence.n_prompt - len(known)), mode="edge"))
-        ends.append(text.char_ends(sequence.generated, completion))
+        ends.append(text.char_ends(sequence.generated, completion, sequence.read_ids))
     flat = np.concatenate(ids)
     return TokenColumns(flat, text.display(flat), np.concatenate(ends).astype(np.int32))

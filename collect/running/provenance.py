@@ -19,6 +19,12 @@ from .plan import Plan
 PACKAGES = ("tracelake", "torch", "transformers", "tokenizers", "sentence-transformers", "numpy", "pyarrow", "duckdb")
 TAG_CHARACTERS = "abcdefghijklmnopqrstuvwxyz0123456789-_"
 
+SAME_TO_RESUME = (
+    "weights_sha256", "config_sha256", "generation_config_sha256", "revision", "tokenizer_sha256",
+    "chat_template_sha256", "dtype", "architecture",
+)  # fmt: skip
+"""Facts about the model that a resumed run must find as they were."""
+
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that numbers depend on."""
@@ -48,6 +54,7 @@ def run_json(
     source: PromptSource,
     plan: Plan,
     unmeasured: dict[str, str],
+    notices: list[str],
 ) -> dict[str, Any]:
     """The immutable description of a run; enough to resume it and to say where its numbers come from."""
     return {
@@ -63,6 +70,7 @@ def run_json(
         "source": source.describe(),
         "plan": plan.as_json(),
         "unmeasured": unmeasured,
+        "notices": notices,
         "versions": versions(),
         "threads": torch.get_num_threads(),
         "machine": platform.machine(),
@@ -72,8 +80,8 @@ def run_json(
 def check_same(before: dict[str, Any], loaded: LoadedModel, source: PromptSource) -> None:
     """ConfigError if the model, the tokenizer or the prompts are not those that the run was started with."""
     now = loaded.describe()
-    for name in ("weights_sha256", "revision", "tokenizer_sha256", "chat_template_sha256", "dtype", "architecture"):
-        if before["model"].get(name) != now[name]:
+    for name in SAME_TO_RESUME:
+        if before["model"].get(name, now[name]) != now[name]:
             raise ConfigError(
                 f"Run {before['run_id']} cannot be resumed: its model's {name} was {before['model'].get(name)}, "
                 f"now it is {now[name]}. Start a new run."

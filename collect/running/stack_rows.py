@@ -6,6 +6,7 @@ from typing import Protocol
 import numpy as np
 import pyarrow as pa
 
+from ...lake.errors import ConfigError
 from ..decoding.sequence import Block, Sequence
 from ..observing.observation import Wishes, summary_sites
 from ..observing.summaries import STATE_STATISTICS, uniform_basin
@@ -14,6 +15,12 @@ FLUSH_BYTES = 64 * 2**20
 ATTENTION_COLUMNS = tuple(
     f"attn_{name}_{reduction}" for name in ("entropy_bits", "max_weight") for reduction in ("mean", "min", "max")
 )
+
+WIDER = {"float16": "bfloat16 or float32", "bfloat16": "float32"}
+
+
+class NotStorable(ConfigError):
+    """A finite value is too large for the number format that vectors are stored in."""
 
 
 class Segment(Protocol):
@@ -45,10 +52,22 @@ class StackRows:
 
     def add(self, block: Block) -> None:
         """Take one block; flushes what has been collected when it has grown large."""
+        self._check_range(block)
         self.states.append(block)
         self.n_bytes += sum(values.nbytes for values in block.values.values())
         if self.n_bytes > FLUSH_BYTES:
             self.flush()
+
+    def _check_range(self, block: Block) -> None:
+        """NotStorable if a finite value of a vector became infinite in the stored format."""
+        for wish in self.wishes.vectors_of(self.stack):
+            largest = float(block.values.get(wish.lost, 0.0))
+            if largest > 0:
+                raise NotStorable(
+                    f"{self.stack} layer {wish.layer}, {wish.site}: a state has a value of {largest:.6g}, which "
+                    f"{self.wishes.store_dtype} cannot hold; it would be stored as infinity. Nothing of this segment "
+                    f"is written. Start a new run with --store-dtype {WIDER[self.wishes.store_dtype]}."
+                )
 
     def flush(self) -> None:
         """Write what has been collected about states and attention, sorted by sequence and position."""
@@ -69,6 +88,9 @@ class StackRows:
     @property
     def ids(self) -> np.ndarray:
         return np.array([s.sequence_id for s in self.batch], dtype=np.int64)
+
+    def _attention_layers(self, kind: str) -> tuple[int, ...]:
+        return self.wishes.attention.numbers(self.stack, kind, self.n_layers)
 
     def _column(self, name: str, order: np.ndarray) -> np.ndarray:
         return np.concatenate([block.values[name] for block in self.states])[order]
@@ -103,9 +125,10 @@ class StackRows:
             return {}
         attention = self._column("attention", order)
         spread = np.full((len(order), len(sites), attention.shape[-1]), np.nan, dtype=np.float32)
+        observed = {layer: i for i, layer in enumerate(self._attention_layers("self"))}
         for i, (site, layer) in enumerate(sites):
-            if site == "resid_post":
-                spread[:, i] = attention[:, layer]
+            if site == "resid_post" and layer in observed:
+                spread[:, i] = attention[:, observed[layer]]
         return {name: nullable(spread[:, :, i].reshape(-1)) for i, name in enumerate(ATTENTION_COLUMNS)}
 
     def _write_heads(
@@ -118,7 +141,7 @@ class StackRows:
         per_token = n_layers * n_heads
         columns: dict[str, object] = {name: np.repeat(values, per_token) for name, values in key.items()}
         columns |= {
-            "layer": np.tile(np.repeat(np.arange(n_layers, dtype=np.int32), n_heads), n),
+            "layer": np.tile(np.repeat(np.array(self._attention_layers(kind), dtype=np.int32), n_heads), n),
             "head": np.tile(np.arange(n_heads, dtype=np.int16), n * n_layers),
             "kind": kind,
             "stack": self.stack,

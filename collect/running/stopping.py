@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 
 from ...lake.errors import StoppedError
+from ..decoding.sequence import Sequence
 from ..inputs.text import TokenText
 
 SEAL_SECONDS = 5.0
@@ -39,12 +40,23 @@ def stopped(run_id: str) -> str:
     return f"Stopped; committed segments are safe. Continue with: lake collect --resume {run_id}"
 
 
-def stop_finder(text: TokenText, stops: tuple[str, ...]) -> Callable[[list[int]], bool]:
-    """Whether one of the texts stands at the end of the completion; looks at its last tokens only."""
-    tail = max(len(stop.encode()) for stop in stops) + 8
+def stop_finder(text: TokenText, stops: tuple[str, ...]) -> Callable[[Sequence], bool]:
+    """Whether one of the texts stands at the end of what a sequence wrote; looks at its last tokens only.
 
-    def found(generated: list[int]) -> bool:
-        ending = text.completion(generated[-tail:])
-        return any(stop in ending for stop in stops)
+    Texts of special tokens are found too, though the completion omits them.
+    """
+    tail = max(len(stop.encode()) for stop in stops) + 8
+    special = [stop for stop in stops if text.names_special(stop)]
+
+    def found(sequence: Sequence) -> bool:
+        ending = sequence.generated[-tail:]
+        earlier = sequence.generated[:-tail] or sequence.read_ids
+        written = text.written(ending, earlier)
+        if any(stop in written for stop in stops):
+            return True
+        if not special or text.special.isdisjoint(ending):
+            return False
+        written = text.written(ending, earlier, special=True)
+        return any(stop in written for stop in special)
 
     return found
