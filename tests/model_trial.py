@@ -26,8 +26,8 @@ from trial_checks import Trial, differences
 
 from tracelake.collect.config import CollectConfig
 from tracelake.collect.models.site_names import ATTENTION_SITES, CROSS_SITES, SITES
-from tracelake.collect.models.sites import Tap
-from tracelake.collect.models.stack import CROSS
+from tracelake.collect.models.stack import CROSS, SELF
+from tracelake.collect.models.taps import Tap
 from tracelake.collect.running import plan
 from tracelake.collect.running.collector import Collection
 from tracelake.lake import Lake
@@ -221,7 +221,7 @@ def _n_until(ids: np.ndarray, ends: list[int]) -> int:
 def _everything(collection: Collection, outcome: Outcome) -> tuple[str, ...]:
     """What `--keep` can ask of the model; heads only where they can be observed."""
     observed = collection.wishes.attention
-    outcome.heads = "observed" if observed else ""
+    outcome.heads = ("of some layers" if observed.reason else "observed") if observed else ""
     outcome.sites = [site for site in SITES if _is_there(collection, site)]
     sites = [f"activations:{site}@0,-1" for site in outcome.sites if site != "resid_post"]
     return ("tokens", "layers", "activations:resid_post", *sites, *(["heads"] if observed else []))
@@ -229,9 +229,11 @@ def _everything(collection: Collection, outcome: Outcome) -> tuple[str, ...]:
 
 def _is_there(collection: Collection, site: str) -> bool:
     """Whether all layers have the site, of all stacks that could."""
-    if site in ATTENTION_SITES:
-        return collection.wishes.attention
     stacks = collection.loaded.stacks
+    if site in ATTENTION_SITES:
+        attention = collection.wishes.attention
+        twice = site == "v" and any((stack.name, SELF) in attention.twice for stack in stacks)
+        return not twice and all(len(attention.layers_of(stack, SELF)) == stack.n_layers for stack in stacks)
     if site in CROSS_SITES:
         # A decoder used alone has cross-attention that nothing passes through.
         stacks = [stack for stack in stacks if CROSS in stack.kinds]

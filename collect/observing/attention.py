@@ -57,6 +57,8 @@ class AttentionObserver:
         self.states: dict[tuple[str, int], Tensor] = {}
         self.key_lengths: dict[int, int] = {}
         self._counted: dict[int, tuple[object, Tensor]] = {}
+        self._asked: dict[int, tuple[Tensor, Tensor]] = {}
+        self.repeated = self.conflicts = False
 
     def skip(self, n: int) -> None:
         """Forget the first `n` queries of the last pass."""
@@ -74,7 +76,15 @@ class AttentionObserver:
     def observe(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, options: dict
     ) -> None:
-        """Reduce one layer's attention; shapes `[batch head query d_head]`, keys with their own number of heads."""
+        """Reduce one layer's attention; shapes `[batch head query d_head]`, keys with their own number of heads.
+
+        A layer that weighs several sets of values with the same attention is observed once.
+        """
+        if layer in self._asked:
+            self.repeated = True
+            self.conflicts |= any(a is not b for a, b in zip(self._asked[layer], (query, key), strict=True))
+            return
+        self._asked[layer] = (query, key)
         n_new = query.shape[2]
         for site, tensor in (("rot_q", query), ("rot_k", key[:, :, -n_new:]), ("v", value[:, :, -n_new:])):
             if site in self.capture:
@@ -96,7 +106,7 @@ class AttentionObserver:
         ours = grouped.flatten(1, 2).transpose(1, 2)
         theirs = (output if isinstance(output, Tensor) else output[0]).float()
         same = theirs.numel() == ours.numel()
-        self.misses[layer] = float((ours - theirs.view_as(ours)).norm() / ours.norm()) if same else float("inf")
+        self.misses[layer] = float((ours - theirs.reshape(ours.shape)).norm() / ours.norm()) if same else float("inf")
 
     def _weights(self, query: Tensor, key: Tensor, mask: Tensor | None, options: dict) -> Tensor:
         """All weights of a short pass, `[batch head query key]`."""

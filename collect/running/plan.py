@@ -12,7 +12,7 @@ from ..decoding.reading import Reading
 from ..keep import Keep
 from ..models.model import LoadedModel
 from ..models.stack import DECODER, Stack, largest
-from ..observing.observation import vector_wishes
+from ..observing.vectors import vector_wishes
 
 SEGMENT_BYTES = 256 * 2**20
 SEGMENT_BATCHES = 32
