@@ -116,7 +116,7 @@ class Anatomy:
         if site in ADDED_SITES and layer in self.unlike:
             kind = type(self.blocks[layer]).__name__
             raise ConfigError(
-                f"Site {site} of layer {layer} cannot be observed: this {kind} adds something of its own to the residual "
+                f"Site {site} of layer {layer} cannot be observed: this {kind} adds something else to the residual "
                 f"stream. Keep activations:{site} of other layers (@LAYERS), or leave it out of --keep."
             )
         if site in ADDED_SITES:
