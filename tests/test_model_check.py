@@ -8,7 +8,7 @@ import torch
 from plain_sequences import PlainCausal, check_run, collect, sequences_of
 from random_models import PROMPTS, byte_tokenizer, random_model, save
 from transformers import AutoModelForCausalLM, PreTrainedModel
-from unusual_models import COUNTING, RECURRENT, UNCACHED, save_unusual, unusual_model
+from unusual_models import COUNTING, OTHER, RECURRENT, UNCACHED, save_unusual, unusual_model
 
 from tracelake.collect.config import CollectConfig
 from tracelake.collect.decoding.check import choose_reading
@@ -19,9 +19,10 @@ from tracelake.collect.running.plan import Plan
 from tracelake.lake.errors import ConfigError
 
 SAMPLED = {"samples": 2, "temperature": 1.0, "top_k": 40, "batch_size": 4, "seed": 3}
-QUICK = ("mamba", "rwkv", "openai-gpt", "roberta")
+QUICK = ("mamba", "openai-gpt", "roberta")
 NAMES = [
-    pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in (*RECURRENT, *UNCACHED, *COUNTING)
+    pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow)
+    for name in (*RECURRENT, *UNCACHED, *COUNTING, *OTHER)
 ]
 
 
@@ -50,6 +51,7 @@ def reading_of(model: PreTrainedModel) -> Reading:
         ("recurrent_gemma", {"whole_prompts", "equal_lengths", "uncached"}),
         ("openai-gpt", {"whole_prompts", "uncached"}),
         ("roberta", set()),
+        ("opt", set()),
         ("qwen3_next", set()),
     ],
 )
