@@ -102,7 +102,7 @@ def test_sql_shows_its_rows_and_draws_them(view, lake: Lake) -> None:
     app.button[0].click().run()
     assert healthy(app) and charts(app) == 1
     expected = lake.sql(statement)
-    assert app.dataframe[0].value["bits"].tolist()[1:] == pytest.approx(expected["bits"].to_list()[1:])
+    assert app.dataframe[-1].value["bits"].tolist()[1:] == pytest.approx(expected["bits"].to_list()[1:])
 
 
 MISTAKES = {
