@@ -28,7 +28,10 @@ from ..keep import Keep
 from ..models.load import load_model
 from ..models.model import LoadedModel
 from ..models.outline import outline
-from ..observing.observation import ObservedModel, Wishes, attention_is_observable, each_once, vector_wishes
+from ..models.site_names import ATTENTION_SITES
+from ..observing.attention_layers import ObservableAttention, observable_attention
+from ..observing.observation import ObservedModel, Wishes
+from ..observing.vectors import check_attention_sites, each_once, vector_wishes
 from .consent import consented, resume_command
 from .failure import failing_said
 from .plan import Estimate, Plan, estimate, make_plan, stored_dtype
@@ -158,19 +161,22 @@ class Collection:
     def _wishes(self) -> Wishes:
         """The `--keep` items for this model; what cannot be observed is an error if asked for, else a notice."""
         keep = self.keep
-        observable = not (keep.heads or keep.layers or keep.edges) or attention_is_observable(self.loaded)
-        if not observable:
-            reason = f"{type(self.loaded.model).__name__} does not pass its attention through transformers' interface"
-            if (keep.heads or keep.edges) and "keep" in self.config.model_fields_set:
+        looks = keep.heads or keep.layers or keep.edges
+        taken = [item for item in keep.activations if item.site in ATTENTION_SITES]
+        attention = observable_attention(self.loaded) if looks or taken else ObservableAttention()
+        if attention.reason and looks:
+            if not attention and (keep.heads or keep.edges) and "keep" in self.config.model_fields_set:
                 raise ConfigError(
-                    f"heads and edges cannot be kept: {reason}. Use --keep tokens,layers,activations:resid_post."
+                    f"heads and edges cannot be kept: {attention.reason}. "
+                    "Use --keep tokens,layers,activations:resid_post."
                 )
-            self.notice(f"Attention is not observed: {reason}.")
-            self.unmeasured = {"head_summaries": reason, "layer_summaries.attn_*": reason}
+            self.notice(f"Attention is not observed{' everywhere' if attention else ''}: {attention.reason}.")
+            self.unmeasured = {"head_summaries": attention.reason, "layer_summaries.attn_*": attention.reason}
         asked = vector_wishes(keep, self.loaded.stacks, observe_prompt=self.config.observe_prompt)
+        check_attention_sites(asked, self.loaded, attention)
         vectors = each_once(asked, generates=self.config.max_new_tokens > 0)
         store = stored_dtype(self.loaded, self.config)
-        heads = keep.heads and observable
+        heads = keep.heads and bool(attention)
         edges = (self.config.edge_threshold, self.config.edge_cap) if keep.edges else None
         return Wishes(
             keep.tokens,
@@ -180,7 +186,7 @@ class Collection:
             store,
             self.config.topk,
             edges=edges,
-            attention=observable,
+            attention=attention,
             prompt=self.config.observe_prompt,
         )
 
