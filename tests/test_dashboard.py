@@ -109,7 +109,7 @@ MISTAKES = {
     "select nothing from token_steps": "nothing",
     "select 1; select 2": "Exactly one SELECT",
     "copy (select 1) to '/tmp/stolen.csv'": "Exactly one SELECT",
-    "select * from read_text('/etc/passwd')": "Not allowed",
+    "select * from read_text('/etc/passwd')": "not possible here",
     "selec": "cannot be parsed",
 }
 
