@@ -3,12 +3,12 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import polars as pl
 from plain_forward import entropy_of, log_probabilities
 from plain_pass import PlainReader, PlainReading, StackReading
-from random_models import byte_tokenizer
 
 from tracelake.lake import Lake
 
@@ -26,6 +26,7 @@ class Trial:
     lake: Lake
     run: str
     reader: PlainReader
+    tokenizer: Any
     prompts: list[np.ndarray]
     greedy: list[np.ndarray] | None
     """What `generate` writes; None if the run sampled."""
@@ -75,7 +76,7 @@ def _texts(trial: Trial) -> Iterator[str]:
         lengths.add(len(own))
         if reading.ids[: len(prompt)].tolist() != prompt.tolist() or row["n_prompt_tokens"] != len(prompt):
             yield f"prompt: ids of sequence {number} differ"
-        text = byte_tokenizer().decode(own.tolist(), skip_special_tokens=True)
+        text = trial.tokenizer.decode(own.tolist(), skip_special_tokens=True)
         if row["completion"] != text:
             yield f"completion: {row['completion']!r}, {text!r} wanted"
         if trial.greedy is None:
@@ -228,10 +229,12 @@ def _heads(rows: pl.DataFrame, stacks: list[StackReading]) -> Iterator[str]:
     for kind, maps in stacks[0].attention.items():
         mine = rows.filter(kind=kind).sort(*KEY, "layer", "head")
         layers = mine["layer"].unique().sort().to_list()
-        if not layers or len(maps) != len(layers):
+        # Layers without softmax attention may have something else there.
+        places = {layer: layer if len(maps) == stacks[0].n_layers else place for place, layer in enumerate(layers)}
+        if not layers or len(maps) not in (len(layers), stacks[0].n_layers):
             yield f"{kind} heads: rows of {len(layers)} layers, {len(maps)} maps to compare"
             continue
-        for place, layer in enumerate(layers):
+        for layer, place in places.items():
             own = mine.filter(pl.col("layer") == layer)
             weights = [stack.attention[kind][place] for stack in stacks]
             flat = {
