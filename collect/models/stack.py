@@ -90,11 +90,11 @@ class Stack:
     def anatomy(self) -> Anatomy:
         """The modules of the sites, found by one probing forward pass; ConfigError if states are not one per token."""
         lengths: list[int] = []
-        shapes: list[tuple[int, ...]] = []
+        shapes: list[list[int]] = []
         hooks = (
             self.module.register_forward_hook(lambda m, args, out: lengths.append(out.last_hidden_state.shape[1])),
             self.blocks[-1].register_forward_pre_hook(
-                lambda m, args, kwargs: shapes.append(tuple(block_input(args, kwargs).shape)), with_kwargs=True
+                lambda m, args, kwargs: shapes.append(list(block_input(args, kwargs).shape)), with_kwargs=True
             ),
         )
         try:
