@@ -2,9 +2,8 @@
 
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 import pyarrow as pa
@@ -21,7 +20,6 @@ from ..decoding.sequence import Limits
 from ..decoding.timings import Timings
 from ..embedding.embedder import Embedder
 from ..inputs.prompts import PromptSource, open_source
-from ..inputs.spool import Spool
 from ..inputs.text import TokenText
 from ..inputs.tokenized import PromptTokenizer, TokenizedPrompt
 from ..keep import Keep
@@ -38,6 +36,7 @@ from .plan import Estimate, Plan, estimate, make_plan, stored_dtype
 from .provenance import check_same, new_run_id, run_json
 from .segment import SegmentRunner, operation_columns
 from .stopping import Stopping, stop_finder, stopped
+from .work_items import WorkItems
 
 
 @dataclass
@@ -91,7 +90,6 @@ class Collection:
         self.notices: list[str] = []
         self.timings = Timings()
         self.source: PromptSource = source or open_source(config)
-        self.spool: Spool | None = None
         with self.timings.measure("load"):
             self.loaded: LoadedModel = self._load() if weights else self._outline()
         if self.loaded.gaps:
@@ -109,7 +107,7 @@ class Collection:
         self.unmeasured: dict[str, str] = {}
         self.wishes = self._wishes()
         self.observed: ObservedModel | None = None
-        self.tokenizer = PromptTokenizer(
+        tokenizer = PromptTokenizer(
             self.loaded.tokenizer,
             config.chat,
             config.on_long,
@@ -117,8 +115,9 @@ class Collection:
             config.max_new_tokens > 0,
             config.chat_template,
         )
+        self.items = WorkItems(self.source, tokenizer)
         with self.timings.measure("plan"):
-            self.plan = plan or self._plan(reading)
+            self.plan = plan or make_plan(self.loaded, config, self.keep, self.items.lengths(), reading)
         if self.plan.reading != reading:
             raise ConfigError(
                 f"{config.model} must now be read otherwise than when the run was planned. Start a new run."
@@ -150,13 +149,6 @@ class Collection:
             attn_implementation=config.attn_implementation,
             trust_remote_code=config.trust_remote_code,
         )
-
-    def _plan(self, reading: Reading) -> Plan:
-        self.spool = Spool()
-        lengths = self.spool.fill(self.source, self.tokenizer.tokenize)
-        if len(lengths) == 0:
-            raise UsageError("There are no prompts: the source is empty.")
-        return make_plan(self.loaded, self.config, self.keep, lengths, reading)
 
     def _wishes(self) -> Wishes:
         """The `--keep` items for this model; what cannot be observed is an error if asked for, else a notice."""
@@ -255,7 +247,7 @@ class Collection:
         # The first segment also pays for what is imported and allocated once.
         compared = waiting[min(1, len(waiting) - 1)] if self.config.strict_timings and waiting else None
         runner = self._runner(run.run_id, progress, embedder)
-        for index, (start, stop), items in self._pending(run.committed):
+        for index, (start, stop), items in self.items.pending(self.plan.segments, run.committed):
             self._check_limits(run)
             with run.segment(index, (start, stop)) as segment:
                 self._collect(runner, segment, start, items, compare=index == compared)
@@ -282,28 +274,6 @@ class Collection:
             replay(self.loaded, runner.batches[:1], self.plan.reading, chunk=self.plan.chunk)
         with self.timings.measure("baseline"):
             replay(self.loaded, runner.batches, self.plan.reading, chunk=self.plan.chunk)
-
-    def _pending(self, committed: frozenset[int]) -> Iterator[tuple[int, list[int], list[TokenizedPrompt]]]:
-        """Segments still to be collected, with their work items; the source is read once, in order."""
-        prompts = iter(self.source)
-        pieces: Iterator[TokenizedPrompt] | None = None
-        if self.spool is not None:
-            pieces = self.spool.items(prompts)
-        elif self.config.on_long == "split":
-            pieces = iter(self.tokenizer.tokenize(prompts))
-        for index, bounds in enumerate(self.plan.segments):
-            size = bounds[1] - bounds[0]
-            if index in committed:
-                # Without pieces each prompt is one work item: what is committed need not be tokenised again.
-                next(islice(prompts if pieces is None else pieces, size, size), None)
-                continue
-            some = self.tokenizer.tokenize(islice(prompts, size)) if pieces is None else islice(pieces, size)
-            taken = list(some)
-            if len(taken) != size:
-                raise ConfigError(
-                    "The prompts have changed since the run was planned: some are missing. Start a new run."
-                )
-            yield index, bounds, taken
 
     def _resume_command(self, run: Any) -> str:
         return resume_command(run.run_id, dict(self.config))
