@@ -30,6 +30,7 @@ from ..models.site_names import ATTENTION_SITES
 from ..observing.attention_layers import ObservableAttention, observable_attention
 from ..observing.observation import ObservedModel, Wishes
 from ..observing.vectors import check_attention_sites, each_once, vector_wishes
+from . import own_runs
 from .consent import consented, resume_command
 from .failure import failing_said
 from .plan import Estimate, Plan, estimate, make_plan, stored_dtype
@@ -209,7 +210,9 @@ class Collection:
         run_id = new_run_id(self.config.tag)
         about = run_json(run_id, self.loaded, self.config, self.source, self.plan, self.unmeasured, self.notices)
         about["generation_config"] = self.settings.record(applied=self.config.generation_config)
-        return self.collect_into(lake.start_run(run_id, about))
+        run = lake.start_run(run_id, about)
+        own_runs.remember(run.run_json)
+        return self.collect_into(run)
 
     def collect_into(self, run: Any) -> Collected:
         """Collect the segments that are not committed yet and record the completion."""
@@ -227,6 +230,7 @@ class Collection:
             with failing_said(run, self.plan.batch_size, self._resume_command(run)):
                 self._collect_segments(run, progress, embedder)
             run.finish(status="complete", extra={"unwritten_ms": self._last_write_ms})
+            own_runs.forget(run.run_json)
         finally:
             pa.set_memory_pool(pool)
             run.close()
@@ -328,13 +332,14 @@ class Collection:
 def resume_run(lake: Lake, run: str, *, callbacks: Callbacks | None = None, **typed: Any) -> Collected | None:
     """Complete an interrupted run; None if it is complete already. ConfigError if its inputs have changed.
 
-    `typed` are settings that reach outside the lake, given again by whoever resumes (see `consent`), and max_bytes.
+    `typed` are settings that reach outside the lake, given again by whoever resumes a run that was not begun on this
+    machine (see `consent`), and max_bytes.
     """
     run_id = lake.resolve_run(run)
     about = lake.run_json(run_id)
     if lake.run_status(run_id) == "complete":
         return None
-    config = consented(run_id, about.get("config"), typed)
+    config = consented(run_id, about.get("config"), typed, own=own_runs.is_remembered(about))
     writer = lake.resume_run(run_id)
     try:
         source = open_source(config, about["source"])
