@@ -1,6 +1,5 @@
 """One run: plan it, collect it segment by segment, resume it; the only file that knows both models and the lake."""
 
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from ...lake import Lake
-from ...lake.errors import ConfigError, DiskFullError, StoppedError, UsageError
+from ...lake.errors import ConfigError, StoppedError
 from ..config import CollectConfig
 from ..decoding.check import choose_reading, reading_notice
 from ..decoding.generation_settings import GenerationSettings
@@ -36,6 +35,7 @@ from .failure import failing_said
 from .plan import Estimate, Plan, estimate, make_plan, stored_dtype
 from .provenance import check_same, new_run_id, run_json
 from .segment import SegmentRunner, operation_columns
+from .space import check_space
 from .stopping import Stopping, stop_finder, stopped
 from .work_items import WorkItems
 
@@ -115,6 +115,7 @@ class Collection:
             self.loaded.longest_prompt(generates=config.max_new_tokens > 0),
             config.max_new_tokens > 0,
             config.chat_template,
+            self.loaded.n_embeddings,
         )
         self.items = WorkItems(self.source, tokenizer)
         with self.timings.measure("plan"):
@@ -192,21 +193,11 @@ class Collection:
         """Tokens, bytes and files of the run."""
         return estimate(self.plan, self.config, self.keep, self.loaded)
 
-    def check_space(self, lake: Lake, *, assume_yes: bool) -> None:
-        """Refuse a run that cannot fit, ask for a yes where it takes half of what is free."""
-        needed, free = self.estimate().n_bytes, shutil.disk_usage(lake.path).free
-        if self.config.max_bytes is not None or needed <= free / 2:
-            return
-        sizes = f"The run may write {needed / 1e9:.2f} GB; {free / 1e9:.2f} GB are free in {lake.path}."
-        if needed > free:
-            raise DiskFullError(f"{sizes} Keep less (--keep), generate less, or set a limit with --max-bytes.")
-        if not assume_yes:
-            raise UsageError(f"{sizes} That is more than half: add --yes to start, or set a limit with --max-bytes.")
-
     def start(self, lake: Lake, *, assume_yes: bool = False) -> Collected:
         """Write run.json and collect everything."""
         lake.check_writable()
-        self.check_space(lake, assume_yes=assume_yes)
+        if self.config.max_bytes is None:
+            check_space(self.estimate().n_bytes, lake.path, assume_yes=assume_yes)
         run_id = new_run_id(self.config.tag)
         about = run_json(run_id, self.loaded, self.config, self.source, self.plan, self.unmeasured, self.notices)
         about["generation_config"] = self.settings.record(applied=self.config.generation_config)
