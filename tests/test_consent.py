@@ -1,6 +1,7 @@
 """A lake cannot consent for whoever resumes its runs: what reaches outside is typed again, or nothing runs."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -102,11 +103,33 @@ def test_code_of_a_received_model_does_not_run(model_folder, tmp_path: Path):
     assert lake.run_status(run_id) == "interrupted"
 
 
-def test_a_model_that_has_moved_is_named_where_it_is_now(model_folder, tmp_path: Path):
+def test_a_run_that_was_begun_here_needs_nothing_typed_again(model_folder, tmp_path: Path, monkeypatch):
+    """What was typed here was consent. On another machine, or with another run.json, there is none."""
+    lake = Lake.create(tmp_path / "lake")
+    run_id = stopped_run(lake, model=str(model_folder("gpt2")))
+    begun_here = Path(os.environ["XDG_STATE_HOME"])
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "another machine"))
+    with pytest.raises(UsageError, match="--model"):
+        resume_run(lake, run_id)
+    monkeypatch.setenv("XDG_STATE_HOME", str(begun_here))
+    edited = Lake(tmp_path / "lake")
+    about = json.loads(json.dumps(lake.run_json(run_id)))
+    about["config"]["embedder"] = "/elsewhere/embedder"
+    edited.run_json = lambda run: about  # type: ignore[method-assign]
+    with pytest.raises(UsageError, match="--embedder"):
+        resume_run(edited, run_id)
+    n_begun = len(list(begun_here.rglob("begun/*")))
+    assert resume_run(lake, run_id) is not None
+    assert lake.run_status(run_id) == "complete"
+    assert len(list(begun_here.rglob("begun/*"))) == n_begun - 1, "a finished run is not remembered"
+
+
+def test_a_model_that_has_moved_is_named_where_it_is_now(model_folder, tmp_path: Path, monkeypatch):
     folder = Path(shutil.copytree(model_folder("gpt2"), tmp_path / "model"))
     lake = Lake.create(tmp_path / "lake")
     run_id = stopped_run(lake, model=str(folder))
     moved = folder.rename(tmp_path / "moved")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "another machine"))
     with pytest.raises(UsageError, match=f"lake collect --resume {run_id} --model"):
         resume_run(lake, run_id)
     assert resume_run(lake, run_id, model=str(moved)) is not None

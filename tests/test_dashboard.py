@@ -125,7 +125,7 @@ def test_sql_mistakes_are_messages_and_an_empty_result_is_shown(view) -> None:
     app.text_area(key="statement").set_value("select position, token from token_steps where false")
     app.button[0].click().run()
     assert healthy(app) and charts(app) == 0
-    assert list(app.dataframe[0].value.columns) == ["position", "token"]
+    assert list(app.dataframe[-1].value.columns) == ["position", "token"]
 
 
 @needs_streamlit

@@ -1,11 +1,13 @@
 """Prompts are tokenised once for a new run, and what is committed is not tokenised again when it is resumed."""
 
+import shutil
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from random_models import PROMPTS, byte_tokenizer
+from transformers import AutoTokenizer
 
 from tracelake.collect.config import CollectConfig
 from tracelake.collect.inputs.prompts import GivenPrompts, Prompt
@@ -13,7 +15,7 @@ from tracelake.collect.inputs.spool import Spool
 from tracelake.collect.inputs.tokenized import PromptTokenizer, TokenizedPrompt
 from tracelake.collect.running.collector import Callbacks, Collection, resume_run
 from tracelake.lake import Lake
-from tracelake.lake.errors import StoppedError
+from tracelake.lake.errors import ConfigError, StoppedError
 
 
 @pytest.mark.parametrize("chat", ["off", "on"])
@@ -63,3 +65,17 @@ def test_each_prompt_is_tokenised_once(
     tokenised.clear()
     assert resume_run(lake, "latest") is not None
     assert tokenised == list(PROMPTS[n_committed:])
+
+
+@pytest.mark.parametrize("weights", [True, False])
+def test_a_tokenizer_with_more_tokens_than_the_model_is_refused_before_anything_runs(
+    weights: bool, model_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(model_folder("gpt2"), tmp_path / "model"))
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens([f"<extra{i}>" for i in range(50)])
+    tokenizer.save_pretrained(folder)
+    Collection(CollectConfig(model=str(folder), prompt=PROMPTS), weights=weights)
+    config = CollectConfig(model=str(folder), prompt=("good", "bad <extra49>"))
+    with pytest.raises(ConfigError, match=r"Item 1: token \d+ \('<extra49>'\) has no embedding: the tokenizer has"):
+        Collection(config, weights=weights)

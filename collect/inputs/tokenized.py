@@ -30,7 +30,10 @@ class TokenizedPrompt:
 
 @dataclass(frozen=True)
 class PromptTokenizer:
-    """Applies the template and the tokenizer; `limit` is the longest prompt in tokens."""
+    """Applies the template and the tokenizer; `limit` is the longest prompt in tokens.
+
+    `n_embeddings` is how many tokens the model has an embedding for: a tokenizer of another model may have more.
+    """
 
     tokenizer: Any
     chat: Literal["auto", "on", "off"]
@@ -38,6 +41,7 @@ class PromptTokenizer:
     limit: int
     generates: bool
     template_name: str | None = None
+    n_embeddings: int | None = None
 
     @property
     def uses_template(self) -> bool:
@@ -58,7 +62,17 @@ class PromptTokenizer:
             for prompt, rendered, ids, ends in zip(group, *self._encoded(group), strict=True):
                 if len(ids) == 0:
                     raise ConfigError(f"Item {prompt.item_id}: the prompt has no tokens. Give it a text.")
+                if self.n_embeddings is not None and ids.max() >= self.n_embeddings:
+                    raise self._without_embedding(prompt, int(ids.max()))
                 yield from self._fitted(prompt, rendered, ids, ends)
+
+    def _without_embedding(self, prompt: Prompt, token_id: int) -> ConfigError:
+        token = self.tokenizer.convert_ids_to_tokens(token_id)
+        return ConfigError(
+            f"Item {prompt.item_id}: token {token_id} ({token!r}) has no embedding: the tokenizer has "
+            f"{len(self.tokenizer):,} tokens, the model {self.n_embeddings:,}. Put the tokenizer that the model was "
+            "trained with into its folder."
+        )
 
     def _encoded(self, group: list[Prompt]) -> tuple[list[str | None], list[np.ndarray], list[np.ndarray | None]]:
         """Rendered text (None if equal to the prompt), ids and character ends of each prompt."""

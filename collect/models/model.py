@@ -89,6 +89,12 @@ class LoadedModel:
         return int(embeddings.weight.shape[0] if embeddings is not None else self.config.vocab_size)
 
     @property
+    def n_embeddings(self) -> int | None:
+        """How many token ids the model can read; None where they are not rows of one matrix."""
+        weight = getattr(self.model.get_input_embeddings(), "weight", None)
+        return None if weight is None else int(weight.shape[0])
+
+    @property
     def context_length(self) -> int:
         """Most positions that the model was made for."""
         n_positions = int(getattr(self.config, "max_position_embeddings", None) or 1_000_000)

@@ -1,16 +1,14 @@
 """One run: plan it, collect it segment by segment, resume it; the only file that knows both models and the lake."""
 
-import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 import pyarrow as pa
 
 from ...lake import Lake
-from ...lake.errors import ConfigError, DiskFullError, StoppedError, UsageError
+from ...lake.errors import ConfigError, StoppedError
 from ..config import CollectConfig
 from ..decoding.check import choose_reading, reading_notice
 from ..decoding.generation_settings import GenerationSettings
@@ -21,7 +19,6 @@ from ..decoding.sequence import Limits
 from ..decoding.timings import Timings
 from ..embedding.embedder import Embedder
 from ..inputs.prompts import PromptSource, open_source
-from ..inputs.spool import Spool
 from ..inputs.text import TokenText
 from ..inputs.tokenized import PromptTokenizer, TokenizedPrompt
 from ..keep import Keep
@@ -32,12 +29,15 @@ from ..models.site_names import ATTENTION_SITES
 from ..observing.attention_layers import ObservableAttention, observable_attention
 from ..observing.observation import ObservedModel, Wishes
 from ..observing.vectors import check_attention_sites, each_once, vector_wishes
+from . import own_runs
 from .consent import consented, resume_command
 from .failure import failing_said
 from .plan import Estimate, Plan, estimate, make_plan, stored_dtype
 from .provenance import check_same, new_run_id, run_json
 from .segment import SegmentRunner, operation_columns
+from .space import check_space
 from .stopping import Stopping, stop_finder, stopped
+from .work_items import WorkItems
 
 
 @dataclass
@@ -91,7 +91,6 @@ class Collection:
         self.notices: list[str] = []
         self.timings = Timings()
         self.source: PromptSource = source or open_source(config)
-        self.spool: Spool | None = None
         with self.timings.measure("load"):
             self.loaded: LoadedModel = self._load() if weights else self._outline()
         if self.loaded.gaps:
@@ -109,16 +108,18 @@ class Collection:
         self.unmeasured: dict[str, str] = {}
         self.wishes = self._wishes()
         self.observed: ObservedModel | None = None
-        self.tokenizer = PromptTokenizer(
+        tokenizer = PromptTokenizer(
             self.loaded.tokenizer,
             config.chat,
             config.on_long,
             self.loaded.longest_prompt(generates=config.max_new_tokens > 0),
             config.max_new_tokens > 0,
             config.chat_template,
+            self.loaded.n_embeddings,
         )
+        self.items = WorkItems(self.source, tokenizer)
         with self.timings.measure("plan"):
-            self.plan = plan or self._plan(reading)
+            self.plan = plan or make_plan(self.loaded, config, self.keep, self.items.lengths(), reading)
         if self.plan.reading != reading:
             raise ConfigError(
                 f"{config.model} must now be read otherwise than when the run was planned. Start a new run."
@@ -150,13 +151,6 @@ class Collection:
             attn_implementation=config.attn_implementation,
             trust_remote_code=config.trust_remote_code,
         )
-
-    def _plan(self, reading: Reading) -> Plan:
-        self.spool = Spool()
-        lengths = self.spool.fill(self.source, self.tokenizer.tokenize)
-        if len(lengths) == 0:
-            raise UsageError("There are no prompts: the source is empty.")
-        return make_plan(self.loaded, self.config, self.keep, lengths, reading)
 
     def _wishes(self) -> Wishes:
         """The `--keep` items for this model; what cannot be observed is an error if asked for, else a notice."""
@@ -199,25 +193,17 @@ class Collection:
         """Tokens, bytes and files of the run."""
         return estimate(self.plan, self.config, self.keep, self.loaded)
 
-    def check_space(self, lake: Lake, *, assume_yes: bool) -> None:
-        """Refuse a run that cannot fit, ask for a yes where it takes half of what is free."""
-        needed, free = self.estimate().n_bytes, shutil.disk_usage(lake.path).free
-        if self.config.max_bytes is not None or needed <= free / 2:
-            return
-        sizes = f"The run may write {needed / 1e9:.2f} GB; {free / 1e9:.2f} GB are free in {lake.path}."
-        if needed > free:
-            raise DiskFullError(f"{sizes} Keep less (--keep), generate less, or set a limit with --max-bytes.")
-        if not assume_yes:
-            raise UsageError(f"{sizes} That is more than half: add --yes to start, or set a limit with --max-bytes.")
-
     def start(self, lake: Lake, *, assume_yes: bool = False) -> Collected:
         """Write run.json and collect everything."""
         lake.check_writable()
-        self.check_space(lake, assume_yes=assume_yes)
+        if self.config.max_bytes is None:
+            check_space(self.estimate().n_bytes, lake.path, assume_yes=assume_yes)
         run_id = new_run_id(self.config.tag)
         about = run_json(run_id, self.loaded, self.config, self.source, self.plan, self.unmeasured, self.notices)
         about["generation_config"] = self.settings.record(applied=self.config.generation_config)
-        return self.collect_into(lake.start_run(run_id, about))
+        run = lake.start_run(run_id, about)
+        own_runs.remember(run.run_json)
+        return self.collect_into(run)
 
     def collect_into(self, run: Any) -> Collected:
         """Collect the segments that are not committed yet and record the completion."""
@@ -235,6 +221,7 @@ class Collection:
             with failing_said(run, self.plan.batch_size, self._resume_command(run)):
                 self._collect_segments(run, progress, embedder)
             run.finish(status="complete", extra={"unwritten_ms": self._last_write_ms})
+            own_runs.forget(run.run_json)
         finally:
             pa.set_memory_pool(pool)
             run.close()
@@ -255,7 +242,7 @@ class Collection:
         # The first segment also pays for what is imported and allocated once.
         compared = waiting[min(1, len(waiting) - 1)] if self.config.strict_timings and waiting else None
         runner = self._runner(run.run_id, progress, embedder)
-        for index, (start, stop), items in self._pending(run.committed):
+        for index, (start, stop), items in self.items.pending(self.plan.segments, run.committed):
             self._check_limits(run)
             with run.segment(index, (start, stop)) as segment:
                 self._collect(runner, segment, start, items, compare=index == compared)
@@ -282,28 +269,6 @@ class Collection:
             replay(self.loaded, runner.batches[:1], self.plan.reading, chunk=self.plan.chunk)
         with self.timings.measure("baseline"):
             replay(self.loaded, runner.batches, self.plan.reading, chunk=self.plan.chunk)
-
-    def _pending(self, committed: frozenset[int]) -> Iterator[tuple[int, list[int], list[TokenizedPrompt]]]:
-        """Segments still to be collected, with their work items; the source is read once, in order."""
-        prompts = iter(self.source)
-        pieces: Iterator[TokenizedPrompt] | None = None
-        if self.spool is not None:
-            pieces = self.spool.items(prompts)
-        elif self.config.on_long == "split":
-            pieces = iter(self.tokenizer.tokenize(prompts))
-        for index, bounds in enumerate(self.plan.segments):
-            size = bounds[1] - bounds[0]
-            if index in committed:
-                # Without pieces each prompt is one work item: what is committed need not be tokenised again.
-                next(islice(prompts if pieces is None else pieces, size, size), None)
-                continue
-            some = self.tokenizer.tokenize(islice(prompts, size)) if pieces is None else islice(pieces, size)
-            taken = list(some)
-            if len(taken) != size:
-                raise ConfigError(
-                    "The prompts have changed since the run was planned: some are missing. Start a new run."
-                )
-            yield index, bounds, taken
 
     def _resume_command(self, run: Any) -> str:
         return resume_command(run.run_id, dict(self.config))
@@ -358,13 +323,14 @@ class Collection:
 def resume_run(lake: Lake, run: str, *, callbacks: Callbacks | None = None, **typed: Any) -> Collected | None:
     """Complete an interrupted run; None if it is complete already. ConfigError if its inputs have changed.
 
-    `typed` are settings that reach outside the lake, given again by whoever resumes (see `consent`), and max_bytes.
+    `typed` are settings that reach outside the lake, given again by whoever resumes a run that was not begun on this
+    machine (see `consent`), and max_bytes.
     """
     run_id = lake.resolve_run(run)
     about = lake.run_json(run_id)
     if lake.run_status(run_id) == "complete":
         return None
-    config = consented(run_id, about.get("config"), typed)
+    config = consented(run_id, about.get("config"), typed, own=own_runs.is_remembered(about))
     writer = lake.resume_run(run_id)
     try:
         source = open_source(config, about["source"])

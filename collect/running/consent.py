@@ -35,8 +35,11 @@ MAY_MOVE = ("model", "device")
 """What may have another value now: the weights are compared by their checksum, a device is this machine's own."""
 
 
-def consented(run_id: str, stored: Any, typed: Mapping[str, Any]) -> CollectConfig:
-    """The run's settings with those that were typed; UsageError that says what to type, ConfigError if it has none."""
+def consented(run_id: str, stored: Any, typed: Mapping[str, Any], *, own: bool = False) -> CollectConfig:
+    """The run's settings with those that were typed; UsageError that says what to type, ConfigError if it has none.
+
+    Of a run that was begun here (`own`), everything was typed here already.
+    """
     if not isinstance(stored, dict):
         raise ConfigError(f"Run {run_id!r} cannot be resumed: it is no collection of `lake collect`.")
     wanted = {name: value for name, value in stored.items() if _has_reach(name, value)}
@@ -47,7 +50,7 @@ def consented(run_id: str, stored: Any, typed: Mapping[str, Any]) -> CollectConf
             raise UsageError(f"--resume takes everything else from the run; leave out {_option(name)}.")
         if name not in MAY_MOVE and value != stored.get(name):
             raise UsageError(f"Run {run_id!r} was recorded with {_typed(name, stored.get(name))}, not {value!r}.")
-    if missing := {name: value for name, value in wanted.items() if name not in typed}:
+    if not own and (missing := {name: value for name, value in wanted.items() if name not in typed}):
         raise UsageError(_request(run_id, wanted, missing))
     settings = {**stored, **{name: value for name, value in typed.items()}, "max_bytes": typed.get("max_bytes")}
     try:
