@@ -16,11 +16,11 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
-from plain_forward import log_probabilities
+from plain_forward import entropy_of, log_probabilities
 from plain_pass import NoReference, PlainReader, PlainReading
 from random_models import PROMPTS, SCALE, byte_tokenizer
 from safetensors.torch import save_file
-from tiny_architectures import SEQ_TO_SEQ, START, default_config, tiny_config
+from tiny_architectures import SEQ_TO_SEQ, START, tiny_config
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel
 from trial_checks import Trial, differences
 
@@ -173,9 +173,9 @@ def _build(key: str, folder: Path, scale: float) -> None:
 
 def _leave_configuration(key: str, folder: Path) -> None:
     """Of a model that cannot be built here: its configuration and tokenizer, beside weights that are not its own."""
-    config = default_config(key.split(":")[0])
-    config.architectures = [key.split(":")[1]]
-    config.save_pretrained(folder)
+    kind, name = key.split(":")
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text(json.dumps({"model_type": kind, "architectures": [name]}))
     byte_tokenizer().save_pretrained(folder)
     save_file({"nothing": torch.zeros(1)}, folder / "model.safetensors", {"format": "pt"})
 
@@ -292,6 +292,11 @@ def _differ(single: PlainReading, double: PlainReading) -> bool:
             error = np.linalg.norm(single.stacks[name].states[site] - wanted, axis=-1)
             if (error > 0.25e-4 * np.linalg.norm(wanted, axis=-1)).any():
                 return True
+        for kind, maps in stack.attention.items():
+            for ours, wanted in zip(single.stacks[name].attention[kind], maps, strict=True):
+                a, b = entropy_of(ours), entropy_of(wanted)
+                if (np.abs(a - b) > 0.25 * (1e-5 + 1e-4 * np.abs(b))).any():
+                    return True
     return False
 
 

@@ -117,7 +117,7 @@ class PlainReader:
         names = ("attentions", "encoder_attentions", "decoder_attentions", "cross_attentions")
         tuples = {name: getattr(output, name, None) or () for name in names}
         return {
-            name: [layer[0].float().permute(1, 0, 2).numpy() for layer in maps if _is_map(layer)]
+            name: [layer[0].permute(1, 0, 2).numpy() for layer in maps if _is_map(layer)]
             for name, maps in tuples.items()
         }
 

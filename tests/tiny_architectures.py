@@ -137,6 +137,7 @@ OVERRIDES: dict[str, Override] = {
         {"encoder": _BERT, "decoder": {**_BERT, "is_decoder": True, "add_cross_attention": True}},
     ),
     "falcon_h1": Override("width of the state = heads x width of a head", {"mamba_d_ssm": 64}),
+    "fsmt": Override("a start token that is the padding token is masked", {"pad_token_id": 299}),
     "gemma3n_text": Override(
         "layers that share keys need one of each kind before them",
         {"layer_types": [SLIDING, FULL] * 2, "num_kv_shared_layers": 2},
@@ -164,6 +165,7 @@ OVERRIDES: dict[str, Override] = {
             "lsh_attn_chunk_length": 8,
         },  # fmt: skip
     ),
+    "t5gemma": Override("each stack knows whether it is a decoder", drop=("is_decoder",)),
     "vibevoice_asr": Override(
         "depth of the audio towers is a list",
         {"acoustic_tokenizer_encoder_config": _VIBE, "semantic_tokenizer_encoder_config": _VIBE},
@@ -201,11 +203,6 @@ def model_types() -> dict[str, str]:
     """Class name of every architecture by `model_type:class`; a class may serve several types."""
     both = (MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES)
     return {f"{kind}:{name}": name for mapping in both for kind, name in mapping.items()}
-
-
-def default_config(kind: str) -> PreTrainedConfig:
-    """The configuration of the model type as transformers makes it."""
-    return CONFIG_MAPPING[kind]()
 
 
 def tiny_config(kind: str) -> PreTrainedConfig:
