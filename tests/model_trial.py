@@ -269,7 +269,7 @@ def _compared(lake: Lake, run: str, reference: Reference | None, name: str, note
 
 
 def _is_ill_conditioned(reference: Reference, folder: Path, outcome: Outcome) -> bool:
-    """Whether the bare model in float64 is farther from float32 than a quarter of the tolerance."""
+    """Whether the bare model in float64 is farther from float32 than a tenth of the tolerance."""
     try:
         exact = PlainReader(folder, _auto(outcome.architecture), torch.float64)
         pairs = [
@@ -285,17 +285,17 @@ def _is_ill_conditioned(reference: Reference, folder: Path, outcome: Outcome) ->
 
 def _differ(single: PlainReading, double: PlainReading) -> bool:
     a, b = log_probabilities(single.logits), log_probabilities(double.logits)
-    if (np.abs(a - b) > 0.25 * (1e-5 + 1e-4 * np.abs(b))).any():
+    if (np.abs(a - b) > 0.1 * (1e-5 + 1e-4 * np.abs(b))).any():
         return True
     for name, stack in double.stacks.items():
         for site, wanted in stack.states.items():
             error = np.linalg.norm(single.stacks[name].states[site] - wanted, axis=-1)
-            if (error > 0.25e-4 * np.linalg.norm(wanted, axis=-1)).any():
+            if (error > 0.1e-4 * np.linalg.norm(wanted, axis=-1)).any():
                 return True
         for kind, maps in stack.attention.items():
             for ours, wanted in zip(single.stacks[name].attention[kind], maps, strict=True):
                 a, b = entropy_of(ours), entropy_of(wanted)
-                if (np.abs(a - b) > 0.25 * (1e-5 + 1e-4 * np.abs(b))).any():
+                if (np.abs(a - b) > 0.1 * (1e-5 + 1e-4 * np.abs(b))).any():
                     return True
     return False
 

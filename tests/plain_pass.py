@@ -157,11 +157,13 @@ class Calls:
         by_class: dict[str, list[Call]] = {}
         for call in self.calls:
             by_class.setdefault(type(call.module).__name__, []).append(call)
-        together = [*by_class.values(), [call for call in self.calls if "Layer" in type(call.module).__name__]]
-        for calls in sorted(together, key=len, reverse=True):
+        kinds = sorted(by_class.values(), key=len, reverse=True)
+        together = [*kinds, [call for call in self.calls if "Layer" in type(call.module).__name__]]
+        for calls in together:
             readers = _in_order(calls, hidden[:-1], lambda call: call.read)
             if readers and all(_same(call.wrote, state) for call, state in zip(readers, hidden[1:-1], strict=False)):
                 return readers
+        for calls in kinds:
             writers = _in_order(calls, hidden[:-1], lambda call: call.wrote)
             if writers and all(_same(call.read, state) for call, state in zip(writers[1:], hidden, strict=False)):
                 return writers
