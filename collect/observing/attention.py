@@ -224,6 +224,7 @@ def _observed(name: str, computing: Callable | None) -> Callable:
         compute = computing or sys.modules[type(module).__module__].eager_attention_forward
         output = compute(module, query, key, value, attention_mask, **options)
         if known is not None:
+            observer, layer = known
             observer.prove(layer, query, key, value, attention_mask, options, output)
         return output
 
