@@ -135,8 +135,8 @@ For each, a tiny model with large random weights is collected through the whole 
 (one of a single token, one longer than the windows), greedy and sampled, sequences that end at different steps, prompts
 read in chunks of 16 tokens. Every stored token id, text, log-probability, entropy, rank, probability mass, layer
 statistic, residual state and head statistic is compared with a plain pass over each sequence alone, unbatched and
-without a cache, in float32; greedy tokens are those of `generate` as well where that agrees with plain passes. What parts
-add to the residual stream is compared with its change. The tolerance is that of the [glossary](glossary.md).
+without a cache, in float32; greedy tokens are those of `generate` as well where that agrees with plain passes. What
+parts add to the residual stream is compared with its change. The tolerance is that of the [glossary](glossary.md).
 
 * **exact**: every value is right, however sequences are batched.
 * **exact, with limits**: every value is right because `lake collect` reads such a model otherwise, and says so.

@@ -21,7 +21,7 @@ from plain_pass import NoReference, PlainReader, PlainReading
 from random_models import PROMPTS, SCALE, byte_tokenizer
 from safetensors.torch import save_file
 from tiny_architectures import SEQ_TO_SEQ, START, default_config, tiny_config
-from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel
 from trial_checks import Trial, differences
 
 from tracelake.collect.config import CollectConfig
@@ -115,6 +115,8 @@ class Reference:
     reader: PlainReader
     prompts: list[np.ndarray]
     greedy: list[np.ndarray]
+    tokenizer: Any
+    """As transformers loads it: it may choose another class for a model type."""
 
     def n_encoded(self, prompt: np.ndarray) -> int:
         """Tokens that an encoder reads."""
@@ -131,10 +133,11 @@ def _reference(key: str, folder: Path, outcome: Outcome) -> Reference | None:
         return None
     try:
         reader = PlainReader(folder, _auto(key))
-        prompts = [np.array(byte_tokenizer()(text)["input_ids"]) for text in PROMPTS]
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        prompts = [np.array(tokenizer(text)["input_ids"]) for text in PROMPTS]
         if reader.two_stacks:
             prompts = [np.append(ids, START) for ids in prompts]
-        reference = Reference(reader, prompts, [])
+        reference = Reference(reader, prompts, [], tokenizer)
         reference.greedy = _choose_ends(reference, folder)
     except UNSTEADY as error:
         outcome.notes.append(f"a plain pass fails: {_words(error)}")
@@ -258,7 +261,7 @@ def _compared(lake: Lake, run: str, reference: Reference | None, name: str, note
     greedy = reference.greedy if name == "greedy" else None
     prompts = reference.prompts[: len(RUNS[name]["prompt"])]
     try:
-        texts = differences(Trial(lake, run, reference.reader, prompts, greedy))
+        texts = differences(Trial(lake, run, reference.reader, reference.tokenizer, prompts, greedy))
     except NoReference as error:
         texts = [f"there is no reference: {error}"]
     notes += [f"{name} {text}" for text in texts if text.startswith("generate")]

@@ -48,7 +48,7 @@ def test_rows_of_a_cache_may_leave_and_be_repeated(name: str) -> None:
     rows = torch.tensor([2, 0, 2, 2])
     following = torch.tensor([[60], [61], [62], [63]])
     with torch.no_grad():
-        cache = growing_cache(model.config)
+        cache = growing_cache(model.config, model.base_model)
         model(input_ids=ids, past_key_values=cache, use_cache=True)
         select_rows(cache, rows)
         found = model(input_ids=following, past_key_values=cache, use_cache=True).logits[:, -1]

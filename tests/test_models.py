@@ -22,13 +22,17 @@ KINDS = {
     "window that the model ignores": "moshi:MoshiForCausalLM",
     "chosen keys": "deepseek_v32:DeepseekV32ForCausalLM",
     "sinks": "gpt_oss:GptOssForCausalLM",
+    "sinks per query": "inkling2_text:Inkling2ForCausalLM",
+    "layers of unlike width": "gemma4_text:Gemma4ForCausalLM",
+    "a layer that adds something else": "gpt_neox_japanese:GPTNeoXJapaneseForCausalLM",
     "experts": "mixtral:MixtralForCausalLM",
     "hybrid": "qwen3_next:Qwen3NextForCausalLM",
     "state space": "mamba:MambaForCausalLM",
     "no cache": "openai-gpt:OpenAIGPTLMHeadModel",
     "positions behind the padding id": "roberta:RobertaForCausalLM",
     "encoder-decoder": "t5:T5ForConditionalGeneration",
-    "refused": "xlnet:XLNetLMHeadModel",
+    "refused, not causal": "xlnet:XLNetLMHeadModel",
+    "refused, several streams": "deepseek_v4:DeepseekV4ForCausalLM",
 }
 
 

@@ -17,13 +17,21 @@ from random_models import (
     random_model,
     save,
 )
-from transformers import AutoModelForCausalLM, GPTNeoXConfig, GPTNeoXForCausalLM, MixtralConfig, MixtralForCausalLM
+from transformers import (
+    AttentionInterface,
+    AutoModelForCausalLM,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
+)
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from tracelake.collect.config import CollectConfig
 from tracelake.collect.models.load import load_model
 from tracelake.collect.running.collector import Collection
 from tracelake.lake import Lake
-from tracelake.lake.errors import ConfigError, LakeError
+from tracelake.lake.errors import ConfigError, FailedError, LakeError
 
 SHAPE = {
     "vocab_size": D_VOCAB,
@@ -241,11 +249,12 @@ def test_hooks_and_attention_are_gone_afterwards(
     before = model(ids).logits
     if fails:
         monkeypatch.setattr(run.loaded, "unembed", lambda states: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
+        with pytest.raises(FailedError, match="ZeroDivisionError"):
             run.start(Lake.create(tmp_path), assume_yes=True)
     else:
         run.start(Lake.create(tmp_path), assume_yes=True)
     assert model.config._attn_implementation == "sdpa"
+    assert AttentionInterface()["sdpa"] is sdpa_attention_forward
     for module in model.modules():
         assert not module._forward_hooks and not module._forward_pre_hooks and "forward" not in vars(module)
     torch.testing.assert_close(model(ids).logits, before, rtol=0, atol=0)

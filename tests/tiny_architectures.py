@@ -93,6 +93,11 @@ _ASSISTANT = {
 }  # fmt: skip
 _VIBE = {"hidden_size": 32, "num_filters": 2, "depths": [1] * 7}
 
+_SLIDING = {
+    "swa_num_attention_heads": 8, "swa_num_key_value_heads": 8, "swa_q_lora_rank": 24, "swa_kv_lora_rank": 16,
+    "swa_head_dim": 16, "swa_qk_nope_head_dim": 8, "swa_v_head_dim": 8,
+}  # fmt: skip
+
 OVERRIDES: dict[str, Override] = {
     "cohere_compass_text": Override(
         "rotary embeddings by kind of layer",
@@ -124,7 +129,9 @@ OVERRIDES: dict[str, Override] = {
                 "adapter_out_dim": 32,
             },  # fmt: skip
         },
+        text=_SLIDING,
     ),
+    "dots3_note_text": Override("sliding layers have sizes of their own", _SLIDING),
     "encoder-decoder": Override(
         "made of two models",
         {"encoder": _BERT, "decoder": {**_BERT, "is_decoder": True, "add_cross_attention": True}},

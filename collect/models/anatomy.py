@@ -4,7 +4,7 @@ Which module's output is `attn_out` (the attention, or a norm after it) is decid
 """
 
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -107,10 +107,18 @@ class Anatomy:
     changed: frozenset[str] = frozenset()
     """Sites whose tensor the block changes in place after it was computed."""
     parts: list[BlockParts] = field(default_factory=list)
+    unlike: frozenset[int] = frozenset()
+    """Layers in which the same modules do not add up to the change of the residual stream."""
 
     def module(self, site: str, layer: int) -> tuple[nn.Module, bool]:
         """The module of a site and whether the site is its input (else its output); ConfigError if there is none."""
         parts = self.parts[layer]
+        if site in ADDED_SITES and layer in self.unlike:
+            kind = type(self.blocks[layer]).__name__
+            raise ConfigError(
+                f"Site {site} of layer {layer} cannot be observed: this {kind} adds something else to the residual "
+                f"stream. Keep activations:{site} of other layers (@LAYERS), or leave it out of --keep."
+            )
         if site in ADDED_SITES:
             return self._added(site, parts), False
         owner, names = (parts.attention, OUT_PROJECTION_NAMES) if site == "z" else (parts.mlp, DOWN_PROJECTION_NAMES)
@@ -173,6 +181,7 @@ def dissect(blocks: nn.ModuleList, probe: Callable[[], object]) -> Anatomy:
         anatomy.reason = f"in {kind} no two modules add up to the change of the residual stream."
         return anatomy
     _settle(anatomy, *added)
+    anatomy.unlike = _unlike(anatomy, probe)
     read = [state for name, state in seen.items() if name.startswith("read:")]
     anatomy.parallel = not any(_is_sum(state, seen["input"], seen[added[0]]) for state in read)
     return anatomy
@@ -211,6 +220,30 @@ def _settle(anatomy: Anatomy, attention: str, mlp: str) -> None:
     anatomy.mlp_out = lambda p: p.mlp if mlp == "mlp" else p.after_mlp
 
 
+def _unlike(anatomy: Anatomy, probe: Callable[[], object]) -> frozenset[int]:
+    """The blocks in which the same modules do not add up: one may add a bias of its own (GPT-NeoX-Japanese)."""
+    assert anatomy.attn_out is not None and anatomy.mlp_out is not None
+    recordings = {
+        layer: Recording(block, part)
+        for layer, (block, part) in enumerate(zip(anatomy.blocks, anatomy.parts, strict=True))
+        if anatomy.attn_out(part) is not None and anatomy.mlp_out(part) is not None
+    }
+    with torch.no_grad(), ExitStack() as entered:
+        for recording in recordings.values():
+            entered.enter_context(recording.attached())
+        probe()
+    unlike = set()
+    for layer, recording in recordings.items():
+        seen, part = recording.states, anatomy.parts[layer]
+        names = ["attention" if anatomy.attn_out(part) is part.attention else "after_attention"]
+        names += ["mlp" if anatomy.mlp_out(part) is part.mlp else "after_mlp"]
+        names += [name for name in ("cross_attention",) if name in seen]
+        total = seen["input"] + sum(seen[name] for name in names)
+        if not _miss(total, seen["output"], seen["input"]) <= _largest_miss(seen["output"]):
+            unlike.add(layer)
+    return frozenset(unlike)
+
+
 def _largest_miss(state: Tensor) -> float:
     return LARGEST_MISS if state.dtype == torch.float32 else LARGEST_MISS_HALF
 
@@ -224,7 +257,9 @@ def _miss(sum_of_parts: Tensor, state: Tensor, start: Tensor) -> float:
     if sum_of_parts.shape != state.shape:
         return float("inf")
     way = (state.float() - start.float()).norm()
-    return float((sum_of_parts.float() - state.float()).norm() / way)
+    error = (sum_of_parts.float() - state.float()).norm()
+    # The identity must hold within the tolerance of vectors too: RWKV norms what its first block has read.
+    return float(torch.maximum(error / way, 10 * error / state.float().norm()))
 
 
 def _is_sum(state: Tensor, a: Tensor, b: Tensor) -> bool:

@@ -90,11 +90,11 @@ class Stack:
     def anatomy(self) -> Anatomy:
         """The modules of the sites, found by one probing forward pass; ConfigError if states are not one per token."""
         lengths: list[int] = []
-        n_dims: list[int] = []
+        shapes: list[list[int]] = []
         hooks = (
             self.module.register_forward_hook(lambda m, args, out: lengths.append(out.last_hidden_state.shape[1])),
             self.blocks[-1].register_forward_pre_hook(
-                lambda m, args, kwargs: n_dims.append(block_input(args, kwargs).ndim), with_kwargs=True
+                lambda m, args, kwargs: shapes.append(list(block_input(args, kwargs).shape)), with_kwargs=True
             ),
         )
         try:
@@ -102,7 +102,8 @@ class Stack:
         finally:
             for hook in hooks:
                 hook.remove()
-        if n_dims and n_dims[0] > 3:
+        width = largest(self.config, "hidden_size") if self.name == DECODER else None
+        if shapes and (len(shapes[0]) > 3 or width not in (None, shapes[0][-1])):
             raise ConfigError(
                 f"{type(self.module).__name__} cannot be observed: several streams of states run beside each other "
                 "through its blocks (hyper-connections). There must be one state per token."

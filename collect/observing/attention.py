@@ -217,15 +217,14 @@ def _observed(name: str, computing: Callable | None) -> Callable:
     """The attention function that stands in for `name`: observe, then compute as before (None: eagerly)."""
 
     def forward(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options):
-        known = _observers.get(module)
-        if known is not None:
-            observer, layer = known
-            observer.observe(layer, query, key, value, attention_mask, options)
         compute = computing or sys.modules[type(module).__module__].eager_attention_forward
+        known = _observers.get(module)
+        if known is None:
+            return compute(module, query, key, value, attention_mask, **options)
+        observer, layer = known
+        observer.observe(layer, query, key, value, attention_mask, options)
         output = compute(module, query, key, value, attention_mask, **options)
-        if known is not None:
-            observer, layer = known
-            observer.prove(layer, query, key, value, attention_mask, options, output)
+        observer.prove(layer, query, key, value, attention_mask, options, output)
         return output
 
     forward.__name__ = name
