@@ -11,8 +11,8 @@ import pyarrow as pa
 from ..lake import Lake
 from ..lake.derived import Analysis, digest, input_digest, stored_analyses
 from ..lake.errors import NotFoundError, UsageError, did_you_mean
-from ..lake.schema import SEQUENCES
 from ..lake.snapshot import Snapshot
+from ..lake.tables.tokens import SEQUENCES
 from .correlation import correlation
 from .derived import Derived, Rows, derive
 from .paths import choose_source

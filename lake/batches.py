@@ -9,9 +9,9 @@ import pyarrow.parquet as pq
 
 from .errors import DamageError, NotFoundError
 from .layout import PART, SAFE_NAME, check_name
-from .schema import ACTIVATIONS
 from .snapshot import Snapshot
 from .table import Table
+from .tables.states import ACTIVATIONS
 from .vectors import from_binary, to_float32
 
 

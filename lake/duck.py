@@ -20,9 +20,10 @@ from . import views
 from .damage import changed_file, damaged_files
 from .errors import DamageError, LakeError, NotFoundError, UsageError, did_you_mean
 from .explanation import explained
-from .schema import RUNS, stored_tables
+from .schema import stored_tables
 from .snapshot import Snapshot
 from .table import Table
+from .tables.runs import RUNS
 from .vectors import decode_column
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ import pyarrow as pa
 from .errors import NotFoundError, UsageError, did_you_mean
 from .layout import DERIVED_WRITER, Layout
 from .locks import held_writers
-from .schema import RUNS
 from .snapshot import RunLog
+from .tables.runs import RUNS
 
 _FROM_MODEL = {
     "model": "name",

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..errors import DamageError, NotFoundError, UsageError, did_you_mean
-from ..schema import ACTIVATIONS
+from ..tables.states import ACTIVATIONS
 from ..vectors import to_float32
 from .output import replaced
 
