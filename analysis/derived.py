@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..lake import Lake
-from ..lake.derived import Analysis, analysis_row, commit_analysis, stored_analyses
+from ..lake.analyses import commit_analysis
+from ..lake.derived import Analysis, analysis_row, stored_analyses
 from ..lake.snapshot import Snapshot
 
 Columns = Mapping[str, Any]

@@ -127,7 +127,7 @@ def _embeddings(snapshot: Snapshot) -> list[tuple[str, str]]:
         else:
             mixed.append(entry)
     if mixed:
-        scan = pl.scan_parquet(snapshot.paths(mixed), hive_partitioning=False, glob=False)
+        scan = pl.scan_parquet(snapshot.urls(mixed), hive_partitioning=False, glob=False)
         found |= set(scan.select("embedder", "scope").unique().collect().iter_rows())
     return sorted(found)
 

@@ -157,8 +157,9 @@ def remove(
 ) -> None:
     """Remove an analysis: its rows leave all tables at once; `lake vacuum` frees the bytes."""
     from ..lake import Lake
+    from ..lake.analyses import remove_analysis
 
-    result = Lake.open(lake).remove_analysis(analysis_id, dry_run=not yes, now=now).as_dict()
+    result = remove_analysis(Lake.open(lake), analysis_id, dry_run=not yes, now=now).as_dict()
     if as_json:
         return print_json(result)
     verb = "removed" if yes else "would remove (add --yes)"

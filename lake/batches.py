@@ -58,7 +58,7 @@ def _batches(
 ) -> Iterator[tuple[pa.Table, np.ndarray]]:
     for path in paths:
         try:
-            with pq.ParquetFile(snapshot.layout.root / path, page_checksum_verification=True) as file:
+            with pq.ParquetFile(snapshot.store.open(path), page_checksum_verification=True) as file:
                 dtype = file.schema_arrow.field("vector").metadata[b"dtype"].decode()
                 for batch in file.iter_batches(batch_rows):
                     stored = from_binary(batch.column("vector"), dtype)

@@ -17,9 +17,11 @@ import duckdb
 import pyarrow as pa
 
 from . import views
+from .commits import FileEntry
 from .damage import changed_file, damaged_files
 from .errors import DamageError, LakeError, NotFoundError, UsageError, did_you_mean
 from .explanation import explained
+from .layout import DATA
 from .schema import stored_tables
 from .snapshot import Snapshot
 from .table import Table
@@ -116,13 +118,11 @@ class Connection:
             null_handling="special",  # type: ignore[arg-type]
         )
         # DuckDB reads every k=v folder as a partition; above the lake there may be others of the same name.
-        hive = "=" not in str(self.snapshot.layout.root)
+        hive = "=" not in self.snapshot.store.url("")
         script = []
         for table in stored_tables():
             groups = self.snapshot.files_by_columns(table.name, run)
-            for index, entries in enumerate(groups.values()):
-                con.execute(f"SET VARIABLE {views.variable(table, index)} = $1", [self.snapshot.paths(entries)])
-            self._create_view(table, views.view_sql(table, list(groups), hive=hive))
+            self._create_view(table, groups, hive=hive)
             script.append(views.comments_sql(table))
         # As JSON: building an Arrow table from Python values would import pandas wherever it is installed.
         rows = json.dumps(
@@ -133,18 +133,21 @@ class Connection:
         with translated(self):
             con.execute("\n".join(script))
 
-    def _create_view(self, table: Table, query: str) -> None:
+    def _create_view(self, table: Table, groups: dict[tuple[str, ...], list[FileEntry]], *, hive: bool) -> None:
         """One table's view; if its files are damaged, one that says so when it is read: other tables stay usable."""
         try:
-            self.duckdb.execute(query)
-        except duckdb.Error as error:
-            damage = _translate(self, error)
+            for index, entries in enumerate(groups.values()):
+                name = views.variable(table, index)
+                self.duckdb.execute(f"SET VARIABLE {name} = $1", [self.snapshot.urls(entries)])
+            self.duckdb.execute(views.view_sql(table, list(groups), hive=hive))
+        except (duckdb.Error, DamageError) as error:
+            damage = error if isinstance(error, DamageError) else _translate(self, error)
             if not isinstance(damage, DamageError):
                 raise damage from error
             self.duckdb.execute(views.broken_view_sql(table, DAMAGED + str(damage)))
 
     def _lock(self) -> None:
-        self.duckdb.execute(f"SET allowed_directories = [{views.literal(str(self.snapshot.layout.data))}]")
+        self.duckdb.execute(f"SET allowed_directories = [{views.literal(self.snapshot.store.url(DATA))}]")
         for setting in ("enable_external_access = false", "lock_configuration = true"):
             self.duckdb.execute(f"SET {setting}")
 

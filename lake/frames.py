@@ -24,10 +24,10 @@ def scan_files(table: Table, snapshot: Snapshot) -> pl.LazyFrame:
     if not entries:
         return pl.LazyFrame(schema=schema)
     for entry in entries:  # polars skips an empty file without a word
-        if why := visible_damage(snapshot.layout.root / entry.path, entry.size):
+        if why := visible_damage(snapshot.store, entry.path, entry.size):
             raise DamageError(f"{entry.path} {why}. Run `lake verify` to see what is hit.")
     return pl.scan_parquet(
-        snapshot.paths(entries),
+        snapshot.urls(entries),
         schema=schema,
         missing_columns="insert",
         extra_columns="ignore",

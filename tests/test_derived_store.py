@@ -8,8 +8,9 @@ import pytest
 
 from tracelake.analysis.trajectory import TrajectoryOptions, analyze_trajectory
 from tracelake.lake import Lake
+from tracelake.lake.analyses import commit_analysis, remove_analysis
 from tracelake.lake.commits import Record
-from tracelake.lake.derived import Analysis, commit_analysis, replaced_entries
+from tracelake.lake.derived import Analysis, replaced_entries
 from tracelake.lake.errors import NotFoundError
 from tracelake.lake.layout import DERIVED_WRITER
 
@@ -138,37 +139,37 @@ def test_more_rows_of_the_run_replace_the_older_answer(tmp_path: Path) -> None:
 
 def test_removed_analyses_leave_at_once_and_their_bytes_with_vacuum(lake: Lake) -> None:
     found = analyze_trajectory(lake, "paths", NO_PICTURE)
-    files = list((lake.layout.data / "trajectories").rglob("*.parquet"))
-    planned = lake.remove_analysis(found.analysis_id)
+    files = list(((lake.path / "data") / "trajectories").rglob("*.parquet"))
+    planned = remove_analysis(lake, found.analysis_id)
     assert planned.dry_run and planned.files == 3 and lake.analyses()
-    lake.remove_analysis(found.analysis_id, dry_run=False)
+    remove_analysis(lake, found.analysis_id, dry_run=False)
     assert not lake.analyses() and lake.sql("select count(*) from trajectories").item() == 0 and files[0].exists()
     assert lake.verify("deep").ok and not lake.verify("full").notes
     assert lake.vacuum(dry_run=False).files == 0, "too young"
     assert lake.vacuum(older_than_days=0, dry_run=False).files == 3 and not files[0].exists()
     assert lake.verify("deep").ok
     assert analyze_trajectory(lake, "paths", NO_PICTURE).computed
-    lake.remove_analysis(found.analysis_id, dry_run=False, now=True)
-    assert not list((lake.layout.data / "trajectories").rglob("*.parquet")) and lake.verify("deep").ok
+    remove_analysis(lake, found.analysis_id, dry_run=False, now=True)
+    assert not list(((lake.path / "data") / "trajectories").rglob("*.parquet")) and lake.verify("deep").ok
     with pytest.raises(NotFoundError, match="no analysis"):
-        lake.remove_analysis(found.analysis_id)
+        remove_analysis(lake, found.analysis_id)
 
 
 def test_verify_sees_damage_of_an_analysis_and_rm_takes_it_with_the_run(lake: Lake) -> None:
     analyze_trajectory(lake, "paths", NO_PICTURE)
     assert lake.verify("deep").ok
-    [file] = (lake.layout.data / "trajectory_summaries").rglob("*.parquet")
+    [file] = ((lake.path / "data") / "trajectory_summaries").rglob("*.parquet")
     file.write_bytes(file.read_bytes()[:-1])
     assert [p.path for p in lake.verify("quick").problems] == [file.relative_to(lake.path).as_posix()]
     lake.remove("paths", dry_run=False, now=True)
-    assert not list(lake.layout.data.rglob("*.parquet")) and not lake.analyses()
+    assert not list((lake.path / "data").rglob("*.parquet")) and not lake.analyses()
 
 
 def test_a_failed_commit_leaves_nothing(lake: Lake) -> None:
     analysis = Analysis("paths", "trajectory", {"x": 1}, "0" * 16)
     with pytest.raises(Exception, match="no column 'nonsense'"):
         commit_analysis(lake, analysis, {"trajectories": {"nonsense": [1]}})
-    assert not lake.analyses() and lake.verify("deep").ok and not list(lake.layout.all_staging.rglob("*.part"))
+    assert not lake.analyses() and lake.verify("deep").ok and not list((lake.path / "_staging").rglob("*.part"))
     commit_analysis(lake, analysis, {"analyses": {"analysis_id": analysis.analysis_id, "name": "trajectory",
                                                   "parameters": "{}", "snapshot": "0"}})  # fmt: skip
     assert [a.analysis_id for a in lake.analyses()] == [analysis.analysis_id]

@@ -6,7 +6,8 @@ from dataclasses import asdict, dataclass
 import polars as pl
 
 from ...lake import Lake
-from ...lake.derived import Analysis, analysis_row, commit_analysis, input_digest
+from ...lake.analyses import commit_analysis
+from ...lake.derived import Analysis, analysis_row, input_digest
 from ...lake.errors import UsageError
 from ...lake.snapshot import Snapshot
 from .embedder import MINILM, PROMPT, Embedder, Scope, SequenceText, embed_texts
@@ -118,7 +119,7 @@ def _rows(snapshot: Snapshot, only: dict[str, str]) -> pl.LazyFrame:
     entries = [entry for entry in snapshot.files("step_embeddings") if entry.may_hold(only)]
     if not entries:
         return pl.LazyFrame(schema={"sequence_id": pl.Int64, "truncated": pl.Boolean})
-    scan = pl.scan_parquet(snapshot.paths(entries), hive_partitioning=False, glob=False)
+    scan = pl.scan_parquet(snapshot.urls(entries), hive_partitioning=False, glob=False)
     return scan.filter(pl.col(name) == value for name, value in only.items()).select("sequence_id", "truncated")
 
 

@@ -1,6 +1,5 @@
 """One run: plan it, collect it segment by segment, resume it; the only file that knows both models and the lake."""
 
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -144,8 +143,8 @@ class Collection:
 
     def check_space(self, lake: Lake, *, assume_yes: bool) -> None:
         """Refuse a run that cannot fit, ask for a yes where it takes half of what is free."""
-        needed, free = self.estimate().n_bytes, shutil.disk_usage(lake.path).free
-        if self.config.max_bytes is not None or needed <= free / 2:
+        needed, free = self.estimate().n_bytes, lake.store.free_bytes()
+        if self.config.max_bytes is not None or free is None or needed <= free / 2:
             return
         sizes = f"The run may write {needed / 1e9:.2f} GB; {free / 1e9:.2f} GB are free in {lake.path}."
         if needed > free:
