@@ -1,6 +1,6 @@
 """A store that holds a lake in memory: what is collected, queried or removed through it cannot have bypassed the seam.
 
-DuckDB and polars get copies, one folder per store, written when the URL of a file is asked for: as a remote store would.
+DuckDB and polars get copies, one folder per store, written when a URL is asked for: as a remote store would.
 """
 
 import io
