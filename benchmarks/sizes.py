@@ -76,7 +76,7 @@ def main() -> None:
         for name, config in configurations(scratch, options.quick).items():
             measure(result, lake, name, config)
     result.notes.append(
-        "Expected: the constants of collect/running/plan.py (in the settings below) with the tokens that were collected, "
+        "Expected: the constants of collect/running/plan.py (in the settings below) with the tokens collected, "
         f"plus a fixed part per file: {', '.join(f'{k} {v:,}' for k, v in plan.FILE_BYTES.items())}."
     )
     finish(result, options)

@@ -25,6 +25,7 @@ class CollectConfig(BaseModel):
     model: str = Field("tinymath", description="Hugging Face id, local folder, or the bundled `tinymath`.")
     revision: str | None = Field(None, description="Revision of the model repository.")
     trust_remote_code: bool = Field(False, description="Run code from the model repository (off unless typed).")
+    allow_missing: bool = Field(False, description="Run a model whose checkpoint lacks weights (drawn at random).")
     prompt: tuple[str, ...] = Field((), description="Prompt texts given directly.")
     prompts: str | None = Field(None, description="File of prompts: text, JSONL, CSV or Parquet.")
     dataset: str | None = Field(None, description="Dataset NAME[:SPLIT]: tinymath:test or one of the Hugging Face hub.")

@@ -25,6 +25,9 @@ ObservePrompt = Annotated[
 StrictTimings = Annotated[
     bool | None, typer.Option("--strict-timings", help="Measure what observing costs; see `lake show --timings`.")
 ]
+AllowMissing = Annotated[
+    bool | None, typer.Option("--allow-missing", help="Run a model whose checkpoint lacks weights, with random ones.")
+]
 EmbedScope = Annotated[list[str] | None, typer.Option(help="prompt+completion, completion or window:N; may repeat.")]
 
 
@@ -64,6 +67,7 @@ def collect(
     embedder: Annotated[str | None, typer.Option(help="Sentence-transformers model for embeddings.")] = None,
     embed_scope: EmbedScope = None,
     trust_remote_code: Annotated[bool | None, typer.Option(help="Run code from the model repository.")] = None,
+    allow_missing: AllowMissing = None,
     config: Annotated[Path | None, typer.Option(help="YAML file of these settings.")] = None,
     resume: Annotated[str | None, typer.Option(metavar="RUN", help="Complete an interrupted run.")] = None,
     dry_run: Annotated[bool, typer.Option(help="Print tokens, bytes and files; write nothing.")] = False,

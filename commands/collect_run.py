@@ -29,7 +29,7 @@ def run_collect(
     settings = resolve_config(flags, file=config)
     with Interrupt() as stop, ProgressBar() as bar:
         callbacks = Callbacks(bar.update, say, stop)
-        collection = Collection(settings, callbacks)
+        collection = Collection(settings, callbacks, weights=not dry_run)
         sizes = collection.estimate()
         if dry_run:
             print_json(_facts(collection, sizes)) if as_json else print(_estimate_text(collection, sizes))

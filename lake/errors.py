@@ -6,6 +6,7 @@ LakeError (1)
 ├── ConfigError (4)         the configuration cannot work: unknown key, site, layer, dtype
 ├── LockedError (5)         another process holds the run
 ├── DamageError (6)         bytes on disk are not what the records say
+├── FailedError (1)         the model, its tokenizer or the device broke a run off; recorded in `runs.error`
 ├── StoppedError (7)        stopped on purpose or by a limit; resumable
 ├── DiskFullError (8)       no room; committed segments are safe; resumable
 └── NewerFormatError (9)    the lake was written by a newer tracelake
@@ -51,6 +52,10 @@ class DamageError(LakeError):
     """A file is missing, torn or changed since it was committed."""
 
     exit_code = 6
+
+
+class FailedError(LakeError):
+    """The model, its tokenizer or the device broke a run off; the reason is in `runs.error`."""
 
 
 class StoppedError(LakeError):

@@ -165,7 +165,7 @@ def test_the_bare_model_sees_the_same_tokens(
             return unembed(states)
 
     collection.loaded.__dict__["unembed"] = Recording()
-    replay(collection.loaded, [batch], chunk=3)
+    replay(collection.loaded, [batch], collection.plan.reading, chunk=3)
     compared = 0
     for step, ids in enumerate(seen):
         alive = [s for s in batch if len(s.generated) >= step]

@@ -25,7 +25,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from tracelake.collect.config import CollectConfig
 from tracelake.collect.decoding.sampling import Sampling, choose, uniform_draws
-from tracelake.collect.models.model import Unembedding
+from tracelake.collect.models.unembedding import Unembedding
 from tracelake.collect.running.collector import Collection
 from tracelake.lake import Lake
 from tracelake.lake.errors import ConfigError

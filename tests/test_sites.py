@@ -20,7 +20,7 @@ from random_models import (
 from transformers import AutoModelForCausalLM, GPTNeoXConfig, GPTNeoXForCausalLM, MixtralConfig, MixtralForCausalLM
 
 from tracelake.collect.config import CollectConfig
-from tracelake.collect.models.model import load_model
+from tracelake.collect.models.load import load_model
 from tracelake.collect.running.collector import Collection
 from tracelake.lake import Lake
 from tracelake.lake.errors import ConfigError, LakeError

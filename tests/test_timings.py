@@ -89,7 +89,7 @@ def test_the_bare_model_sees_the_same_tokens(tmp_path, model_folder, architectur
             return unembed(states)
 
     collection.loaded.__dict__["unembed"] = Recording()
-    replay(collection.loaded, [batch], chunk=3)
+    replay(collection.loaded, [batch], collection.plan.reading, chunk=3)
     for step, ids in enumerate(seen[:9]):
         alive = [s for s in batch if len(s.generated) >= step]
         wanted = [s.generated[step] if step < len(s.generated) else None for s in alive]

@@ -5,17 +5,16 @@ Knows nothing of tables or runs. Sequences that end leave the batch after their 
 
 import time
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
-from transformers import Cache, LogitsProcessorList
+from transformers import LogitsProcessorList
 
-from ..observing.axis import Axis
 from ..observing.observation import ObservedModel, ObservedStack
 from ..observing.summaries import Distribution, distribution, distributions
 from ..observing.transfer import to_host
+from .batch import Batch
+from .reading import Reading
 from .sampling import Sampling, choose, uniform_draws
 from .sequence import EDGES, PREDICTIONS, STATES, Block, Limits, Sequence, encoder_matrix
 from .stop_rule import StopWatch
@@ -30,6 +29,7 @@ class BatchDecoder:
         observed: ObservedModel,
         sampling: Sampling,
         limits: Limits,
+        reading: Reading,
         *,
         seed: int,
         chunk: int,
@@ -41,73 +41,44 @@ class BatchDecoder:
         self.sampling = sampling
         self.processors: LogitsProcessorList = sampling.processors()
         self.limits = limits
+        self.reading = reading
         self.seed = seed
         self.chunk = chunk
         self.logit_rows = logit_rows
         self.timings = timings
 
-    def run(self, batch: list[Sequence]) -> Iterator[tuple[str, Block]]:
-        """Read the prompts and generate; fills in the outcome of every sequence of `batch`."""
+    def run(self, sequences: list[Sequence]) -> Iterator[tuple[str, Block]]:
+        """Read the prompts and generate; fills in the outcome of every one of `sequences`."""
         self.started = time.perf_counter()
-        self._lay_out(batch)
+        self.sequences = sequences
+        self.batch = Batch(self.loaded, sequences, self.reading, room=self.limits.max_new_tokens)
+        self.watch = StopWatch(self.limits.rules, len(sequences))
+        self.observed.decoder.begin(self.batch.axis, self.batch.encoder_axis())
         if self.observed.encoder is not None:
+            self.observed.encoder.begin(self.batch.encoder_axis())
             yield from self._encode(self.observed.encoder)
         yield from self._prefill()
         if self.limits.max_new_tokens == 0:
-            self._describe_next(np.arange(len(batch)))
-            for sequence in batch:
+            self._describe_next(np.arange(len(sequences)))
+            for sequence in sequences:
                 sequence.finish_reason = "none"
             return
         yield from self._generate()
 
-    def _lay_out(self, batch: list[Sequence]) -> None:
-        """Left-pad what the decoder reads of the prompts into one matrix with room for the completions."""
-        self.batch = batch
-        self.alive = np.arange(len(batch))
-        self.watch = StopWatch(self.limits.rules, len(batch))
-        self.n_prompt = np.array([s.n_prompt for s in batch])
-        self.n_encoded = np.array([s.n_encoded for s in batch])
-        self.width = int((self.n_prompt - self.n_encoded).max())
-        self.pads = self.width - (self.n_prompt - self.n_encoded)
-        self.origin = self.n_encoded - self.pads
-        total = self.width + self.limits.max_new_tokens
-        ids = np.zeros((len(batch), total), dtype=np.int64)
-        for row, sequence in enumerate(batch):
-            own = sequence.prompt_ids[sequence.n_encoded :]
-            # Padding repeats an id of the row itself: a repetition penalty must not punish a foreign token.
-            ids[row, : self.pads[row]] = own[0]
-            ids[row, self.pads[row] : self.width] = own
-        self.ids = self._index(ids)
-        self.mask: Tensor | None = None
-        if self.pads.any():
-            columns = np.arange(total)[None, :]
-            self.mask = self._index((columns >= self.pads[:, None]).astype(np.int64))
-        self.cache: Cache = self.loaded.cache()
-        self.encoded: dict[str, Tensor | None] = {}
-        encoder_axis = Axis(self._index(np.zeros_like(self.n_encoded)), self._index(self.n_encoded))
-        if self.observed.encoder is not None:
-            self.observed.encoder.begin(encoder_axis)
-        self.observed.decoder.begin(Axis(self._index(self.origin), self._index(self.n_prompt)), encoder_axis)
-
-    def _inputs(self, end: int) -> dict[str, Any]:
-        """What the decoder's forward takes besides the ids that bring it to column `end`."""
-        mask = None if self.mask is None else self.mask[:, :end]
-        return {"attention_mask": mask, "past_key_values": self.cache, "use_cache": True, **self.encoded}
-
     def _encode(self, encoder: ObservedStack) -> Iterator[tuple[str, Block]]:
         """Read the prompts with the encoder, once and whole; the decoder reads its states at every step."""
-        matrix, real = encoder_matrix(self.batch)
+        matrix, real = encoder_matrix(self.sequences)
         ids = self._index(matrix)
         mask = None if real.all() else self._index(real.astype(np.int64))
         observed = self.observed.wishes.prompt
         with self.timings.measure("encode"):
             if observed:
-                states = encoder.forward(ids, 0, in_prompt=True, attention_mask=mask)
+                states = encoder.forward(0, ids.shape[1], in_prompt=True, input_ids=ids, attention_mask=mask)
             else:
-                states = encoder.pass_over(ids, 0, attention_mask=mask)
-        self.encoded = {"encoder_hidden_states": states, "encoder_attention_mask": mask}
+                states = encoder.pass_over(0, ids.shape[1], input_ids=ids, attention_mask=mask)
+        self.batch.encoded = {"encoder_hidden_states": states, "encoder_attention_mask": mask}
         if observed:
-            select, origin = np.flatnonzero(real), np.zeros_like(self.origin)
+            select, origin = np.flatnonzero(real), np.zeros_like(self.batch.origin)
             block = self._prompt_states(encoder, select, 0, ids.shape[1], origin=origin)
             self._keep_basin(encoder)
             yield STATES, block
@@ -116,22 +87,35 @@ class BatchDecoder:
 
     def _prefill(self) -> Iterator[tuple[str, Block]]:
         """Feed the prompt in chunks; yields the rows of each that is observed."""
-        decoder = self.observed.decoder
-        observed_from = 0 if self.observed.wishes.prompt else self.width - 1
-        for start, end in _chunks(0, observed_from, self.chunk):
+        decoder, batch = self.observed.decoder, self.batch
+        observed_from = 0 if self.observed.wishes.prompt else batch.width - 1
+        for start, end in batch.spans(0, observed_from, self.chunk):
             with self.timings.measure("prefill"):
-                decoder.pass_over(self.ids[:, start:end], start, **self._inputs(end))
-        for start, end in _chunks(observed_from, self.width, self.chunk):
+                self._pass_over(start, end)
+        for start, end in batch.spans(observed_from, batch.width, self.chunk):
             with self.timings.measure("prefill"):
-                states = decoder.forward(self.ids[:, start:end], start, in_prompt=True, **self._inputs(end))
-            block = self._prompt_states(decoder, _real(self.pads, start, end), start, end, origin=self.origin)
-            if end == self.width:
+                states = self._forward(start, end, in_prompt=True)
+            block = self._prompt_states(decoder, _real(batch.pads, start, end), start, end, origin=batch.origin)
+            if end == batch.width:
                 self._keep_basin(decoder)
             yield STATES, block
             self.last_states = states[:, -1]
             if self.observed.wishes.tokens and self.observed.wishes.prompt:
                 yield from self._prompt_predictions(states, start, end)
         yield from self._prompt_edges(decoder)
+
+    def _forward(self, start: int, end: int, *, in_prompt: bool) -> Tensor:
+        """Read columns start..end of the batch, observed; returns their final-normed states."""
+        batch = self.batch
+        with batch.factors():
+            return self.observed.decoder.forward(
+                start, end, in_prompt=in_prompt, again=batch.again(start), **batch.inputs(start, end)
+            )
+
+    def _pass_over(self, start: int, end: int) -> None:
+        batch = self.batch
+        with batch.factors():
+            self.observed.decoder.pass_over(start, end, again=batch.again(start), **batch.inputs(start, end))
 
     def _prompt_edges(self, stack: ObservedStack) -> Iterator[tuple[str, Block]]:
         for kind, edges in stack.prompt_edges().items():
@@ -144,10 +128,10 @@ class BatchDecoder:
         """Rows of a pass over prompt columns start..end of one stack; `select`: flat indexes of its real tokens."""
         n_new = end - start
         rows, columns = select // n_new, select % n_new + start
-        whole = len(select) == n_new * len(self.batch)
+        whole = len(select) == n_new * len(self.sequences)
         index = None if whole else self._index(select)
         positions = columns + origin[rows]
-        last = select[positions == self.n_prompt[rows] - 1]
+        last = select[positions == self.batch.n_prompt[rows] - 1]
         scopes = {None: index, "prompt": index}
         if self.limits.max_new_tokens == 0:
             scopes["last"] = self._index(last)
@@ -160,74 +144,73 @@ class BatchDecoder:
         """Give every sequence the basin ratios of its prompt, which has been read to its end."""
         basin = stack.basin_ratio()
         if basin is not None:
-            for sequence, ratio in zip(self.batch, basin.cpu().numpy(), strict=True):
+            for sequence, ratio in zip(self.sequences, basin.cpu().numpy(), strict=True):
                 sequence.basin = ratio
 
     def _prompt_predictions(self, states: Tensor, start: int, end: int) -> Iterator[tuple[str, Block]]:
         """The distribution behind every prompt token that the chunk predicts, a few rows of logits at a time."""
-        select = _real(self.pads, start, min(end, self.width - 1), n_new=end - start)
+        select = _real(self.batch.pads, start, min(end, self.batch.width - 1), n_new=end - start)
         rows, columns = select // (end - start), select % (end - start) + start
         flat = states.flatten(0, 1)
         for first in range(0, len(select), self.logit_rows):
             part = slice(first, first + self.logit_rows)
             with self.timings.measure("prompt_logits"):
-                targets = self.ids[self._index(rows[part]), self._index(columns[part] + 1)]
+                targets = self.batch.ids[self._index(rows[part]), self._index(columns[part] + 1)]
                 logits = self.loaded.unembed(flat[self._index(select[part])])
                 block_bytes = self.observed.block_bytes
                 found = distributions(logits, targets, k=self.observed.wishes.topk, block_bytes=block_bytes)
                 host = to_host(found._asdict())
-            yield PREDICTIONS, Block(rows[part], columns[part] + 1 + self.origin[rows[part]], host)
+            yield PREDICTIONS, Block(rows[part], columns[part] + 1 + self.batch.origin[rows[part]], host)
 
     def _index(self, values: np.ndarray) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(values)).to(self.loaded.device)
+        return self.batch.index(values)
 
     def _generate(self) -> Iterator[tuple[str, Block]]:
         """Choose, read, drop what has ended; until nothing is left."""
-        step, end = 0, self.width
+        step = 0
         logits = self.loaded.unembed(self.last_states)
         waiting: dict[str, Tensor] = {}
-        while len(self.alive):
+        while len(self.batch.alive):
             # The states of the last pass wait for this transfer, so that each step makes one.
             with self.timings.measure("choose"):
-                packet = self._choose(logits, step, end)
+                packet = self._choose(logits, step)
                 host = to_host({**packet, **waiting})
             if waiting:
                 yield STATES, self._step_states({name: host[name] for name in waiting})
             healthy = host["healthy"]
             yield PREDICTIONS, self._step_predictions(host, step, packet, healthy)
-            stopped = self.watch.after_step(self.alive, host)
+            stopped = self.watch.after_step(self.batch.alive, host)
             ended = self._ended(host["token_id"], healthy, stopped, step)[healthy]
             self._leave(~healthy)
-            if len(self.alive) == 0:
+            if len(self.batch.alive) == 0:
                 return
-            waiting, logits = self._read(host["token_id"][healthy], end, ended)
-            end, step = end + 1, step + 1
+            waiting, logits = self._read(host["token_id"][healthy], ended)
+            step += 1
             if ended.any():
                 yield STATES, self._step_states(to_host(waiting))
                 waiting = {}
                 self._describe_next(np.flatnonzero(ended), logits)
                 logits = logits[self._leave(ended)]
 
-    def _read(self, token_ids: np.ndarray, end: int, ended: np.ndarray) -> tuple[dict[str, Tensor], Tensor]:
+    def _read(self, token_ids: np.ndarray, ended: np.ndarray) -> tuple[dict[str, Tensor], Tensor]:
         """Feed the chosen tokens; returns their reduced states and the next logits."""
+        batch = self.batch
         with self.timings.measure("decode"):
-            tokens = self._index(token_ids).long().unsqueeze(-1)
-            self.ids[:, end] = tokens[:, 0]
-            states = self.observed.decoder.forward(tokens, end, in_prompt=False, **self._inputs(end + 1))
-            self.last_states = states[:, -1]
+            batch.append(self._index(token_ids).long(), self.chunk)
+            self.last_states = self._forward(batch.end - 1, batch.end, in_prompt=False)[:, -1]
             logits = self.loaded.unembed(self.last_states)
         with self.timings.measure("summaries"):
             return self._reduce_step(ended), logits
 
-    def _choose(self, logits: Tensor, step: int, end: int) -> dict[str, Tensor]:
+    def _choose(self, logits: Tensor, step: int) -> dict[str, Tensor]:
         """The next tokens, with everything about them that goes to the host."""
-        draws = None
+        draws, batch = None, self.batch
         if not self.sampling.greedy:
-            items = np.array([self.batch[i].item for i in self.alive])
-            samples = np.array([self.batch[i].sample for i in self.alive])
+            items = np.array([self.sequences[i].item for i in batch.alive])
+            samples = np.array([self.sequences[i].sample for i in batch.alive])
             draws = uniform_draws(self.seed, items, samples, step)
-        choice = choose(logits, self.ids[:, :end], self.processors, draws)
-        self.forced = self.limits.forced(self.n_prompt[self.alive] - self.n_encoded[self.alive] + step, step)
+        choice = choose(logits, batch.ids[:, : batch.end], self.processors, draws)
+        self.forced = self.limits.forced(batch.end - batch.pads, step)
         if (self.forced >= 0).any():
             choice = choice.overruled(self._index(self.forced))
         packet = {"token_id": choice.token_ids, "healthy": logits.amax(-1).isfinite()}
@@ -244,15 +227,15 @@ class BatchDecoder:
         now = time.perf_counter()
         latency = np.full(int(healthy.sum()), (now - self.started) * 1000, dtype=np.float32)
         self.started = now
-        rows = self.alive[healthy]
+        rows = self.batch.alive[healthy]
         values = {name: host[name][healthy] for name in packet if name != "healthy"}
-        return Block(rows, self.n_prompt[rows] + step, {**values, "latency_ms": latency})
+        return Block(rows, self.batch.n_prompt[rows] + step, {**values, "latency_ms": latency})
 
     def _ended(self, token_ids: np.ndarray, healthy: np.ndarray, stopped: np.ndarray, step: int) -> np.ndarray:
         """Which rows end with this token; sets their reason."""
-        ended = np.zeros(len(self.alive), dtype=bool)
-        for row, index in enumerate(self.alive):
-            sequence = self.batch[index]
+        ended = np.zeros(len(self.batch.alive), dtype=bool)
+        for row, index in enumerate(self.batch.alive):
+            sequence = self.sequences[index]
             if not healthy[row]:
                 sequence.finish_reason = "broken"
                 continue
@@ -285,8 +268,8 @@ class BatchDecoder:
         return self.observed.decoder.rows(None, scopes)
 
     def _step_states(self, host: dict[str, np.ndarray]) -> Block:
-        rows = self.alive
-        positions = self.n_prompt[rows] + np.array([len(self.batch[i].generated) for i in rows]) - 1
+        rows = self.batch.alive
+        positions = self.batch.n_prompt[rows] + np.array([len(self.sequences[i].generated) for i in rows]) - 1
         return Block(rows, positions, _with_scope_rows(host, {"last": self._last_rows}))
 
     def _describe_next(self, rows: np.ndarray, logits: Tensor | None = None) -> None:
@@ -301,7 +284,7 @@ class BatchDecoder:
     def _store_next(self, rows: np.ndarray, found: Distribution) -> None:
         host = to_host({name: getattr(found, name) for name in ("entropy_bits", "topk_ids", "topk_logprobs")})
         for i, row in enumerate(rows):
-            sequence = self.batch[self.alive[row]]
+            sequence = self.sequences[self.batch.alive[row]]
             if not np.isfinite(host["entropy_bits"][i]):
                 continue
             sequence.next_entropy_bits = float(host["entropy_bits"][i])
@@ -312,20 +295,10 @@ class BatchDecoder:
         """Take rows out of the batch, its cache and its matrices; returns the indexes of those that stay."""
         stay = np.flatnonzero(~leaving)
         index = self._index(stay)
-        if len(stay) < len(self.alive):
-            self.alive = self.alive[stay]
-            self.ids = self.ids[index]
-            self.mask = None if self.mask is None else self.mask[index]
-            self.encoded = {name: None if held is None else held[index] for name, held in self.encoded.items()}
+        if len(stay) < len(self.batch.alive):
             self.observed.decoder.keep_rows(index)
-            if len(stay):
-                self.cache.batch_select_indices(index)
+            self.batch.take(index)
         return index
-
-
-def _chunks(start: int, end: int, size: int) -> list[tuple[int, int]]:
-    """Half-open ranges of at most `size` columns that cover start..end."""
-    return [(first, min(first + size, end)) for first in range(start, end, size)]
 
 
 def _real(pads: np.ndarray, start: int, end: int, n_new: int | None = None) -> np.ndarray:

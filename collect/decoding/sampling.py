@@ -59,10 +59,10 @@ def _mixed(x: np.ndarray) -> np.ndarray:
         return x ^ (x >> np.uint64(31))
 
 
-def uniform_draws(seed: int, items: np.ndarray, samples: np.ndarray, step: int) -> np.ndarray:
+def uniform_draws(seed: int, items: np.ndarray, samples: np.ndarray, step: int | np.ndarray) -> np.ndarray:
     """One number in [0, 1) per row, a function of its arguments only; float64 with 53 random bits."""
     state = _mixed(np.full(len(items), seed & 0xFFFFFFFFFFFFFFFF, dtype=np.uint64))
-    for part in (items, samples, np.full(len(items), step)):
+    for part in (items, samples, np.broadcast_to(step, len(items))):
         state = _mixed(state ^ part.astype(np.uint64))
     return (state >> np.uint64(11)).astype(np.float64) * 2.0**-53
 

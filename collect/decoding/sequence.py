@@ -37,6 +37,16 @@ class Sequence:
         return len(self.prompt_ids)
 
     @property
+    def read_ids(self) -> np.ndarray:
+        """What the decoder reads before it chooses a token."""
+        return self.prompt_ids[self.n_encoded :]
+
+    @property
+    def n_read(self) -> int:
+        """How many tokens the decoder reads before it chooses one."""
+        return self.n_prompt - self.n_encoded
+
+    @property
     def n_surveyed(self) -> int:
         """Prompt tokens that one stack attends over: those of the encoder, or all of them."""
         return self.n_encoded or self.n_prompt

@@ -1,7 +1,7 @@
 """A key-value cache that writes new keys in place instead of copying all of them at every step."""
 
 from torch import Tensor
-from transformers import DynamicCache, EncoderDecoderCache, PreTrainedConfig
+from transformers import Cache, DynamicCache, EncoderDecoderCache, PreTrainedConfig
 from transformers.cache_utils import DynamicLayer
 
 LEAST_ROOM = 64
@@ -63,3 +63,12 @@ def encoder_decoder_cache(n_layers: int) -> EncoderDecoderCache:
     own = DynamicCache()
     own.layers.extend(RoomyLayer() for _ in range(n_layers))
     return EncoderDecoderCache(own, DynamicCache())
+
+
+def select_rows(cache: Cache, rows: Tensor) -> None:
+    """Go on with these rows of the batch, which may be repeated.
+
+    Layers that hold a state instead of keys, or beside them, have no selection, but the reordering of beam search does
+    the same for every kind of layer.
+    """
+    cache.reorder_cache(rows)  # type: ignore[arg-type]

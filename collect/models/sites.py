@@ -5,7 +5,7 @@ cross_attn_out as a fourth term where a decoder reads an encoder. Which module's
 a norm after it) is decided by trying the identity, not by a table.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -47,16 +47,16 @@ def check_site(site: str) -> None:
         raise ConfigError(f"There is no site {site!r}.{did_you_mean(site, SITES, show=len(SITES))}")
 
 
-def find_blocks(stack: nn.Module, n_layers: int | None = None) -> nn.ModuleList:
-    """The transformer blocks: the one outermost ModuleList of `n_layers` (None: of any number of) blocks."""
-    lists = [m for m in stack.modules() if isinstance(m, nn.ModuleList) and len(m) and n_layers in (None, len(m))]
-    # Mixtures of experts hold lists of experts; blocks are the list that contains an attention module.
-    lists = [m for m in lists if BlockParts.of(m[0]).attention is not None] or lists
+def find_blocks(stack: nn.Module, called: Collection[nn.Module]) -> nn.ModuleList:
+    """The transformer blocks: the outermost ModuleList whose members were all `called` when text was read."""
+    lists = [m for m in stack.modules() if isinstance(m, nn.ModuleList) and len(m) and all(c in called for c in m)]
+    # Mixtures of experts hold lists of experts; blocks are the list some of whose members contain an attention module.
+    lists = [m for m in lists if any(BlockParts.of(block).attention is not None for block in m)] or lists
     inner = {id(module) for m in lists for child in m for module in child.modules()}
     found = [m for m in lists if id(m) not in inner]
     if len(found) != 1:
         raise ConfigError(
-            f"{type(stack).__name__}: expected one list of {n_layers or ''} transformer blocks, found {len(found)}. "
+            f"{type(stack).__name__}: expected one list of transformer blocks, found {len(found)}. "
             "tracelake can read transformers whose blocks are one ModuleList per stack."
         )
     return found[0]
@@ -281,6 +281,11 @@ class Tap:
             for handle in handles:
                 handle.remove()
             self.states.clear()
+
+    def skip(self, n: int) -> None:
+        """Forget the first `n` positions of the last pass."""
+        for key, state in self.states.items():
+            self.states[key] = state[:, n:]
 
     def _hook(self, site: str, layer: int) -> Iterator[Any]:
         block, keep = self.anatomy.blocks[layer], self.states.__setitem__

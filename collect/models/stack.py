@@ -1,5 +1,6 @@
 """One tower of transformer blocks: all of a decoder-only model, or the encoder or the decoder of the others."""
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -8,10 +9,14 @@ from typing import Any
 from torch import nn
 
 from ...lake.errors import ConfigError
+from .rotary import LengthSwitch, find_switch
 from .sites import Anatomy, BlockParts, dissect, find_blocks
+from .text_pass import TextPass
 
 DECODER, ENCODER = "decoder", "encoder"
 SELF, CROSS = "self", "cross"
+CACHE_NAMES = ("past_key_values", "cache_params")
+"""What models call the cache that they are given."""
 
 
 @dataclass
@@ -36,12 +41,43 @@ class Stack:
     @property
     def n_heads(self) -> int:
         own = getattr(self.config, f"{self.name}_attention_heads", None)
-        return int(own or self.config.num_attention_heads)
+        return int(own or getattr(self.config, "num_attention_heads", None) or 0)
 
     @property
     def is_causal(self) -> bool:
         """Whether a token's self-attention sees the tokens before it only."""
         return self.name == DECODER
+
+    @cached_property
+    def _parameters(self) -> tuple[frozenset[str], bool]:
+        """Names of what the forward takes, and whether it takes other names too."""
+        parameters = inspect.signature(self.module.forward).parameters.values()
+        any_name = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters)
+        return frozenset(parameter.name for parameter in parameters), any_name
+
+    def accepts(self, name: str) -> bool:
+        """Whether the forward can be given something of this name (it may ignore it)."""
+        names, any_name = self._parameters
+        return any_name or name in names
+
+    @cached_property
+    def cache_name(self) -> str | None:
+        """What the forward calls its cache; None if it has none (one that it would swallow unread is none)."""
+        return next((name for name in CACHE_NAMES if name in self._parameters[0]), None)
+
+    @cached_property
+    def switch(self) -> LengthSwitch | None:
+        """Where rotary factors change with the length of a sequence."""
+        return find_switch(self.module)
+
+    @cached_property
+    def padding_id(self) -> int | None:
+        """The token from whose id on positions are counted, and which is not counted itself; None: from 0."""
+        for module in self.module.modules():
+            positions = getattr(module, "position_embeddings", None)
+            if isinstance(positions, nn.Embedding) and positions.padding_idx is not None:
+                return positions.padding_idx
+        return None
 
     @cached_property
     def anatomy(self) -> Anatomy:
@@ -70,16 +106,17 @@ class Stack:
         return found
 
 
-def only_stack(model: Any, config: Any, probe: Callable[[], object]) -> Stack:
+def only_stack(text: TextPass, config: Any, probe: Callable[[], object]) -> Stack:
     """The blocks of a decoder-only model."""
-    blocks = find_blocks(model.base_model, int(config.num_hidden_layers))
-    return Stack(DECODER, model.base_model, config, probe, blocks, takes_positions=True)
+    blocks = find_blocks(text.base, text.called)
+    takes_positions = "position_ids" in inspect.signature(text.base.forward).parameters
+    return Stack(DECODER, text.base, config, probe, blocks, takes_positions=takes_positions)
 
 
-def encoder_and_decoder(model: Any, config: Any, probe: Callable[[], object]) -> tuple[Stack, Stack]:
+def encoder_and_decoder(model: Any, text: TextPass, config: Any, probe: Callable[[], object]) -> tuple[Stack, Stack]:
     """The two stacks of an encoder-decoder model."""
-    encoder, decoder = model.get_encoder(), model.get_decoder()
+    encoder, decoder = model.get_encoder(), text.base
     return (
-        Stack(ENCODER, encoder, config, probe, find_blocks(encoder)),
-        Stack(DECODER, decoder, config, probe, find_blocks(decoder), kinds=(SELF, CROSS)),
+        Stack(ENCODER, encoder, config, probe, find_blocks(encoder, text.called)),
+        Stack(DECODER, decoder, config, probe, find_blocks(decoder, text.called), kinds=(SELF, CROSS)),
     )

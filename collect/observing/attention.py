@@ -57,6 +57,15 @@ class AttentionObserver:
         self.key_lengths: dict[int, int] = {}
         self._counted: dict[int, tuple[object, Tensor]] = {}
 
+    def skip(self, n: int) -> None:
+        """Forget the first `n` queries of the last pass."""
+        self.rows = {
+            layer: AttentionRows(*(None if values is None else values[:, :, n:] for values in rows))  # type: ignore[arg-type]
+            for layer, rows in self.rows.items()
+        }
+        self.n_keys = {layer: count[:, n:] for layer, count in self.n_keys.items()}
+        self.states = {key: state[:, n:] for key, state in self.states.items()}
+
     def first_key(self, n_key: int) -> int:
         """Column of the first of the keys at hand: a sliding cache starts late, the encoder's are all there."""
         return self.seen - n_key if self.kind == "self" else 0

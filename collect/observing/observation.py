@@ -3,6 +3,7 @@
 A row is a token that the stack read. Rows leave as tensors with the row axis first; the caller moves them to the host.
 """
 
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -158,26 +159,30 @@ class ObservedStack:
             self._before = self._before[:, rows]
 
     def forward(
-        self, ids: Int[Tensor, "batch pos"], start: int, *, in_prompt: bool, **inputs: Any
+        self, start: int, end: int, *, in_prompt: bool, again: int = 0, **inputs: Any
     ) -> Float[Tensor, "batch pos d_model"]:
-        """Read columns `start`.. of the batch; returns the final-normed states and keeps what the hooks saw."""
-        end = start + ids.shape[1]
+        """Read columns start..end of the batch; returns their final-normed states and keeps what the hooks saw.
+
+        `inputs` is what the stack's forward takes; it reads `again` columns before `start` once more.
+        """
         for kind, observer in self.observers.items():
             thirds = self._thirds if in_prompt and kind == SELF else None
             observer.start(end, thirds, self._edges.get(kind) if in_prompt else None)
-        if self.stack.takes_positions:
-            columns = columns_of(ids.shape[1], start, ids.device)
-            inputs["position_ids"] = self.axis.positions(columns).clamp_min(0)
-        self._final: Tensor = self.stack.module(input_ids=ids, **inputs).last_hidden_state
+        self._final: Tensor = self.stack.module(**inputs).last_hidden_state
+        if again:
+            self._final = self._final[:, again:]
+            self.tap.skip(again)
+            for observer in self.observers.values():
+                observer.skip(again)
         return self._final
 
-    def pass_over(self, ids: Int[Tensor, "batch pos"], start: int, **inputs: Any) -> Tensor:
-        """Read columns `start`.. of the batch without observing them."""
+    def pass_over(self, start: int, end: int, *, again: int = 0, **inputs: Any) -> Tensor:
+        """Read columns start..end of the batch without observing them."""
         before = {kind: observer.statistics for kind, observer in self.observers.items()}
         for observer in self.observers.values():
             observer.statistics = False
         try:
-            states = self.forward(ids, start, in_prompt=False, **inputs)
+            states = self.forward(start, end, in_prompt=False, again=again, **inputs)
         finally:
             for kind, observer in self.observers.items():
                 observer.statistics = before[kind]
@@ -295,7 +300,12 @@ class ObservedModel:
 
 
 def attention_is_observable(loaded: LoadedModel) -> bool:
-    """Whether every layer's attention passes through transformers' AttentionInterface; tried with one short pass."""
+    """Whether every layer's attention passes through transformers' AttentionInterface; tried with one short pass.
+
+    A shell cannot be run: there it is whether the architecture's file knows the interface at all.
+    """
+    if loaded.is_shell:
+        return hasattr(sys.modules[type(loaded.model).__module__], "ALL_ATTENTION_FUNCTIONS")
     looking = Wishes(tokens=False, layers=False, heads=True, vectors=(), store_dtype="float32")
     stacks = [ObservedStack(stack, looking, block_bytes=2**20, columns=2**20) for stack in loaded.stacks]
     modules = {module: to for stack in stacks for module, to in stack.observed_modules().items()}

@@ -6,23 +6,28 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from ...lake import Lake
 from ...lake.errors import ConfigError, DiskFullError, StoppedError, UsageError
 from ..config import CollectConfig
+from ..decoding.check import choose_reading, reading_notice
 from ..decoding.loop import BatchDecoder
+from ..decoding.reading import Reading
 from ..decoding.replay import replay
 from ..decoding.sequence import Limits
 from ..decoding.timings import Timings
 from ..embedding.embedder import Embedder, Scope
 from ..inputs.prompts import PromptSource, open_source
+from ..inputs.spool import Spool
 from ..inputs.text import TokenText
 from ..inputs.tokenized import PromptTokenizer, TokenizedPrompt
 from ..keep import Keep
-from ..models.model import LoadedModel, load_model
+from ..models.load import load_model
+from ..models.model import LoadedModel
+from ..models.outline import outline
 from ..observing.observation import ObservedModel, Wishes, attention_is_observable, each_once, vector_wishes
+from .failure import failing_said
 from .plan import Estimate, Plan, estimate, make_plan, stored_dtype
 from .provenance import check_same, new_run_id, run_json
 from .segment import SegmentRunner, operation_columns
@@ -61,9 +66,19 @@ class Callbacks:
 
 
 class Collection:
-    """A configured collection: the model is loaded, the prompts are counted, nothing has been written yet."""
+    """A configured collection: the model is loaded, the prompts are counted, nothing has been written yet.
 
-    def __init__(self, config: CollectConfig, callbacks: Callbacks | None = None, *, plan: Plan | None = None) -> None:
+    Without `weights` it can only be estimated: the model is a shell made from its configuration.
+    """
+
+    def __init__(
+        self,
+        config: CollectConfig,
+        callbacks: Callbacks | None = None,
+        *,
+        plan: Plan | None = None,
+        weights: bool = True,
+    ) -> None:
         self.config = config
         self.callbacks = callbacks or Callbacks()
         self.notices: list[str] = []
@@ -71,15 +86,16 @@ class Collection:
         self.source: PromptSource = open_source(config)
         for name in config.embed_scope:
             Scope.parse(name)
+        self.spool: Spool | None = None
         with self.timings.measure("load"):
-            self.loaded: LoadedModel = load_model(
-                config.model,
-                revision=config.revision,
-                dtype=config.dtype,
-                device=config.device,
-                attn_implementation=config.attn_implementation,
-                trust_remote_code=config.trust_remote_code,
-            )
+            self.loaded: LoadedModel = self._load() if weights else self._outline()
+        if self.loaded.gaps:
+            self.notice(f"{config.model}: {self.loaded.gaps.sentence()} (--allow-missing).")
+        with self.timings.measure("check"):
+            # A shell cannot be tried: its plan is that of a model without limits.
+            reading = Reading() if self.loaded.is_shell else choose_reading(self.loaded)
+        if (limits := reading_notice(self.loaded, reading)) is not None:
+            self.notice(limits)
         self.keep = Keep.parse(config.keep)
         self.unmeasured: dict[str, str] = {}
         self.wishes = self._wishes()
@@ -92,16 +108,45 @@ class Collection:
             config.max_new_tokens > 0,
         )
         with self.timings.measure("plan"):
-            self.plan = plan or self._plan()
-        self.observed = ObservedModel(
-            self.loaded, self.wishes, block_bytes=self.plan.block_bytes, columns=self.plan.chunk
+            self.plan = plan or self._plan(reading)
+        if self.plan.reading != reading:
+            raise ConfigError(
+                f"{config.model} must now be read otherwise than when the run was planned. Start a new run."
+            )
+        if weights:
+            self.observed = ObservedModel(
+                self.loaded, self.wishes, block_bytes=self.plan.block_bytes, columns=self.plan.chunk
+            )
+
+    def _load(self) -> LoadedModel:
+        config = self.config
+        return load_model(
+            config.model,
+            revision=config.revision,
+            dtype=config.dtype,
+            device=config.device,
+            attn_implementation=config.attn_implementation,
+            trust_remote_code=config.trust_remote_code,
+            allow_missing=config.allow_missing,
         )
 
-    def _plan(self) -> Plan:
-        lengths = np.fromiter((len(item.ids) for item in self.tokenizer.tokenize(self.source)), dtype=np.int64)
+    def _outline(self) -> LoadedModel:
+        config = self.config
+        return outline(
+            config.model,
+            revision=config.revision,
+            dtype=config.dtype,
+            device=config.device,
+            attn_implementation=config.attn_implementation,
+            trust_remote_code=config.trust_remote_code,
+        )
+
+    def _plan(self, reading: Reading) -> Plan:
+        self.spool = Spool()
+        lengths = self.spool.fill(self.source, self.tokenizer.tokenize)
         if len(lengths) == 0:
             raise UsageError("There are no prompts: the source is empty.")
-        return make_plan(self.loaded, self.config, self.keep, lengths)
+        return make_plan(self.loaded, self.config, self.keep, lengths, reading)
 
     def _wishes(self) -> Wishes:
         """The `--keep` items for this model; what cannot be observed is an error if asked for, else a notice."""
@@ -157,7 +202,7 @@ class Collection:
         lake.check_writable()
         self.check_space(lake, assume_yes=assume_yes)
         run_id = new_run_id(self.config.tag)
-        about = run_json(run_id, self.loaded, self.config, self.source, self.plan, self.unmeasured)
+        about = run_json(run_id, self.loaded, self.config, self.source, self.plan, self.unmeasured, self.notices)
         return self.collect_into(lake.start_run(run_id, about))
 
     def collect_into(self, run: Any) -> Collected:
@@ -173,7 +218,8 @@ class Collection:
         # Arrow's own pool keeps what it once had: over many segments it held 40 MB more, and grew.
         pa.set_memory_pool(pa.system_memory_pool())
         try:
-            self._collect_segments(run, progress, embedder)
+            with failing_said(run, self.plan.batch_size):
+                self._collect_segments(run, progress, embedder)
             run.finish(status="complete", extra={"unwritten_ms": self._last_write_ms})
         finally:
             pa.set_memory_pool(pool)
@@ -219,19 +265,26 @@ class Collection:
             return
         self.timings.add("instrumented", (time.perf_counter() - began) * 1000, "strict")
         with self.timings.measure("warm_up"):
-            replay(self.loaded, runner.batches[:1], chunk=self.plan.chunk)
+            replay(self.loaded, runner.batches[:1], self.plan.reading, chunk=self.plan.chunk)
         with self.timings.measure("baseline"):
-            replay(self.loaded, runner.batches, chunk=self.plan.chunk)
+            replay(self.loaded, runner.batches, self.plan.reading, chunk=self.plan.chunk)
 
     def _pending(self, committed: frozenset[int]) -> Iterator[tuple[int, list[int], list[TokenizedPrompt]]]:
         """Segments still to be collected, with their work items; the source is read once, in order."""
-        items = iter(self.tokenizer.tokenize(self.source))
+        prompts = iter(self.source)
+        pieces: Iterator[TokenizedPrompt] | None = None
+        if self.spool is not None:
+            pieces = self.spool.items(prompts)
+        elif self.config.on_long == "split":
+            pieces = iter(self.tokenizer.tokenize(prompts))
         for index, bounds in enumerate(self.plan.segments):
             size = bounds[1] - bounds[0]
             if index in committed:
-                next(islice(items, size, size), None)
+                # Without pieces each prompt is one work item: what is committed need not be tokenised again.
+                next(islice(prompts if pieces is None else pieces, size, size), None)
                 continue
-            taken = list(islice(items, size))
+            some = self.tokenizer.tokenize(islice(prompts, size)) if pieces is None else islice(pieces, size)
+            taken = list(some)
             if len(taken) != size:
                 raise ConfigError(
                     "The prompts have changed since the run was planned: some are missing. Start a new run."
@@ -270,6 +323,7 @@ class Collection:
             self.observed,
             self.config.sampling,
             limits,
+            self.plan.reading,
             seed=self.config.seed,
             chunk=self.plan.chunk,
             logit_rows=self.plan.logit_rows,

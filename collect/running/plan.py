@@ -1,13 +1,14 @@
 """What will run, decided before anything runs: segments, batches, chunk length, and an estimate of tokens and bytes."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
 from ..config import CollectConfig
+from ..decoding.reading import Reading
 from ..keep import Keep
 from ..models.model import LoadedModel
 from ..models.stack import DECODER, Stack
@@ -58,6 +59,7 @@ class Plan:
     logit_rows: int
     block_bytes: int
     bytes_per_token: dict[str, float]
+    reading: Reading = field(default_factory=Reading)
 
     def as_json(self) -> dict[str, Any]:
         """Plain values for run.json."""
@@ -66,7 +68,7 @@ class Plan:
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Plan":
         """The plan of a run that was started earlier."""
-        return cls(**values)
+        return cls(**{**values, "reading": Reading(**values.get("reading", {}))})
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,7 @@ def site_width(loaded: LoadedModel, stack: Stack, site: str) -> int:
     """Elements of a vector of `site`."""
     config = loaded.config
     heads = (getattr(config, name, None) for name in ("head_dim", "d_kv"))
-    d_head = next((int(width) for width in heads if width), loaded.d_model // stack.n_heads)
+    d_head = next((int(width) for width in heads if width), loaded.d_model // max(1, stack.n_heads))
     shared = getattr(config, "num_key_value_heads", None) or stack.n_heads
     if site in ("z", "rot_q"):
         return stack.n_heads * d_head
@@ -131,7 +133,7 @@ def site_width(loaded: LoadedModel, stack: Stack, site: str) -> int:
     return loaded.d_model
 
 
-def make_plan(loaded: LoadedModel, config: CollectConfig, keep: Keep, lengths: np.ndarray) -> Plan:
+def make_plan(loaded: LoadedModel, config: CollectConfig, keep: Keep, lengths: np.ndarray, reading: Reading) -> Plan:
     """Group work items of the given prompt lengths into segments; everything else follows from the configuration."""
     n_own = len(loaded.start_ids) + config.max_new_tokens
     n_read = {stack.name: lengths for stack in loaded.stacks}
@@ -149,11 +151,12 @@ def make_plan(loaded: LoadedModel, config: CollectConfig, keep: Keep, lengths: n
         n_items=len(lengths),
         n_sequences=len(lengths) * config.samples,
         n_prompt_tokens=int((lengths + len(loaded.start_ids)).sum()) * config.samples,
-        batch_size=config.batch_size,
+        batch_size=1 if reading.alone else config.batch_size,
         chunk=int(np.clip(budget // (config.batch_size * widest), 16, 4096)),
         logit_rows=max(1, (LOGIT_BYTES_CPU if on_cpu else LOGIT_BYTES_GPU) // (4 * loaded.d_vocab)),
         block_bytes=BLOCK_BYTES_CPU if on_cpu else BLOCK_BYTES_GPU,
         bytes_per_token=_mean_bytes(sizes, n_read, config),
+        reading=reading,
     )
 
 
@@ -224,11 +227,16 @@ def estimate(plan: Plan, config: CollectConfig, keep: Keep, loaded: LoadedModel)
     )
 
 
-def batches(lengths: Sequence[int], n_samples: int, batch_size: int) -> list[list[tuple[int, int]]]:
+def batches(
+    lengths: Sequence[int], n_samples: int, batch_size: int, group: Callable[[int], Hashable] = lambda length: None
+) -> list[list[tuple[int, int]]]:
     """Group a segment's (item offset, sample) pairs into batches of similar prompt length, the longest first.
 
-    A function of the plan and the tokens alone, so that a resumed run makes the same batches.
+    Lengths of unequal `group` share no batch. A function of the plan and the tokens alone, so that a resumed run makes
+    the same batches.
     """
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
-    rows = [(i, sample) for i in order for sample in range(n_samples)]
-    return [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
+    groups: dict[Hashable, list[tuple[int, int]]] = {}
+    for i in order:
+        groups.setdefault(group(lengths[i]), []).extend((i, sample) for sample in range(n_samples))
+    return [rows[start : start + batch_size] for rows in groups.values() for start in range(0, len(rows), batch_size)]

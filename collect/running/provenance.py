@@ -48,6 +48,7 @@ def run_json(
     source: PromptSource,
     plan: Plan,
     unmeasured: dict[str, str],
+    notices: list[str],
 ) -> dict[str, Any]:
     """The immutable description of a run; enough to resume it and to say where its numbers come from."""
     return {
@@ -63,6 +64,7 @@ def run_json(
         "source": source.describe(),
         "plan": plan.as_json(),
         "unmeasured": unmeasured,
+        "notices": notices,
         "versions": versions(),
         "threads": torch.get_num_threads(),
         "machine": platform.machine(),

@@ -1,6 +1,6 @@
 """One segment of a run: its work items through the model, its rows into the store."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,7 +43,8 @@ class SegmentRunner:
     def run(self, segment: Any, first_item: int, items: list[TokenizedPrompt]) -> None:
         """Collect all samples of `items`, the first of which is work item `first_item` of the run."""
         self.rows, self.batches = [], []
-        groups = batches([len(item.ids) for item in items], self.config.samples, self.plan.batch_size)
+        lengths = [len(item.ids) for item in items]
+        groups = batches(lengths, self.config.samples, self.plan.batch_size, self._group)
         for number, group in enumerate(groups):
             batch = [self._sequence(first_item + i, sample, items[i]) for i, sample in group]
             self.batches.append(batch)
@@ -56,6 +57,13 @@ class SegmentRunner:
         segment.append("sequences", as_columns(self.rows, TABLES["sequences"].schema))
         n_tokens = sum(row["n_prompt_tokens"] + row["n_generated_tokens"] for row in self.rows)
         segment.count(n_sequences=len(self.rows), n_tokens=n_tokens)
+
+    def _group(self, length: int) -> Hashable:
+        """Prompts of `length` tokens share batches with those of the same group."""
+        loaded = self.observed.loaded
+        n_encoded = 0 if loaded.encoder is None else length
+        n_read = length - n_encoded + len(loaded.start_ids)
+        return self.plan.reading.group(n_encoded, n_read, self.config.max_new_tokens)
 
     def _sequence(self, item: int, sample: int, tokenized: TokenizedPrompt) -> Sequence:
         loaded = self.observed.loaded

@@ -1,0 +1,140 @@
+"""Sequences on their way through the model together: their ids, padding, mask, axis, cache, and which are alive."""
+
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers import Cache
+
+from ..models.cache import select_rows
+from ..models.model import LoadedModel
+from ..models.stack import Stack
+from ..observing.axis import Axis, columns_of
+from .reading import Reading
+from .sequence import Sequence
+
+
+class Batch:
+    """What the decoder reads, left-padded into one matrix with room for the completions.
+
+    Arrays have one row per sequence that is alive; `alive[row]` is its index in `sequences`.
+    """
+
+    def __init__(self, loaded: LoadedModel, sequences: list[Sequence], reading: Reading, *, room: int) -> None:
+        """Lay out the sequences with `room` columns for new tokens."""
+        self.loaded = loaded
+        self.stack: Stack = loaded.decoder
+        self.sequences = sequences
+        self.reading = reading
+        self.alive = np.arange(len(sequences))
+        self.n_encoded = np.array([sequence.n_encoded for sequence in sequences])
+        self.n_prompt = np.array([sequence.n_prompt for sequence in sequences])
+        n_read = np.array([sequence.n_read for sequence in sequences])
+        self.width = int(n_read.max())
+        """Columns of what is read before a token is chosen."""
+        self.end = self.width
+        self.pads = self.width - n_read
+        self.origin = self.n_encoded - self.pads
+        ids = np.zeros((len(sequences), self.width + room), dtype=np.int64)
+        for row, sequence in enumerate(sequences):
+            own = sequence.read_ids
+            # Padding repeats an id of the row itself: a repetition penalty must not punish a foreign token.
+            ids[row, : self.pads[row]] = own[0]
+            ids[row, self.pads[row] : self.width] = own
+        self.ids: Int[Tensor, "row column"] = self.index(ids)
+        self.mask: Tensor | None = None
+        if self.pads.any():
+            columns = np.arange(ids.shape[1])[None, :]
+            self.mask = self.index((columns >= self.pads[:, None]).astype(np.int64))
+        self.axis = Axis(self.index(self.origin), self.index(self.n_prompt))
+        self.encoded: dict[str, Tensor | None] = {}
+        self._beyond = reading.switch is not None and int(n_read.max()) > reading.switch
+        self._forget()
+
+    def index(self, values: np.ndarray) -> Tensor:
+        """A host array on the model's device."""
+        return torch.from_numpy(np.ascontiguousarray(values)).to(self.loaded.device)
+
+    def encoder_axis(self) -> Axis:
+        """The columns of what an encoder reads of the same sequences."""
+        return Axis(self.index(np.zeros_like(self.n_encoded)), self.index(self.n_encoded))
+
+    def _forget(self) -> None:
+        """Start with an empty cache."""
+        self.cache: Cache | None = None if self.reading.uncached else self.loaded.cache()
+
+    def spans(self, start: int, end: int, chunk: int) -> Iterable[tuple[int, int]]:
+        """Half-open ranges of columns that cover start..end, each to be read in one pass."""
+        size = max(1, end - start) if self.reading.whole_prompts or self.reading.uncached else chunk
+        return [(first, min(first + size, end)) for first in range(start, end, size)]
+
+    def again(self, start: int) -> int:
+        """How many columns before `start` a pass reads once more."""
+        return start if self.reading.uncached else 0
+
+    def inputs(self, start: int, end: int) -> dict[str, Any]:
+        """What the decoder's forward takes to read columns start..end."""
+        first = start - self.again(start)
+        offered: dict[str, Any] = {
+            "attention_mask": None if self.mask is None else self.mask[:, :end],
+            "use_cache": self.cache is not None,
+        }
+        if self.stack.takes_positions:
+            offered["position_ids"] = self._positions(first, end)
+        if self.cache is not None and self.stack.cache_name is not None:
+            offered[self.stack.cache_name] = self.cache
+        inputs = {name: value for name, value in offered.items() if self.stack.accepts(name)}
+        return {"input_ids": self.ids[:, first:end], **inputs, **self.encoded}
+
+    def _positions(self, start: int, end: int) -> Int[Tensor, "row column"]:
+        """Positions as the model counts them."""
+        positions = self.axis.positions(columns_of(end - start, start, self.ids.device))
+        padding = self.stack.padding_id
+        if padding is None:
+            return positions.clamp_min(0)
+        # RoBERTa and its kin count the tokens that are not the padding token, from its id on.
+        counted = self.ids[:, :end] != padding
+        if self.mask is not None:
+            counted = counted & self.mask[:, :end].bool()
+        return (counted.cumsum(-1) * counted + padding)[:, start:end]
+
+    def read(self, start: int, end: int) -> Float[Tensor, "row column d_model"]:
+        """Final-normed states of columns start..end, observed by nobody."""
+        with self.factors():
+            states = self.stack.module(**self.inputs(start, end)).last_hidden_state
+        return states[:, self.again(start) :]
+
+    def factors(self) -> AbstractContextManager[None]:
+        """Inside the block, rotary factors are those that belong to the length of the sequences."""
+        switch = self.stack.switch
+        return switch.beyond() if self._beyond and switch is not None else nullcontext()
+
+    def append(self, token_ids: Int[Tensor, " row"], chunk: int) -> None:
+        """Take the next token of every row, to be read as the last column.
+
+        Where it makes the sequences longer than their rotary factors are made for, all positions have other factors
+        from here on, and what was read before is read anew, in chunks.
+        """
+        self.ids[:, self.end] = token_ids
+        self.end += 1
+        switch = self.reading.switch
+        if switch is not None and not self._beyond and self.end - int(self.pads.min()) > switch:
+            self._beyond = True
+            self._forget()
+            for start, end in self.spans(0, self.end - 1, chunk):
+                self.read(start, end)
+
+    def take(self, rows: Int[Tensor, " taken"]) -> None:
+        """Go on with these rows, which may be fewer, in another order, or repeated."""
+        host = rows.cpu().numpy()
+        self.alive, self.pads = self.alive[host], self.pads[host]
+        self.ids = self.ids[rows]
+        self.mask = None if self.mask is None else self.mask[rows]
+        self.axis = self.axis.of_rows(rows)
+        self.encoded = {name: None if held is None else held[rows] for name, held in self.encoded.items()}
+        if self.cache is not None and len(host):
+            select_rows(self.cache, rows)

@@ -1,0 +1,69 @@
+"""A plan made without weights is the plan made with them, for every architecture; nothing of a checkpoint is read."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from random_models import ARCHITECTURES, ENCODER_DECODERS, PROMPTS, byte_tokenizer, save
+from transformers import AutoModelForCausalLM, BloomConfig, FalconConfig, GPTJConfig
+
+from tracelake.collect.config import CollectConfig
+from tracelake.collect.models.load import load_model
+from tracelake.collect.models.outline import outline
+from tracelake.collect.observing.observation import attention_is_observable
+from tracelake.collect.running.collector import Collection
+from tracelake.lake.errors import ConfigError
+
+KEEP = ("tokens", "layers", "heads", "activations:resid_post", "activations:z", "activations:mlp_post@0")
+
+
+@pytest.mark.parametrize("architecture", [*ARCHITECTURES, *ENCODER_DECODERS])
+def test_outline_plans_as_the_loaded_model_does(architecture: str, model_folder: Callable[[str], Path]) -> None:
+    folder = model_folder(architecture)
+    config = CollectConfig(model=str(folder), prompt=PROMPTS, max_new_tokens=9, keep=KEEP, device="cpu")
+    shell, whole = Collection(config, weights=False), Collection(config)
+    assert shell.loaded.is_shell and not whole.loaded.is_shell
+    assert shell.plan == whole.plan
+    assert shell.estimate() == whole.estimate()
+    assert shell.wishes == whole.wishes
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_outline_has_the_number_format_of_the_checkpoint(dtype: str, tmp_path: Path) -> None:
+    """Named by the configuration, or, where that is silent, found in the file."""
+    model = AutoModelForCausalLM.from_config(ARCHITECTURES["llama"].make(), dtype=getattr(torch, dtype))
+    folder = save(model, tmp_path)
+    assert outline(str(folder)).model.dtype == load_model(str(folder)).model.dtype == getattr(torch, dtype)
+    about = json.loads((folder / "config.json").read_text())
+    assert about.pop("dtype") == dtype
+    (folder / "config.json").write_text(json.dumps(about))
+    assert outline(str(folder)).model.dtype == load_model(str(folder)).model.dtype == getattr(torch, dtype)
+    assert outline(str(folder), dtype="float16").model.dtype == torch.float16
+
+
+def test_a_folder_without_weights_can_be_planned(tmp_path: Path) -> None:
+    """What somebody has before the download of 140 GB."""
+    ARCHITECTURES["llama"].make().save_pretrained(tmp_path)
+    byte_tokenizer().save_pretrained(tmp_path)
+    estimate = Collection(CollectConfig(model=str(tmp_path), prompt=PROMPTS), weights=False).estimate()
+    assert estimate.n_sequences == len(PROMPTS) and estimate.n_bytes > 0
+
+
+@pytest.mark.parametrize("kind", [FalconConfig, GPTJConfig, BloomConfig, None])
+def test_outline_knows_whose_attention_is_observed(kind: type | None, tmp_path: Path) -> None:
+    sizes = {"vocab_size": 300, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = ARCHITECTURES["neox"].make() if kind is None else kind(**sizes)
+    if kind is GPTJConfig:
+        config = GPTJConfig(vocab_size=300, n_embd=32, n_layer=2, n_head=4, rotary_dim=4, n_positions=64)
+    folder = save(AutoModelForCausalLM.from_config(config), tmp_path)
+    assert attention_is_observable(outline(str(folder))) == attention_is_observable(load_model(str(folder)))
+
+
+def test_errors_of_a_plan_come_without_weights_too(model_folder: Callable[[str], Path]) -> None:
+    config = CollectConfig(model=str(model_folder("gpt2")), prompt="a", keep=("activations:resid_post@99",))
+    with pytest.raises(ConfigError, match="There is no layer 99"):
+        Collection(config, weights=False)
+    assert "torch" in sys.modules
