@@ -57,6 +57,8 @@ def check_run_json(body: Mapping[str, Any], run_id: str, what: str) -> None:
     """DamageError for values of types that do not belong there, NewerFormatError for a run of a later version."""
     check_types(body, _KINDS, what)
     check_types(body.get("model") or {}, _MODEL_KINDS, f"{what} (its model)")
+    kinds = {"format": str | None, "records": list[dict[str, Any]] | None}
+    check_types(body.get("source") or {}, kinds, f"{what} (its source)")
     segments = (body.get("plan") or {}).get("segments")
     check_types({"segments": segments}, {"segments": list[list[int]] | None}, f"{what} (its plan)")
     if body.get("run_id", run_id) != run_id:

@@ -3,11 +3,8 @@
 from pathlib import Path
 
 import pytest
-import torch
 from plain_sequences import PlainCausal, check_run, collect, sequences_of
-from random_models import PROMPTS, byte_tokenizer, save
-from transformers import AutoModelForCausalLM
-from unusual_models import COUNTING, RECURRENT, UNCACHED, save_unusual, unusual_model
+from unusual_models import COUNTING, RECURRENT, UNCACHED, save_unusual
 
 SAMPLED = {"samples": 2, "temperature": 1.0, "top_k": 40, "batch_size": 4, "seed": 3}
 QUICK = ("mamba", "rwkv", "openai-gpt", "roberta")

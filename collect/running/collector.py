@@ -1,7 +1,7 @@
 """One run: plan it, collect it segment by segment, resume it; the only file that knows both models and the lake."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -166,16 +166,9 @@ class Collection:
         heads = keep.heads and observable
         edges = (self.config.edge_threshold, self.config.edge_cap) if keep.edges else None
         return Wishes(
-            keep.tokens,
-            keep.layers,
-            heads,
-            vectors,
-            store,
-            self.config.topk,
-            edges=edges,
-            attention=observable,
-            prompt=self.config.observe_prompt,
-        )
+            keep.tokens, keep.layers, heads, vectors, store, self.config.topk,
+            edges=edges, attention=observable, prompt=self.config.observe_prompt,
+        )  # fmt: skip
 
     def notice(self, text: str) -> None:
         """Tell the caller something that is no error."""
@@ -205,8 +198,15 @@ class Collection:
         about = run_json(run_id, self.loaded, self.config, self.source, self.plan, self.unmeasured, self.notices)
         return self.collect_into(lake.start_run(run_id, about))
 
-    def collect_into(self, run: Any) -> Collected:
-        """Collect the segments that are not committed yet and record the completion."""
+    def join(self, lake: Lake, run_id: str, rank: int, world: int) -> Collected:
+        """Collect this writer's share of a run that `world` writers collect together, whoever of them starts it."""
+        lake.check_writable()
+        share = self.plan.share(rank, world)
+        about = run_json(run_id, self.loaded, self.config, self.source, self.plan, self.unmeasured, self.notices)
+        return self.collect_into(lake.join_run(run_id, about, f"w{rank}"), share)
+
+    def collect_into(self, run: Any, share: frozenset[int] | None = None) -> Collected:
+        """Collect the segments (of a share) that are not committed yet and record the completion."""
         started = time.perf_counter()
         self.timings.begin()
         progress = Progress(len(self.plan.segments), len(run.committed))
@@ -219,7 +219,7 @@ class Collection:
         pa.set_memory_pool(pa.system_memory_pool())
         try:
             with failing_said(run, self.plan.batch_size):
-                self._collect_segments(run, progress, embedder)
+                self._collect_segments(run, progress, embedder, share)
             run.finish(status="complete", extra={"unwritten_ms": self._last_write_ms})
         finally:
             pa.set_memory_pool(pool)
@@ -234,14 +234,16 @@ class Collection:
             notices=tuple(self.notices),
         )
 
-    def _collect_segments(self, run: Any, progress: Progress, embedder: Embedder | None) -> None:
+    def _collect_segments(
+        self, run: Any, progress: Progress, embedder: Embedder | None, share: frozenset[int] | None
+    ) -> None:
         assert self.observed is not None
         self._last_write_ms = 0.0
-        waiting = [i for i in range(len(self.plan.segments)) if i not in run.committed]
+        waiting = sorted((self.plan.share(0, 1) if share is None else share) - run.committed)
         # The first segment also pays for what is imported and allocated once.
         compared = waiting[min(1, len(waiting) - 1)] if self.config.strict_timings and waiting else None
         runner = self._runner(run.run_id, progress, embedder)
-        for index, (start, stop), items in self._pending(run.committed):
+        for index, (start, stop), items in self._pending(waiting):
             self._check_limits(run)
             with run.segment(index, (start, stop)) as segment:
                 self._collect(runner, segment, start, items, compare=index == compared)
@@ -269,7 +271,7 @@ class Collection:
         with self.timings.measure("baseline"):
             replay(self.loaded, runner.batches, self.plan.reading, chunk=self.plan.chunk)
 
-    def _pending(self, committed: frozenset[int]) -> Iterator[tuple[int, list[int], list[TokenizedPrompt]]]:
+    def _pending(self, waiting: Sequence[int]) -> Iterator[tuple[int, list[int], list[TokenizedPrompt]]]:
         """Segments still to be collected, with their work items; the source is read once, in order."""
         prompts = iter(self.source)
         pieces: Iterator[TokenizedPrompt] | None = None
@@ -279,8 +281,8 @@ class Collection:
             pieces = iter(self.tokenizer.tokenize(prompts))
         for index, bounds in enumerate(self.plan.segments):
             size = bounds[1] - bounds[0]
-            if index in committed:
-                # Without pieces each prompt is one work item: what is committed need not be tokenised again.
+            if index not in waiting:
+                # Without pieces each prompt is one work item: what is done already need not be tokenised again.
                 next(islice(prompts if pieces is None else pieces, size, size), None)
                 continue
             some = self.tokenizer.tokenize(islice(prompts, size)) if pieces is None else islice(pieces, size)
@@ -320,15 +322,9 @@ class Collection:
             *self.loaded.forced_ids,
         )
         decoder = BatchDecoder(
-            self.observed,
-            self.config.sampling,
-            limits,
-            self.plan.reading,
-            seed=self.config.seed,
-            chunk=self.plan.chunk,
-            logit_rows=self.plan.logit_rows,
-            timings=self.timings,
-        )
+            self.observed, self.config.sampling, limits, self.plan.reading, seed=self.config.seed,
+            chunk=self.plan.chunk, logit_rows=self.plan.logit_rows, timings=self.timings,
+        )  # fmt: skip
         return SegmentRunner(
             self.observed, self.config, self.plan, self.source, decoder, text, self.timings, embedder,
             on_block=on_block, on_batch=stopping.after_batch,
