@@ -146,6 +146,14 @@ class Disk:
         with self.within(name) as (leaf, folder):
             return _regular(leaf, os.O_RDWR | os.O_CREAT if writing else os.O_RDONLY, folder, name)
 
+    def device(self, folder: str) -> int | None:
+        """Number of the disk that a folder lies on; None if it does not exist."""
+        try:
+            with self.folder(folder) as fd:
+                return os.stat(fd).st_dev
+        except FileNotFoundError:
+            return None
+
     def read(self, name: str) -> bytes:
         """The whole of a small file."""
         return _whole(self.open(name))

@@ -166,6 +166,7 @@ class Lake:
     def _take_lease(self, run_id: str, writer: str) -> Lease:
         name = layout.lock(check_name(run_id, RUN_ID, "run id"), check_name(writer, WRITER, "writer id"))
         with explained(f"locking run {run_id}"):
+            self.store.check_places()
             lease = self.store.lease(name, patience_s=PATIENCE_S)
         if lease is None:
             raise LockedError(

@@ -190,6 +190,12 @@ class LocalStore(Store):
         """Room on the lake's disk."""
         return shutil.disk_usage(self.path).free
 
+    def check_places(self) -> None:
+        """ConfigError if the folders that files are moved between lie on several disks."""
+        disks = {self.disk.device(folder) for folder in ("", STAGING, DATA, RUNS, TRASH)} - {None}
+        if len(disks) > 1:
+            raise _several_disks(self.path)
+
     def check_writable(self) -> None:
         """Take a draft through all folders that files are moved between: they must be writable and on one disk."""
         probe = f"probe-{token_hex(4)}.part"
@@ -206,10 +212,7 @@ class LocalStore(Store):
         except OSError as error:
             if error.errno != errno.EXDEV:
                 raise
-            raise ConfigError(
-                f"The lake {self.path} cannot be written: its folders {STAGING}, {DATA}, {RUNS} and {TRASH} do not lie "
-                "on one disk, and files are moved between them. Mount the whole lake instead."
-            ) from error
+            raise _several_disks(self.path) from error
         finally:
             self.disk.unlink(here)
 
@@ -243,6 +246,13 @@ class LocalStore(Store):
                 raise
             self._durable.discard(folder)
             folder = folder.rpartition("/")[0]
+
+
+def _several_disks(path: Path) -> ConfigError:
+    return ConfigError(
+        f"The lake {path} cannot be written: its folders {STAGING}, {DATA}, {RUNS} and {TRASH} do not lie on one disk, "
+        "and files are moved between them. Mount the whole lake instead."
+    )
 
 
 class FileLock:

@@ -38,6 +38,7 @@ def remove(store: Store, run_id: str, *, dry_run: bool, now: bool) -> Removal:
     Whatever stops it, the run is hidden already; vacuum takes the rest away.
     """
     with explained(f"removing run {run_id}"), leases(store, run_id):
+        records = list(only_files(store.walk(layout.run_folder(run_id))))  # refused before anything is done
         files = list(only_files(run_files(store, run_id)))
         if now:
             files += only_files(_buried(store, run_id))
@@ -47,7 +48,7 @@ def remove(store: Store, run_id: str, *, dry_run: bool, now: bool) -> Removal:
                 bury(store, run_id, _digest(store, run_id), f"{STAGING}/tombstone-{token_hex(4)}.part")
             _clear(store, files, trash)
             if now:
-                forget(store, run_id)
+                forget(store, run_id, records)
     return Removal(run_id, dry_run, now, len(files), sum(entry.size for entry in files), trash)
 
 
@@ -65,12 +66,12 @@ def leases(store: Store, run_id: str) -> Iterator[None]:
         yield
 
 
-def forget(store: Store, run_id: str) -> None:
-    """Delete everything of a buried run but its tombstone: run.json may hold prompts, and goes first."""
+def forget(store: Store, run_id: str, records: Iterable[Entry]) -> None:
+    """Delete the records of a buried run but its tombstone, and its drafts; run.json, which may hold prompts, first."""
     kept, first = layout.tombstone(run_id), layout.run_json(run_id)
-    entries = [entry.name for entry in store.walk(layout.run_folder(run_id)) if entry.name not in (kept, first)]
+    drafts = [entry.name for entry in only_files(store.walk(f"{STAGING}/{run_id}"))]
     store.remove([first])
-    store.remove([*entries, *(entry.name for entry in store.walk(f"{STAGING}/{run_id}"))])
+    store.remove([*(entry.name for entry in records if entry.name not in (kept, first)), *drafts])
 
 
 def _digest(store: Store, run_id: str) -> str:

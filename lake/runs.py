@@ -13,6 +13,7 @@ from .layout import DERIVED_WRITER, LOCKS
 from .run_json import MODEL_KEYS, read_run_json
 from .snapshot import RunLog, run_ids
 from .store import Store
+from .tombstone import check_tombstone
 from .tables.runs import RUNS
 
 
@@ -76,15 +77,16 @@ def known_runs(store: Store) -> tuple[list[tuple[str, str | None, bool]], dict[s
     damaged: dict[str, LakeError] = {}
     for run_id in run_ids(store):
         body: dict[str, Any] = {}
-        removed = True
+        removed = False
         try:
-            removed = store.exists(layout.tombstone(run_id))
             body = read_run_json(store, run_id)[0]
+            removed = store.exists(layout.tombstone(run_id))
+            if removed:
+                check_tombstone(store, run_id, body, None)
         except NotFoundError:
             continue  # removed for good between the listing and the look
         except LakeError as error:
-            if not removed:
-                damaged[run_id] = error
+            damaged[run_id], removed = error, False
         known.append((str(body.get("created_at") or ""), run_id, body.get("tag"), removed))
     return [(run_id, tag, removed) for _, run_id, tag, removed in sorted(known, key=lambda k: k[:2])], damaged
 

@@ -138,6 +138,10 @@ class Store(ABC):
         """Make the place of the lake, durable on return; no error if it exists."""
 
     @abstractmethod
+    def check_places(self) -> None:
+        """ConfigError if drafts cannot be moved from where they are written to where they belong."""
+
+    @abstractmethod
     def check_writable(self) -> None:
         """OSError, ConfigError or DamageError if segments could not be committed here."""
 

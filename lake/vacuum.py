@@ -100,7 +100,7 @@ class _Sweep:
             rest = [one for one in only_files(self.store.walk(layout.run_folder(run_id))) if one.name != tombstone]
             self.count(rest)
             if not self.result.dry_run:
-                forget(self.store, run_id)
+                forget(self.store, run_id, rest)
 
     def orphans(self, run_id: str) -> None:
         """Data files that no record names and no writer can still commit."""

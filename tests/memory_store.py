@@ -132,5 +132,8 @@ class MemoryStore(Store):
     def free_bytes(self) -> int | None:
         return None
 
+    def check_places(self) -> None:
+        """There is one."""
+
     def check_writable(self) -> None:
         """It is."""

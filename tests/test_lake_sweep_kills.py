@@ -63,7 +63,7 @@ def write_run(lake: Lake, run_id: str) -> None:
     with lake.start_run(run_id, {"plan": {"segments": [[i, i + 1] for i in range(3)]}}) as run:
         for index in range(3):
             with run.segment(index, (index, index + 1)) as segment:
-                segment.append("sequences", {"sequence_id": [index], "prompt": "a canary"})
+                segment.append("sequences", {"sequence_id": [index], "prompt": f"canary of {run_id}"})
         run.finish()
 
 
@@ -106,7 +106,11 @@ def test_killed_at_every_operation(sound: Path, tmp_path: Path, verb: str) -> No
         assert lake.verify("deep").ok, f"step {at}"
         if buried:
             lake.vacuum(0, dry_run=False)
-            left = [path for path in root.rglob("*") if path.is_file() and b"canary" in path.read_bytes()]
+            left = [
+                path
+                for path in root.rglob("*")
+                if path.is_file() and f"canary of {GOING}".encode() in path.read_bytes()
+            ]
             assert not left and lake.verify("deep").ok, f"step {at}"
         shutil.rmtree(root)
     assert at > 20

@@ -107,10 +107,8 @@ def imported(lake: "Lake", form: str) -> dict[str, str]:
 
 
 def _imports(lake: "Lake", form: str) -> list[RunLog]:
-    logs = [log for log in lake.snapshot().runs.values() if not log.removed]
-    return [
-        log for log in logs if log.run_json.get("kind") == "import" and (log.run_json.get("source") or {}).get("format") == form
-    ]  # fmt: skip
+    logs = [log for log in lake.snapshot().runs.values() if not log.removed and log.run_json.get("kind") == "import"]
+    return [log for log in logs if (log.run_json.get("source") or {}).get("format") == form]
 
 
 def _identities(log: RunLog) -> list[str]:
