@@ -13,8 +13,8 @@ from .layout import DERIVED_WRITER, LOCKS
 from .run_json import MODEL_KEYS, read_run_json
 from .snapshot import RunLog, run_ids
 from .store import Store
-from .tombstone import check_tombstone
 from .tables.runs import RUNS
+from .tombstone import check_tombstone
 
 
 def status(log: RunLog, store: Store) -> str:

@@ -78,7 +78,7 @@ def rewritten(root: Path, bodies: dict[str, Any]) -> None:
     data = json.dumps(bodies["run.json"]).encode()
     (folder / "run.json").write_bytes(data)
     digests = {"": hashlib.sha256(data).hexdigest()}
-    shutil.rmtree(folder / "ends")
+    shutil.rmtree(folder / "ends", ignore_errors=True)
     last: dict[str, str] = {}
     for name in sorted((n for n in bodies if n != "run.json"), key=lambda n: (n.startswith("derived"), n)):
         body, writer = bodies[name], name.split("-")[0]

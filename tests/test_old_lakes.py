@@ -12,7 +12,8 @@ import polars as pl
 import pyarrow.parquet as pq
 import pytest
 
-from tracelake.analysis.trajectory import TrajectoryOptions, analyze_trajectory
+from tracelake.analysis.question import ask
+from tracelake.analysis.trajectory import Trajectory
 from tracelake.lake import TABLES, Lake
 
 LAKES = Path(__file__).parent / "lakes"
@@ -48,9 +49,9 @@ def test_it_verifies(old: Lake, level: str) -> None:
 
 
 def test_its_analysis_is_found_and_its_run_goes_on(old: Lake) -> None:
-    again = analyze_trajectory(old, "latest", TrajectoryOptions(site="resid_post", layer=0, umap="none"))
+    again = ask(old, "latest", Trajectory(site="resid_post", layer=0, umap="none"))
     assert not again.computed and again.analysis_id == ANSWERED["analysis_id"]
-    forced = analyze_trajectory(old, "latest", TrajectoryOptions(site="resid_post", layer=0, umap="none"), force=True)
+    forced = ask(old, "latest", Trajectory(site="resid_post", layer=0, umap="none"), force=True)
     assert forced.computed and forced.analysis_id == ANSWERED["analysis_id"]
     with old.resume_run(RUN) as run:
         assert run.finished and run.committed == {0, 1}

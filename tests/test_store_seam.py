@@ -11,7 +11,8 @@ from corevital_reports import report, truth
 from memory_store import MemoryStore
 
 import tracelake
-from tracelake.analysis.trajectory import TrajectoryOptions, analyze_trajectory
+from tracelake.analysis.question import ask
+from tracelake.analysis.trajectory import Trajectory
 from tracelake.collect.config import CollectConfig
 from tracelake.collect.running.collector import Collection
 from tracelake.lake import Lake
@@ -58,8 +59,8 @@ def test_asked_and_verified(lake: Lake) -> None:
 
 
 def test_analysed_and_exported(lake: Lake, tmp_path: Path) -> None:
-    options = TrajectoryOptions(site="resid_post", layer=1, umap="none")
-    first, again = (analyze_trajectory(lake, "latest", options) for _ in range(2))
+    options = Trajectory(site="resid_post", layer=1, umap="none")
+    first, again = (ask(lake, "latest", options) for _ in range(2))
     assert first.computed and not again.computed and lake.analyses("latest")
     done = export_vectors(lake, "latest", layer=1, site="resid_post", form="npy", target=tmp_path / "x.npy")
     assert np.load(tmp_path / "x.npy").shape == (done.rows, 128)

@@ -10,7 +10,7 @@ RUNS = Table(
         RUN,
         *columns(
             ("tag", TEXT, "The user's label for the run."),
-            ("kind", TEXT, "generate, read, experiment or import."),
+            ("kind", TEXT, "generate, read, experiment, sae or import."),
             ("status", TEXT, "running, complete, interrupted, failed or removed."),
             ("created_at", TIME, "When the run was started.", "UTC"),
             ("finished_at", TIME, "When its completion was recorded; null before.", "UTC"),
