@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from . import collect
 
 if TYPE_CHECKING:
-    from .lake.lake import Lake
     from .facade.open_lake import OpenLake
+    from .lake.lake import Lake
 
 __version__ = "0.1.0"
 __all__ = ["Lake", "OpenLake", "collect", "open"]

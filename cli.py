@@ -10,8 +10,8 @@ import typer
 
 from . import __version__
 from .commands import analyze, ask, collect, demo, embed, exchange, maintain, metrics, show_run
-from .commands.terminal import say
-from .lake.errors import LakeError
+from .commands.outcome import outcome
+from .commands.reading import reading
 
 app = typer.Typer(
     name="lake",
@@ -25,17 +25,7 @@ app = typer.Typer(
 
 def main() -> None:
     """Run the command line; a user's mistake ends in a message and the exit code of its kind."""
-    try:
-        app()
-    except LakeError as error:
-        say(f"lake: {error}")
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        say("lake: interrupted")
-        sys.exit(130)
-    except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(0)
+    sys.exit(outcome(app))
 
 
 def _version(wanted: bool) -> None:
@@ -53,11 +43,11 @@ def root(
     """Record what a language model does into a Parquet lake, and ask it questions in SQL."""
 
 
-for _verb in (
-    *(collect.collect, ask.runs, ask.show, ask.sql, ask.query, ask.chart, show_run.report, show_run.dashboard),
-    *(maintain.verify, maintain.rm, maintain.vacuum, demo.demo, metrics.metrics),
-):
+app.command(cls=collect.CollectCommand)(collect.collect)
+for _verb in (ask.runs, maintain.verify, maintain.rm, maintain.vacuum, demo.demo):
     app.command()(_verb)
+for _verb in (ask.show, ask.sql, ask.query, ask.chart, show_run.report, show_run.dashboard, metrics.metrics):
+    app.command()(reading(_verb))
 analyze.app.command()(embed.embed)
 app.add_typer(analyze.app, name="analyze")
 app.add_typer(exchange.import_app, name="import")

@@ -9,8 +9,10 @@ import polars as pl
 from jaxtyping import Bool, Float, Int
 
 from ..lake.batches import read_commits
+from ..lake.checked_files import checked_paths, committed_files
 from ..lake.errors import NotFoundError, UsageError
 from ..lake.frames import scan_files
+from ..lake.layers import layer_number
 from ..lake.schema import TABLES
 from ..lake.snapshot import Snapshot
 from .question import Question, Reads
@@ -154,7 +156,10 @@ def _states(snapshot: Snapshot, site: str, layer: int | None) -> Source:
     places = {(e.partition["site"], e.partition["layer"]) for e in snapshot.files("activations")}
     stored = sorted((str(s), int(n)) for s, n in places)
     layers = [n for s, n in stored if s == site]
-    chosen = layers[-1] if layer in (None, -1) and layers else layer
+    chosen = layers[-1] if layer is None and layers else layer
+    if chosen is not None and chosen < 0:
+        [run_id, log] = next(iter(snapshot.runs.items()))
+        chosen = layer_number(run_id, log.run_json, chosen)
     if chosen not in layers:
         kept = ", ".join(f"{s}@{n}" for s, n in stored) or "none"
         raise NotFoundError(f"No activations of site {site!r}, layer {layer} are stored. Stored: {kept}.")
@@ -165,14 +170,14 @@ def _embeddings(snapshot: Snapshot) -> list[tuple[str, str]]:
     """Embedder and scope of what is stored, from the files' keys (read only where a file holds several)."""
     found: set[tuple[str, str]] = set()
     mixed = []
-    for entry in snapshot.files("step_embeddings"):
-        ends = [entry.key_range.get(name, ["", ""]) for name in ("embedder", "scope")]
+    for file in committed_files(snapshot, "step_embeddings"):
+        ends = [file.entry.key_range.get(name, ["", ""]) for name in ("embedder", "scope")]
         if all(low == high for low, high in ends):
             found.add((str(ends[0][0]), str(ends[1][0])))
         else:
-            mixed.append(entry)
+            mixed.append(file)
     if mixed:
-        scan = pl.scan_parquet(snapshot.urls(mixed), hive_partitioning=False, glob=False)
+        scan = pl.scan_parquet(checked_paths(snapshot, mixed), hive_partitioning=False, glob=False)
         found |= set(scan.select("embedder", "scope").unique().collect().iter_rows())
     return sorted(found)
 

@@ -8,7 +8,10 @@ from typing import Any
 from measurement import Result
 
 RESULTS = Path(__file__).parent / "results"
-ORDER = ("collection", "plain_script", "store", "queries", "startup", "memory", "sizes", "trajectories")
+ORDER = (
+    *("collection", "plain_script", "store", "checked_reads", "queries", "startup", "memory", "sizes"),
+    "trajectories",
+)
 SAME_MACHINE = ("cpu", "cores", "memory_gb", "os", "python")
 
 

@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -10,15 +11,20 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from ..lake.errors import ConfigError, NotFoundError, UsageError, did_you_mean
-from .decoding.sampling import Sampling
+from .decoding.settings import Sampling
 from .decoding.stop_rule import SAMPLING_COLUMNS, StopRule
+from .embedding.scope import Scope
+from .inputs.grading.graders import parse_grader
 from .keep import DEFAULT_KEEP, Keep
 
 ENVIRONMENT_PREFIX = "TRACELAKE_"
+OTHER_VARIABLES = ("TRACELAKE_LAKE", "TRACELAKE_VERIFY", "TRACELAKE_PUSHGATEWAY_USER", "TRACELAKE_PUSHGATEWAY_PASSWORD")
+"""Environment variables of this program that are no settings of a collection."""
+TAG = re.compile(r"[a-z][a-z0-9_-]{0,39}", re.IGNORECASE | re.ASCII)
 
 
 class CollectConfig(BaseModel):
-    """Every setting of `lake collect`. Fields are documented with their units; the command line mirrors them."""
+    """Every setting of `lake collect`. The options of the command line are made from the fields and their texts."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
@@ -26,23 +32,50 @@ class CollectConfig(BaseModel):
     revision: str | None = Field(None, description="Revision of the model repository.")
     trust_remote_code: bool = Field(False, description="Run code from the model repository (off unless typed).")
     allow_missing: bool = Field(False, description="Run a model whose checkpoint lacks weights (drawn at random).")
-    prompt: tuple[str, ...] = Field((), description="Prompt texts given directly.")
-    prompts: str | None = Field(None, description="File of prompts: text, JSONL, CSV or Parquet.")
-    dataset: str | None = Field(None, description="Dataset NAME[:SPLIT]: tinymath:test or one of the Hugging Face hub.")
+    prompt: tuple[str, ...] = Field((), description="A prompt.")
+    prompts: str | None = Field(
+        None,
+        description="File of prompts, or - for stdin: .txt (one per line), .jsonl, .json, .csv, .tsv (also .gz, .zst) "
+        "or .parquet, with `prompt` or `messages`, optional `id`, `answer`, `options`, `metadata`: docs/prompts.md.",
+    )
+    prompts_format: Literal["auto", "text", "jsonl", "json", "csv", "tsv", "parquet"] = Field(
+        "auto", description="What --prompts holds; auto goes by the name's ending, for stdin by its beginning."
+    )
+    split_lines: bool = Field(True, description="A prompt per line of a text file; no makes the file one prompt.")
+    dataset: str | None = Field(
+        None, description="Dataset NAME[[:SUBSET]:SPLIT]: tinymath:test or one of the Hugging Face hub."
+    )
     limit: int | None = Field(None, ge=1, description="Use only the first N items.")
     max_new_tokens: int = Field(128, ge=0, description="Most tokens to generate per sequence; 0 reads only.")
-    keep: tuple[str, ...] = Field(DEFAULT_KEEP, description="What to keep; see `lake collect --help`.")
+    keep: tuple[str, ...] = Field(
+        DEFAULT_KEEP,
+        description="What to keep: tokens, layers, heads, edges, embeddings, "
+        "activations:SITE[@LAYERS][:prompt|:generated|:last].",
+    )
     samples: int = Field(1, ge=1, description="Completions per prompt.")
-    temperature: float | None = Field(None, description="Sampling temperature; 0 is greedy.")
-    top_p: float | None = Field(None, gt=0, le=1, description="Keep the smallest set of tokens with this mass.")
-    top_k: int | None = Field(None, ge=1, description="Keep only this many best tokens.")
+    temperature: float | None = Field(
+        None, description="Sampling temperature; 0 is greedy. If not given 0, or 1 with --samples."
+    )
+    top_p: float | None = Field(None, gt=0, le=1, description="Sample from the smallest set of tokens with this mass.")
+    top_k: int | None = Field(None, ge=1, description="Sample from this many best tokens.")
     min_p: float | None = Field(None, ge=0, le=1, description="Drop tokens below this share of the best one.")
     repetition_penalty: float | None = Field(None, gt=0, description="Divide logits of tokens already seen; 1 is off.")
-    stop: tuple[str, ...] = Field((), description="Texts that end a sequence.")
-    stop_when: tuple[str, ...] = Field(
-        (), description="Rules that end a sequence, e.g. `entropy_bits > 6 and margin < 0.1 for 5`."
+    generation_config: bool = Field(
+        False, description="Apply penalties, banned tokens and least lengths of the model's generation_config."
     )
-    chat: Literal["auto", "on", "off"] = Field("auto", description="Apply the tokenizer's chat template.")
+    stop: tuple[str, ...] = Field((), description="A text that ends a sequence.")
+    stop_when: tuple[str, ...] = Field(
+        (), description="A rule that ends a sequence: `entropy_bits > 6 and margin < 0.1 for 5`."
+    )
+    grader: str = Field(
+        "auto",
+        description="How answers are graded: exact (box, last number or words), choice (among the item's `options`), "
+        "contains, regex:PATTERN; auto is choice where an item has options, exact elsewhere.",
+    )
+    chat: Literal["auto", "on", "off"] = Field(
+        "auto", description="Apply the chat template; auto does where there is one and tokens follow."
+    )
+    chat_template: str | None = Field(None, description="Which of several chat templates; the one called default.")
     on_long: Literal["error", "truncate", "split"] = Field("error", description="What to do with too long a prompt.")
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field("auto", description="Number format of the model.")
     store_dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field(
@@ -52,25 +85,28 @@ class CollectConfig(BaseModel):
     segment_items: int | None = Field(None, ge=1, description="Prompts per segment; by size if not given.")
     device: str = Field("auto", description="cpu, cuda, mps or auto.")
     batch_size: int = Field(8, ge=1, description="Sequences per batch.")
-    tag: str | None = Field(None, description="Label of the run.")
+    tag: str | None = Field(None, description="Label of the run; begins its id.")
     seed: int = Field(0, ge=0, description="Run seed.")
     topk: int = Field(10, ge=1, le=1000, description="Best tokens kept per position.")
     attn_implementation: str | None = Field(
         None, description="Attention implementation of transformers to compute with."
     )
     observe_prompt: bool = Field(
-        True, description="Record what the model does while it reads the prompt; off keeps its tokens only."
+        True, description="Record what the model does while it reads the prompt, or keep the prompt's tokens only."
     )
     edge_threshold: float = Field(0.01, ge=0, lt=1, description="Keep attention edges heavier than this.")
     edge_cap: int = Field(50, ge=1, description="Most attention edges kept per prompt, layer and head.")
     strict_timings: bool = Field(
-        False, description="Also pass one segment through the bare model, to measure what observing costs."
+        False,
+        description="Also pass one segment through the bare model, to measure what observing costs; see "
+        "`lake show --timings`.",
     )
     embedder: str | None = Field(
         None, description="Sentence-transformers model for embeddings; default all-MiniLM-L6-v2."
     )
     embed_scope: tuple[str, ...] = Field(
-        ("prompt+completion", "completion"), description="Texts embedded per step; also window:N tokens."
+        ("prompt+completion", "completion"),
+        description="Text embedded per step: prompt+completion, completion or window:N tokens.",
     )
 
     @field_validator("temperature")
@@ -87,7 +123,13 @@ class CollectConfig(BaseModel):
 
     @model_validator(mode="after")
     def _fits_together(self) -> "CollectConfig":
+        self._check_texts()
         Keep.parse(self.keep)
+        parse_grader(self.grader)
+        for name in self.embed_scope:
+            Scope.parse(name)
+        if self.tag is not None:
+            checked_tag(self.tag)
         if self.samples > 1 and self.temperature == 0:
             raise ValueError(
                 "temperature 0 is greedy: all samples would be equal; give samples 1 or a temperature above 0"
@@ -97,6 +139,13 @@ class CollectConfig(BaseModel):
         if any(not text for text in self.stop):
             raise ValueError("stop: an empty text would end every sequence at once")
         return self
+
+    def _check_texts(self) -> None:
+        """A setting that run.json could not hold is refused now, not when it is written."""
+        for name, value in self:
+            for text in value if isinstance(value, tuple) else (value,):
+                if isinstance(text, str) and not text.isascii() and re.search(r"[\ud800-\udfff]", text):
+                    raise ValueError(f"{name} holds bytes that are no characters (half of a surrogate pair): {text!r}")
 
     def _check_prompt(self) -> None:
         if self.observe_prompt:
@@ -123,7 +172,17 @@ class CollectConfig(BaseModel):
     def sampling(self) -> Sampling:
         """The resolved decoding: greedy unless a temperature is given or several samples are wanted (then 1.0)."""
         temperature = (1.0 if self.samples > 1 else 0.0) if self.temperature is None else self.temperature
-        return Sampling(temperature, self.top_p, self.top_k, self.min_p, self.repetition_penalty)
+        filters = (self.top_p, self.top_k, self.min_p)
+        return Sampling(temperature, *filters, self.repetition_penalty, self.generation_config)
+
+
+def checked_tag(tag: str) -> str:
+    """The tag itself; UsageError for one that cannot begin a run's id."""
+    if TAG.fullmatch(tag) is None:
+        raise UsageError(
+            f"--tag {tag!r}: a tag begins with a letter and has at most 40 letters, digits, dashes and underscores."
+        )
+    return tag
 
 
 def resolve_config(
@@ -158,9 +217,16 @@ def _from_file(file: str | Path) -> dict[str, Any]:
 
 def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
     names = {f"{ENVIRONMENT_PREFIX}{name.upper()}": name for name in CollectConfig.model_fields}
-    names.pop(f"{ENVIRONMENT_PREFIX}TRUST_REMOTE_CODE")
-    found = {names[key]: value for key, value in environ.items() if key in names}
-    return {name: value.split(",") if name in ("keep", "embed_scope") else value for name, value in found.items()}
+    given = {key: value for key, value in environ.items() if key.startswith(ENVIRONMENT_PREFIX)}
+    typed_only = f"{ENVIRONMENT_PREFIX}TRUST_REMOTE_CODE"
+    if names.pop(typed_only, None) and given.get(typed_only):
+        raise ConfigError(f"{typed_only} is set, but running a model repository's code is only allowed as an option.")
+    for key in given:
+        if key not in names and key not in (*OTHER_VARIABLES, typed_only):
+            known = (*names, *OTHER_VARIABLES)
+            raise ConfigError(f"There is no setting {key!r} (an environment variable).{did_you_mean(key, known)}")
+    values = {names[key]: value for key, value in given.items() if key in names and value}
+    return {name: value.split(",") if name in ("keep", "embed_scope") else value for name, value in values.items()}
 
 
 def _readable(error: ValidationError) -> Exception:

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ..lake.errors import ConfigError, UsageError, did_you_mean
-from .models.sites import check_site
+from .models.site_names import check_site
 
 DEFAULT_KEEP = ("tokens", "layers", "heads", "activations:resid_post")
 PLAIN_ITEMS = ("tokens", "layers", "heads", "edges", "embeddings")

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from .reading import reading
 from .terminal import HERE, AnyRun, AsJson, LakePath, print_json, say
 
 app = typer.Typer(
@@ -23,6 +24,7 @@ Force = Annotated[bool, typer.Option("--force", help="Compute again what is stor
 
 
 @app.command()
+@reading
 def trajectory(
     run: AnyRun = "latest",
     embedder: Embedder = None,
@@ -66,6 +68,7 @@ def trajectory(
 
 
 @app.command()
+@reading
 def topology(
     run: AnyRun = "latest",
     embedder: Embedder = None,
@@ -94,6 +97,7 @@ def topology(
 
 
 @app.command()
+@reading
 def compare(
     run: Annotated[str, typer.Argument(metavar="RUN", help="The first run.")],
     other: Annotated[str | None, typer.Argument(metavar="[OTHER]", help="The second run.")] = None,

@@ -8,19 +8,24 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..lake.errors import NotFoundError, UsageError
-from .terminal import HERE, AnyRun, AsJson, Form, LakePath, Output, Params, RunOption, open_lake, print_json, say
+from .rows import CsvSafe, RowForm, RowOutput, Vertical, print_rows
+from .terminal import HERE, AnyRun, AsJson, LakePath, Params, RunOption, open_lake, print_json, say
 
 if TYPE_CHECKING:
     from ..queries.open_lake import OpenLake
 
 
-def runs(as_json: AsJson = False, form: Form = "table", lake: LakePath = HERE) -> None:
+def runs(
+    form: RowForm = None,
+    vertical: Vertical = False,
+    as_json: AsJson = False,
+    output: RowOutput = None,
+    lake: LakePath = HERE,
+) -> None:
     """List the runs of the lake, newest first."""
-    from ..queries.formats import emit
-
     columns = "run_id, tag, kind, status, model, n_sequences, n_tokens, created_at, finished_at, error"
-    rows = open_lake(lake).arrow(f"select {columns} from runs order by created_at desc, run_id desc")
-    emit(rows, "json" if as_json else form, None)
+    opened, statement = open_lake(lake), f"select {columns} from runs order by created_at desc, run_id desc"
+    print_rows(lambda: opened.arrow(statement), "json" if as_json else form, output, vertical=vertical)
 
 
 def show(
@@ -65,17 +70,36 @@ def _follow(opened: "OpenLake", run_id: str, profile: str, as_json: bool) -> Non
 
 
 def sql(
-    query: Annotated[str | None, typer.Argument(help="One SELECT; `-` or nothing reads it from stdin.")] = None,
+    query: Annotated[str | None, typer.Argument(help="One SELECT; `-` reads it from stdin.")] = None,
     file: Annotated[Path | None, typer.Option("--file", help="Read the SELECT from a file.")] = None,
-    form: Form = "table",
+    run: Annotated[str | None, typer.Option("--run", help="Only this run's rows; its id is $run in the SQL.")] = None,
+    param: Params = None,
+    form: RowForm = None,
+    vertical: Vertical = False,
     as_json: AsJson = False,
-    output: Output = None,
+    output: RowOutput = None,
+    csv_safe: CsvSafe = False,
     lake: LakePath = HERE,
 ) -> None:
-    """Ask the lake in SQL (DuckDB): one SELECT, which can read this lake and nothing else."""
-    from ..queries.formats import emit
+    """Ask the lake in SQL (DuckDB): one SELECT, which can read this lake and nothing else.
 
-    emit(open_lake(lake).arrow(_statement(query, file)), "json" if as_json else form, output)
+    Without SQL in a terminal it is a small shell with history and completion.
+    """
+    from ..queries.sql_values import sql_values
+
+    opened = open_lake(lake)
+    chosen = "json" if as_json else form
+    if query is None and file is None and sys.stdin.isatty() and sys.stdout.isatty():
+        if chosen is not None or output is not None or param:
+            raise UsageError("Give a SELECT: lake sql 'select count(*) from token_steps'.")
+        from .sql_shell import run_shell
+
+        return run_shell(opened, run, vertical=vertical)
+    statement = _statement(query, file)
+    values = sql_values(statement, _params(param, None if run is None else opened.resolve_run(run)))
+    return print_rows(
+        lambda: opened.arrow(statement, values, run=run), chosen, output, vertical=vertical, csv_safe=csv_safe
+    )
 
 
 def _statement(query: str | None, file: Path | None) -> str:
@@ -97,25 +121,35 @@ def query(
     name: Annotated[str | None, typer.Argument(help="Saved query; without it all are listed.")] = None,
     run: RunOption = None,
     param: Params = None,
-    show_sql: Annotated[bool, typer.Option("--sql", help="Print its documentation and SQL instead.")] = False,
-    form: Form = "table",
+    show_sql: Annotated[
+        bool, typer.Option("--sql", help="Print its file, header included: a copy in LAKE/queries works.")
+    ] = False,
+    form: RowForm = None,
+    vertical: Vertical = False,
     as_json: AsJson = False,
-    output: Output = None,
+    output: RowOutput = None,
+    csv_safe: CsvSafe = False,
     lake: LakePath = HERE,
 ) -> None:
     """Run a saved query, or list them all. Your own go into LAKE/queries/NAME.sql."""
     from ..queries import description
-    from ..queries.formats import emit
     from ..queries.saved_query import find, saved_queries
 
     if name is None:
-        listed = [q.describe() for q in saved_queries(lake if lake.is_dir() else None).values()]
+        queries = saved_queries(lake if lake.is_dir() else None, on_broken=lambda error: say(f"left out: {error}"))
+        listed = [query.describe() for query in queries.values()]
         return print_json(listed) if as_json else print(description.query_list(listed))
     found = find(name, lake if lake.is_dir() else None)
     if show_sql:
-        return print_json(found.describe()) if as_json else print(description.query_text(found.describe()))
-    rows = open_lake(lake).query(name, **_params(param, run)).to_arrow()
-    return emit(rows, "json" if as_json else form, output)
+        return print_json(found.describe()) if as_json else print(found.text, end="")
+    opened, params = open_lake(lake), _params(param, run)
+    return print_rows(
+        lambda: opened.query_arrow(name, **params),
+        "json" if as_json else form,
+        output,
+        vertical=vertical,
+        csv_safe=csv_safe,
+    )
 
 
 def _params(pairs: list[str] | None, run: str | None) -> dict[str, str]:
@@ -132,21 +166,27 @@ def chart(
     name: Annotated[str, typer.Argument(help="Saved query that says how to draw itself.")],
     run: RunOption = None,
     param: Params = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="FILE.png, .svg, .html or .json.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="FILE.png, .svg, .pdf, .html or .json.")] = None,
     theme: Annotated[str, typer.Option(help="light or dark.")] = "light",
+    width: Annotated[int | None, typer.Option(min=40, max=10_000, help="Width of the plot in pixels.")] = None,
+    height: Annotated[int | None, typer.Option(min=40, max=10_000, help="Height of the plot in pixels.")] = None,
+    scale: Annotated[float, typer.Option(min=0.1, max=10, help="PNG only: pixels of the file per pixel.")] = 2.0,
+    title: Annotated[str | None, typer.Option(help="Title; by default the query's own.")] = None,
     as_json: AsJson = False,
     lake: LakePath = HERE,
 ) -> None:
-    """Draw a saved query into a picture, an offline page or a Vega-Lite file."""
-    from ..queries.chart import draw
-    from ..queries.page import save
-    from ..queries.saved_query import find
+    """Draw a saved query into a picture, an offline page or a Vega-Lite file.
 
-    opened = open_lake(lake)
+    A query without rows writes no file, says why, and exits 3.
+    """
+    from ..queries.chart import Shape
+    from ..queries.page import check_target, save
+
     target = output or Path(f"{name}.png")
-    with opened.connect(locked=True) as connection:
-        drawing = draw(find(name, lake), connection, opened.resolve_run, theme=theme, params=_params(param, run))
+    check_target(target)
+    shape = Shape(width, height, title)
+    drawing = open_lake(lake).draw(name, theme=theme, shape=shape, params=_params(param, run))
     if drawing.message:
         say(drawing.message)
-    save(drawing.chart, target, theme=theme)
+    save(drawing.chart, target, theme=theme, scale=scale)
     print_json({"query": name, "file": str(target), "message": drawing.message}) if as_json else print(target)

@@ -1,16 +1,17 @@
 """`lake collect` for a terminal: progress, Ctrl-C, dry run, the lines printed before and after."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..collect.config import resolve_config
-from ..collect.running.collector import Callbacks, Collected, Collection, resume_run
-from ..collect.running.plan import Estimate
-from ..lake import Lake
-from ..lake.errors import UsageError
+from ..collect.inputs.prompts import checked_source
 from .interrupt import Interrupt
 from .progress import ProgressBar
 from .terminal import print_json, say
+
+if TYPE_CHECKING:
+    from ..collect.running.collector import Collected, Collection
+    from ..collect.running.plan import Estimate
 
 
 def run_collect(
@@ -26,10 +27,15 @@ def run_collect(
     """Collect, resume or only estimate, as the options say; returns the run id, None for an estimate."""
     if resume is not None:
         return _resume(lake, resume, flags, as_json)
+    # What needs no model is checked before the libraries of models are imported: a typo costs no seconds.
     settings = resolve_config(flags, file=config)
+    source = checked_source(settings)
+    from ..collect.running.collector import Callbacks, Collection
+    from ..lake import Lake
+
     with Interrupt() as stop, ProgressBar() as bar:
         callbacks = Callbacks(bar.update, say, stop)
-        collection = Collection(settings, callbacks, weights=not dry_run)
+        collection = Collection(settings, callbacks, source=source, weights=not dry_run)
         sizes = collection.estimate()
         if dry_run:
             print_json(_facts(collection, sizes)) if as_json else print(_estimate_text(collection, sizes))
@@ -42,14 +48,15 @@ def run_collect(
 
 
 def _resume(lake: Path, run: str, flags: dict[str, Any], as_json: bool) -> str:
-    extra = sorted(set(flags) - {"max_bytes"})
-    if extra:
-        options = ", ".join("--" + name.replace("_", "-") for name in extra)
-        raise UsageError(f"--resume takes everything from the run; leave out {options}.")
+    from ..lake import Lake
+
     opened = Lake.open(lake)
+    opened.resolve_run(run)
+    from ..collect.running.collector import Callbacks, resume_run
+
     with Interrupt() as stop, ProgressBar() as bar:
         callbacks = Callbacks(bar.update, say, stop)
-        collected = resume_run(opened, run, callbacks=callbacks, max_bytes=flags.get("max_bytes"))
+        collected = resume_run(opened, run, callbacks=callbacks, **flags)
     if collected is None:
         run_id = opened.resolve_run(run)
         say(f"{run_id} is complete already.")
@@ -59,7 +66,7 @@ def _resume(lake: Path, run: str, flags: dict[str, Any], as_json: bool) -> str:
     return collected.run_id
 
 
-def _report(collected: Collected, as_json: bool) -> None:
+def _report(collected: "Collected", as_json: bool) -> None:
     rate = collected.n_tokens / max(collected.seconds, 1e-9)
     say(
         f"{collected.n_sequences:,} sequences, {collected.n_tokens:,} tokens, {collected.n_bytes / 1e6:,.1f} MB "
@@ -80,7 +87,7 @@ def _report(collected: Collected, as_json: bool) -> None:
     print_json(facts)
 
 
-def _start_text(collection: Collection, sizes: Estimate) -> str:
+def _start_text(collection: "Collection", sizes: "Estimate") -> str:
     per_token = sum(collection.plan.bytes_per_token.values())
     return (
         f"{collection.config.model}: {sizes.n_sequences:,} sequences, {'' if sizes.exact else 'at most '}"
@@ -88,7 +95,7 @@ def _start_text(collection: Collection, sizes: Estimate) -> str:
     )
 
 
-def _facts(collection: Collection, sizes: Estimate) -> dict[str, Any]:
+def _facts(collection: "Collection", sizes: "Estimate") -> dict[str, Any]:
     return {
         "n_sequences": sizes.n_sequences,
         "n_tokens": sizes.n_tokens,
@@ -101,7 +108,7 @@ def _facts(collection: Collection, sizes: Estimate) -> dict[str, Any]:
     }
 
 
-def _estimate_text(collection: Collection, sizes: Estimate) -> str:
+def _estimate_text(collection: "Collection", sizes: "Estimate") -> str:
     bound = "" if sizes.exact else " at most (the model may stop earlier)"
     lines = [
         f"sequences  {sizes.n_sequences:>16,}",

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from .terminal import HERE, AnyRun, AsJson, LakePath, print_json, say
+from .reading import reading
+from .terminal import HERE, AnyRun, AsJson, LakePath, overwrite, print_json, say
 
 Tag = Annotated[str | None, typer.Option(help="Label of the run; begins its id.")]
 Again = Annotated[bool, typer.Option("--again", help="Import records that the lake holds already once more.")]
@@ -59,7 +60,29 @@ def import_tsif(
     _print_runs(import_records(Lake.create(lake), checked, settings), as_json)
 
 
+@import_app.command("labels")
+def import_own_labels(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="CSV, TSV, JSONL, JSON or Parquet.")],
+    run: Annotated[str, typer.Option("--run", help="Run id, unique prefix, tag, or `latest`.")] = "latest",
+    name: Annotated[
+        str | None, typer.Option(help="Name of this set of verdicts; the file's if not given. The same name replaces.")
+    ] = None,
+    as_json: AsJson = False,
+    lake: LakePath = HERE,
+) -> None:
+    """Import verdicts of your own as the table `labels`: `correct` by `item_id` or `sequence_id`, and a `reason`."""
+    from ..lake.exchange.labels import import_labels
+    from ..lake.lake import Lake
+
+    done = import_labels(Lake.open(lake), file, run, name=name)
+    for notice in done.notices:
+        say(notice)
+    say(f"{done.n_labels:,} verdicts, {done.n_correct:,} of them right, for run {done.run_id}")
+    print_json(done.as_dict()) if as_json else print(done.analysis_id)
+
+
 @export_app.command("steps-jsonl")
+@reading
 def export_steps(
     run: AnyRun = "latest",
     output: Annotated[
@@ -70,9 +93,9 @@ def export_steps(
     lake: LakePath = HERE,
 ) -> None:
     """Write one JSON line per generated token, in the layout of token-step fingerprinting (cosines, growing text)."""
-    from ..lake.exchange.output import replaced
     from ..lake.exchange.steps_jsonl import step_lines
     from ..lake.lake import Lake
+    from ..lake.output import replaced
 
     opened = Lake.open(lake)
     lines = step_lines(opened, opened.resolve_run(run), embedder=embedder)
@@ -89,6 +112,7 @@ def export_steps(
 
 
 @export_app.command("vectors")
+@reading
 def export_activations(
     layer: Annotated[int, typer.Option(help="Layer; negative counts from the last.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Write to this file, replacing it whole.")],
@@ -97,15 +121,28 @@ def export_activations(
     form: Annotated[
         str | None, typer.Option("--format", "-f", help="npy, safetensors or parquet; by default the file's ending.")
     ] = None,
+    where: Annotated[
+        str | None,
+        typer.Option(help="Only these tokens: SQL over token_steps and sequences, such as 'last and correct'."),
+    ] = None,
+    join: Annotated[
+        list[str] | None, typer.Option(help="Column of token_steps or sequences to write beside the keys; may repeat.")
+    ] = None,
     as_json: AsJson = False,
     lake: LakePath = HERE,
 ) -> None:
-    """Write the activations of one layer and site as one matrix; FILE.keys.parquet says which token each row is of."""
+    """Write the activations of one layer and site as one matrix; FILE.keys.parquet says which token each row is of.
+
+    Example: lake export vectors --layer -1 --where "last" --join correct -o last.npy
+    """
     from ..lake.exchange.vector_files import export_vectors
     from ..lake.lake import Lake
 
     ending = output.suffix.removeprefix(".")
-    done = export_vectors(Lake.open(lake), run, layer=layer, site=site, form=form or ending, target=output)
+    opened, columns = Lake.open(lake), tuple(join or ())
+    done = export_vectors(
+        opened, run, layer=layer, site=site, form=form or ending, target=output, where=where, join=columns
+    )
     if as_json:
         print_json(vars(done))
         return
@@ -117,7 +154,7 @@ def _progress() -> Callable[[str, int, int], None]:
     """A line now and then on a terminal, nothing elsewhere."""
     if not sys.stderr.isatty():
         return lambda doing, done, n: None
-    return lambda doing, done, n: print(f"\r{doing} {done + 1}/{n}", end="\n" if done + 1 == n else "", file=sys.stderr)
+    return lambda doing, done, n: overwrite(f"{doing} {done + 1}/{n}", last=done + 1 == n)
 
 
 def _print_runs(runs: Any, as_json: bool) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .terminal import HERE, AnyRun, AsJson, LakePath, print_json, say
+from .terminal import HERE, AllowHost, AnyRun, AsJson, LakePath, print_json, say
 
 
 def metrics(
@@ -22,6 +22,7 @@ def metrics(
     interval: Annotated[
         float, typer.Option(metavar="SECONDS", min=0, help="With --serve: read the lake at most this often.")
     ] = 5.0,
+    allow_host: AllowHost = None,
     push_gateway: Annotated[
         str | None, typer.Option(metavar="URL", help="Replace the run's group at this Pushgateway.")
     ] = None,
@@ -48,7 +49,7 @@ def metrics(
         client("prometheus_client")
     reader = RunReader(Lake.open(lake), run, profile)
     if serve:
-        _serve(reader, host, port, interval, as_json)
+        _serve(reader, host, port, interval, as_json, allow_host or [])
     elif push_gateway is not None:
         _push(reader, push_gateway, job, as_json)
     elif datadog:
@@ -57,10 +58,11 @@ def metrics(
         _write(reader, "json" if as_json and output is None else form, output, as_json)
 
 
-def _serve(reader: Any, host: str, port: int, interval: float, as_json: bool) -> None:
-    from ..queries.sinks.prometheus import LOOPBACK, make_endpoint
+def _serve(reader: Any, host: str, port: int, interval: float, as_json: bool, allow_hosts: list[str]) -> None:
+    from ..queries.hosts import LOOPBACK
+    from ..queries.sinks.prometheus import make_endpoint
 
-    with make_endpoint(reader, host, port, interval) as server:
+    with make_endpoint(reader, host, port, interval, allow_hosts) as server:
         shown = f"[{host}]" if ":" in host else host
         url = f"http://{shown}:{server.server_port}/metrics"
         print_json({"url": url, "interval_s": interval}) if as_json else print(url)
@@ -100,7 +102,7 @@ def _send(reader: Any, site: str | None, as_json: bool) -> None:
 
 
 def _write(reader: Any, form: str, output: Path | None, as_json: bool) -> None:
-    from ..queries.replacement import replace_file
+    from ..lake.output import replace_file
 
     if form == "prometheus":
         from ..queries.sinks.prometheus import text

@@ -2,9 +2,12 @@
 
 import sys
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..collect.running.collector import Progress
+from .streams import steering
+
+if TYPE_CHECKING:
+    from ..collect.running.collector import Progress
 
 REFRESH_SECONDS = 0.1
 
@@ -24,7 +27,7 @@ class ProgressBar:
         if self._bar is not None:
             self._bar.stop()
 
-    def update(self, progress: Progress) -> None:
+    def update(self, progress: "Progress") -> None:
         """Show how far the run is; cheap enough to be called after every step."""
         now = time.perf_counter()
         if not sys.stderr.isatty() or now - self._shown < REFRESH_SECONDS:
@@ -48,7 +51,7 @@ class ProgressBar:
 
         numbers = TextColumn("segments  {task.fields[numbers]}")
         columns = (BarColumn(), MofNCompleteColumn(), numbers, TimeRemainingColumn())
-        bar = Bar(*columns, console=Console(stderr=True), transient=True)
+        bar = Bar(*columns, console=Console(file=steering(sys.stderr)), transient=True)
         self._task = bar.add_task("collect", total=1, numbers="")
         bar.start()
         self._started = now

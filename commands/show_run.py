@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from .terminal import HERE, AnyRun, AsJson, LakePath, open_lake, print_json, say
+from .terminal import HERE, AllowHost, AnyRun, AsJson, LakePath, open_lake, print_json, say
 
 
 def report(
@@ -42,9 +42,16 @@ def report(
 def dashboard(
     port: Annotated[int, typer.Option(help="Port on this machine; 0 takes a free one.")] = 0,
     no_browser: Annotated[bool, typer.Option("--no-browser", help="Only print the address.")] = False,
+    allow_host: AllowHost = None,
     lake: LakePath = HERE,
 ) -> None:
     """Look through the lake in a browser: runs, charts, sequences, two runs side by side, SQL. Ctrl-C ends it."""
     from ..queries.dashboard import serve
 
-    serve(open_lake(lake).path, port=port, open_browser=not no_browser, say=partial(print, flush=True))
+    serve(
+        open_lake(lake).path,
+        port=port,
+        open_browser=not no_browser,
+        say=partial(print, flush=True),
+        allow_hosts=allow_host or (),
+    )

@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..lake.printable import printable
+from .streams import steering
+
 if TYPE_CHECKING:
     from ..queries.open_lake import OpenLake
 
@@ -15,6 +18,10 @@ LakePath = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object with stable keys.")]
 Form = Annotated[str, typer.Option("--format", "-f", help="table, csv, json, jsonl or parquet.")]
+AllowHost = Annotated[
+    list[str] | None,
+    typer.Option("--allow-host", metavar="NAME", help="Answer to this host name too, not only to localhost."),
+]
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="Write to this file instead, replacing it whole.")]
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="Run id, unique prefix, tag, or `latest`.")]
 AnyRun = Annotated[str, typer.Argument(metavar="[RUN]", help="Run id, unique prefix, tag, or `latest`.")]
@@ -26,6 +33,11 @@ HERE = Path("lakehouse")
 def say(text: str) -> None:
     """A message: to stderr, so that results can be piped."""
     print(text, file=sys.stderr)
+
+
+def overwrite(text: str, *, last: bool) -> None:
+    """A line on the terminal that the next one takes the place of, unless it is the last."""
+    print(f"\r{printable(text)}", end="\n" if last else "", file=steering(sys.stderr), flush=True)
 
 
 def print_json(value: Any) -> None:

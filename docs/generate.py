@@ -5,10 +5,13 @@
 """
 
 import argparse
+import inspect
 import json
 import sys
 import tempfile
+import textwrap
 from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
@@ -18,10 +21,12 @@ import typer
 import tracelake
 from tracelake.cli import app
 from tracelake.collect.config import CollectConfig
+from tracelake.commands.collect import CALL, full_command
 from tracelake.lake import Lake
 from tracelake.lake.errors import LakeError
 from tracelake.lake.schema import SCHEMA_VERSION, TABLES
 from tracelake.lake.table import Table
+from tracelake.queries import header
 from tracelake.queries.saved_query import SavedQuery, saved_queries
 from tracelake.queries.views import View, views
 
@@ -41,7 +46,8 @@ def pages() -> dict[str, str]:
 
 def commands() -> dict[str, Any]:
     """The commands of `lake` in the order of its help."""
-    return dict(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
+    found = dict(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
+    return found | {"collect": full_command()}
 
 
 def cli_page() -> str:
@@ -50,6 +56,9 @@ def cli_page() -> str:
     groups = {info.name: info.typer_instance for info in app.registered_groups}
     for name, command in commands().items():
         lines += [f"## lake {name}", "", *_paragraphs(command.help), ""]
+        if name == "collect":
+            lines += _settings(command, _hints(app)[name])
+            continue
         if name not in groups:
             lines += _options(name, command, _hints(app)[name])
             continue
@@ -66,10 +75,40 @@ def _hints(app: typer.Typer) -> dict[str, dict[str, Any]]:
     return {_name(info): get_type_hints(info.callback, include_extras=True) for info in app.registered_commands}
 
 
+HEAD = ["| argument or option | value | default | meaning |", "|---|---|---|---|"]
+
+
 def _options(name: str, command: Any, hints: dict[str, Any]) -> list[str]:
     """The table of a command's arguments and options."""
-    head = ["| argument or option | value | default | meaning |", "|---|---|---|---|"]
-    return [*head, *(_row(*_parameter(name, parameter, hints)) for parameter in command.params), ""]
+    return [*HEAD, *(_row(*_parameter(parameter, hints)) for parameter in command.params), ""]
+
+
+def _settings(command: Any, hints: dict[str, Any]) -> list[str]:
+    """The options of `lake collect` under the headings of its help."""
+    lines: list[str] = []
+    for heading, parameters in groupby(command.params, lambda parameter: parameter.rich_help_panel or CALL):
+        lines += [f"**{heading}**", "", *HEAD]
+        for parameter in parameters:
+            of_call = parameter.name in ABOUT_THE_CALL
+            lines.append(_row(*(_parameter(parameter, hints) if of_call else _setting(parameter))))
+        lines.append("")
+    return lines
+
+
+def _setting(parameter: Any) -> tuple[str, str, str, str]:
+    """The row of an option that is a field of the configuration."""
+    field = CollectConfig.model_fields[parameter.name]
+    named = ", ".join(f"`{name}`" for name in (*parameter.opts, *parameter.secondary_opts))
+    if get_origin(field.annotation) is Literal:
+        value = ", ".join(f"`{word}`" for word in get_args(field.annotation))
+    elif parameter.is_flag:
+        value = ""
+    elif parameter.multiple:
+        value = f"{'text' if parameter.metavar == 'TEXT' else parameter.metavar}, repeatable"
+    else:
+        value = _value(field.annotation, parameter)
+    default = "`yes`" if field.default is True else _shown(field.default)
+    return named, value, default, field.description or ""
 
 
 _INTRODUCTION = """
@@ -78,8 +117,8 @@ _INTRODUCTION = """
 
 Settings of `lake collect` are taken from a YAML file (`--config`), then from environment variables (`TRACELAKE_` and
 the setting's name in capitals, for example `TRACELAKE_BATCH_SIZE`), then from the options; later ones win.
-`--trust-remote-code` counts only where it is typed. Unknown names are errors. The Python call
-`tracelake.collect(lake, ...)` takes the same names with underscores.
+`--trust-remote-code` counts only where it is typed. Unknown names are errors, also among the environment variables that
+begin with `TRACELAKE_`. The Python call `tracelake.collect(lake, ...)` takes the same names with underscores.
 """
 
 
@@ -87,17 +126,12 @@ def _name(info: Any) -> str:
     return info.name or info.callback.__name__.replace("_", "-")
 
 
-def _parameter(command: str, parameter: Any, hints: dict[str, Any]) -> tuple[str, str, str, str]:
+def _parameter(parameter: Any, hints: dict[str, Any]) -> tuple[str, str, str, str]:
     flag = parameter.param_type_name == "option"
     named = ", ".join(f"`{name}`" for name in parameter.opts) if flag else f"`{parameter.metavar or parameter.name}`"
     annotation = hints[parameter.name]
     annotation = get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
     value, default = _value(annotation, parameter), _shown(parameter.default)
-    if command == "collect" and parameter.name not in ABOUT_THE_CALL:
-        field = CollectConfig.model_fields[parameter.name]
-        default = _shown(field.default)
-        if get_origin(field.annotation) is Literal:
-            value = ", ".join(f"`{word}`" for word in get_args(field.annotation))
     if parameter.envvar:
         default += f" (or `{parameter.envvar}`)"
     if not default and not flag and not str(parameter.metavar).startswith("["):
@@ -187,6 +221,7 @@ def _view_lines(view: View, types: dict[str, str]) -> list[str]:
 def queries_page() -> str:
     """The catalogue of saved queries with parameters, the tables they read and whether they draw themselves."""
     lines = [NOTE, "", "# Saved queries", "", *_QUERIES.strip().splitlines(), ""]
+    lines += [*_header_rules(), ""]
     readable = {*TABLES, *views()}
     for query in saved_queries().values():
         lines += _query_lines(query, readable)
@@ -195,12 +230,25 @@ def queries_page() -> str:
 
 _QUERIES = """
 Run one with `lake query NAME`, draw one that has a chart with `lake chart NAME`; give parameters with
-`--param NAME=VALUE`, and the run also with `--run RUN`. `lake query NAME --sql` prints the SQL. In Python:
+`--param NAME=VALUE`, and the run also with `--run RUN`. In Python:
 `tracelake.open("lakehouse").query(NAME, run="latest")` and `.chart(NAME, run="latest")`.
 
-A file `LAKE/queries/NAME.sql` is a saved query of yours: comments first (what it answers, then `-- param` lines and the
-chart's encoding, as in the files of `queries/saved/`), then one SELECT.
+A file `LAKE/queries/NAME.sql` is a saved query of yours, and one with the name of a query below takes its place. Begin
+with a copy, which works as it is: `lake query layer_norms --sql > lakehouse/queries/my_norms.sql`. A file that breaks
+the rules is named by `lake query`, with the line, and does not hide the others.
+
+## The header
 """
+
+
+def _header_rules() -> list[str]:
+    """The rules as `queries/header.py` states them; what is indented there is a block of code here."""
+    rules = inspect.cleandoc(header.__doc__ or "").split("\n\n", 1)[1]
+    lines: list[str] = []
+    for block in rules.split("\n\n"):
+        indented = block.startswith("    ")
+        lines += ["```", textwrap.dedent(block), "```", ""] if indented else [block, ""]
+    return lines[:-1]
 
 
 def _query_lines(query: SavedQuery, readable: set[str]) -> list[str]:

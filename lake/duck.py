@@ -1,6 +1,7 @@
 """DuckDB over a snapshot: table views, decoded vectors, and a locked connection for ad-hoc SQL.
 
-Knows files by the lists a snapshot gives; never globs.
+Knows files by the lists a snapshot gives; never globs. It reaches them through a file system that only reads and checks
+each file that is opened. A table's files are looked at when a statement names the table.
 """
 
 import json
@@ -8,7 +9,7 @@ import os
 import re
 import tempfile
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -17,13 +18,14 @@ import duckdb
 import pyarrow as pa
 
 from . import views
-from .commits import FileEntry
+from .checked_files import CheckedFiles, committed_files
 from .damage import changed_file, damaged_files
 from .errors import DamageError, LakeError, NotFoundError, UsageError, did_you_mean
 from .explanation import explained
-from .layout import DATA
+from .result_columns import for_polars, readable
 from .schema import stored_tables
 from .snapshot import Snapshot
+from .statement import one_line, reading_statement
 from .table import Table
 from .tables.runs import RUNS
 from .vectors import decode_column
@@ -31,9 +33,13 @@ from .vectors import decode_column
 if TYPE_CHECKING:
     import polars as pl
 
+    from .read_only_files import ReadOnlyFiles
+
 Parameters = Sequence[Any] | dict[str, Any] | None
 DAMAGED = "tracelake-damaged: "
 _DECODING = re.compile(r"parquet|zstd|decompress|corrupt|page|thrift|UDF|No magic", re.I)
+_FILES = "lake:///"
+_WORD = re.compile(r"\w+")
 
 
 class Connection:
@@ -50,9 +56,12 @@ class Connection:
     ) -> None:
         self.snapshot, self.locked = snapshot, locked
         self.run = run
+        self._tables = {table.name: table for table in stored_tables()}  # whose files no statement has named yet
+        self._extra = {name: set(_WORD.findall(query.lower())) for name, query, _ in extra_views}
+        self._files: ReadOnlyFiles | None = None
         self.duckdb = duckdb.connect(":memory:", config=_limits())
         self._finalizer = weakref.finalize(self, self.duckdb.close)  # also at exit: DuckDB warns about open ones
-        self._create_views(runs, run)
+        self._create_views(runs)
         for name, query, comment in extra_views:
             with translated(self):
                 self.duckdb.execute(f"CREATE VIEW {views.quoted(name)} AS {query.strip().rstrip(';')}")
@@ -62,21 +71,23 @@ class Connection:
 
     def execute(self, query: str, parameters: Parameters = None) -> "duckdb.DuckDBPyConnection":
         """Run a query and return the DuckDB connection to fetch from; when locked, exactly one SELECT."""
-        if self.locked:
-            check_single_select(self.duckdb, query)
         with translated(self):
+            self._prepare(query)
             return self.duckdb.execute(query, parameters)
 
     def arrow(self, query: str, parameters: Parameters = None) -> pa.Table:
         """The result of a query as an Arrow table; DESCRIBE and SHOW TABLES say what things mean."""
         with translated(self):
-            return explained(self.duckdb, query, self._relation(query, parameters).to_arrow_table())
+            try:
+                return explained(self.duckdb, query, self._relation(query, parameters).to_arrow_table())
+            except (pa.ArrowException, OverflowError, ValueError) as error:
+                raise UsageError(f"Arrow has no such type or value: {error}. Cast it, e.g. to VARCHAR.") from error
 
     def sql(self, query: str, parameters: Parameters = None) -> "pl.DataFrame":
         """The result of a query as a polars DataFrame."""
         import polars as pl
 
-        frame = pl.from_arrow(self.arrow(query, parameters))
+        frame = pl.from_arrow(for_polars(self.arrow(query, parameters)))
         assert isinstance(frame, pl.DataFrame)
         return frame
 
@@ -86,12 +97,11 @@ class Connection:
             yield from self._relation(query, parameters).to_arrow_reader(rows)
 
     def _relation(self, query: str, parameters: Parameters) -> "duckdb.DuckDBPyRelation":
-        if self.locked:
-            check_single_select(self.duckdb, query)
+        self._prepare(query)
         relation = self.duckdb.sql(query, params=parameters)
         if relation is None:
             raise UsageError("This statement has no result; use execute() for it.")
-        return relation
+        return readable(relation)
 
     def names(self) -> list[str]:
         """Names of all views and tables."""
@@ -107,7 +117,45 @@ class Connection:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _create_views(self, runs: Sequence[dict[str, Any]], run: str | None) -> None:
+    def _prepare(self, query: str) -> None:
+        """Check the statement if the connection is locked, and bind the tables that it names to their files."""
+        if self.locked:
+            return self._bind(reading_statement(self.duckdb, query).tables)
+        if self._tables:
+            try:
+                self._bind(reading_statement(self.duckdb, query).tables)
+            except UsageError:  # whatever it does, it may read any table
+                self._bind(self._tables)
+        return None
+
+    def _bind(self, names: Collection[str]) -> None:
+        """Give tables their files: those named, and those that named views read."""
+        wanted, seen = set(names), set()
+        while unseen := (wanted & set(self._extra)) - seen:
+            seen |= unseen
+            wanted |= set().union(*(self._extra[name] for name in unseen))
+        for name in wanted & set(self._tables):
+            table = self._tables.pop(name)
+            groups = self.snapshot.files_by_columns(table.name, self.run)
+            if not groups:
+                continue
+            self._open_files()
+            for index, entries in enumerate(groups.values()):
+                paths = [_FILES + entry.path for entry in entries]
+                self.duckdb.execute(f"SET VARIABLE {views.variable(table, index)} = $1", [paths])
+            self._create_view(table, views.view_sql(table, list(groups)))
+            self.duckdb.execute(views.comments_sql(table))
+
+    def _open_files(self) -> None:
+        """Make the snapshot's files known to DuckDB."""
+        if self._files is None:
+            from .read_only_files import ReadOnlyFiles  # fsspec takes a tenth of a second: not for `select 1`
+
+            files = {file.entry.path: file for file in committed_files(self.snapshot, run=self.run)}
+            self._files = ReadOnlyFiles(files, CheckedFiles(self.snapshot.store))
+            self.duckdb.register_filesystem(self._files)
+
+    def _create_views(self, runs: Sequence[dict[str, Any]]) -> None:
         con = self.duckdb
         con.create_function(
             views.DECODER,
@@ -117,13 +165,13 @@ class Connection:
             type="arrow",  # type: ignore[arg-type]
             null_handling="special",  # type: ignore[arg-type]
         )
-        # DuckDB reads every k=v folder as a partition; above the lake there may be others of the same name.
-        hive = "=" not in self.snapshot.store.url("")
         script = []
-        for table in stored_tables():
-            groups = self.snapshot.files_by_columns(table.name, run)
-            self._create_view(table, groups, hive=hive)
-            script.append(views.comments_sql(table))
+        filled = {file.entry.table for file in committed_files(self.snapshot, run=self.run)}
+        for table in self._tables.values():
+            script += [
+                _unbound(table) if table.name in filled else views.view_sql(table, []),
+                views.comments_sql(table),
+            ]
         # As JSON: building an Arrow table from Python values would import pandas wherever it is installed.
         rows = json.dumps(
             [{k: v.isoformat() if isinstance(v, datetime) else v for k, v in row.items()} for row in runs]
@@ -133,23 +181,34 @@ class Connection:
         with translated(self):
             con.execute("\n".join(script))
 
-    def _create_view(self, table: Table, groups: dict[tuple[str, ...], list[FileEntry]], *, hive: bool) -> None:
+    def _create_view(self, table: Table, query: str) -> None:
         """One table's view; if its files are damaged, one that says so when it is read: other tables stay usable."""
         try:
-            for index, entries in enumerate(groups.values()):
-                name = views.variable(table, index)
-                self.duckdb.execute(f"SET VARIABLE {name} = $1", [self.snapshot.urls(entries)])
-            self.duckdb.execute(views.view_sql(table, list(groups), hive=hive))
-        except (duckdb.Error, DamageError) as error:
-            damage = error if isinstance(error, DamageError) else _translate(self, error)
+            self.duckdb.execute(query)
+        except duckdb.Error as error:
+            damage = _translate(self, error)
             if not isinstance(damage, DamageError):
                 raise damage from error
             self.duckdb.execute(views.broken_view_sql(table, DAMAGED + str(damage)))
 
     def _lock(self) -> None:
-        self.duckdb.execute(f"SET allowed_directories = [{views.literal(self.snapshot.store.url(DATA))}]")
+        self.duckdb.execute(f"SET allowed_directories = [{views.literal(_FILES)}]")
         for setting in ("enable_external_access = false", "lock_configuration = true"):
             self.duckdb.execute(f"SET {setting}")
+
+    def take_refusal(self) -> LakeError | None:
+        """The error that the files raised since the last call, if any."""
+        if self._files is None:
+            return None
+        refused, self._files.refused = self._files.refused, None
+        return refused
+
+
+def _unbound(table: Table) -> str:
+    """The view of a table that no statement has named: typed, and an error rather than empty if it is read anyway."""
+    return views.broken_view_sql(
+        table, f"the files of {table.name} are not bound: a fault of tracelake, please report it"
+    )
 
 
 def _limits() -> dict[str, Any]:
@@ -161,28 +220,9 @@ def _limits() -> dict[str, Any]:
         "python_enable_replacements": "false",
         "threads": str(cores),
         "memory_limit": "60%",  # beyond it DuckDB spills, to the system's folder rather than the caller's
+        "enable_external_file_cache": "false",  # it would fill the memory with what the system's page cache has already
         "temp_directory": os.path.join(tempfile.gettempdir(), f"tracelake-{os.getpid()}"),
     }
-
-
-def check_single_select(connection: "duckdb.DuckDBPyConnection", query: str) -> None:
-    """Refuse anything but one SELECT (also FROM, WITH, VALUES, DESCRIBE, SUMMARIZE, SHOW)."""
-    try:
-        statements = connection.extract_statements(query)
-    except duckdb.Error as error:
-        raise UsageError(f"The SQL cannot be parsed: {_text(error)}") from None
-    kinds = [statement.type.name for statement in statements]
-    if kinds != ["SELECT"]:
-        given = ", ".join(kinds) or "none"
-        hint = (
-            " Write PIVOT as `FROM (PIVOT t ON c IN (...) USING ...)`."
-            if "MULTI" in kinds or "pivot" in query.lower()
-            else ""
-        )
-        raise UsageError(
-            f"Exactly one SELECT is possible here (also FROM, WITH, DESCRIBE, SUMMARIZE, SHOW); given: {given}.{hint} "
-            "For anything else use `Lake.connect()` in Python."
-        )
 
 
 @contextmanager
@@ -195,7 +235,9 @@ def translated(connection: Connection) -> Iterator[None]:
 
 
 def _translate(connection: Connection, error: duckdb.Error) -> LakeError:
-    text = _text(error)
+    text = one_line(error).replace(_FILES, "")
+    if refused := connection.take_refusal():
+        return refused
     if isinstance(error, duckdb.PermissionException):
         return UsageError(f"Not allowed in a locked connection: {text}")
     if isinstance(error, duckdb.CatalogException) and (
@@ -229,8 +271,3 @@ def _damage(connection: Connection, error: duckdb.Error, text: str) -> DamageErr
             f"{path} of run {run_id} is not what was committed. Run `lake verify --level full`. ({text})"
         )
     return DamageError(f"A file of the lake cannot be decoded; run `lake verify --level full` to find it. ({text})")
-
-
-def _text(error: duckdb.Error) -> str:
-    """DuckDB's message on one line, without the echo of the query."""
-    return " ".join(str(error).split("\n\nLINE")[0].split())

@@ -5,8 +5,7 @@ from collections.abc import Sequence
 import polars as pl
 import pyarrow as pa
 
-from .damage import visible_damage
-from .errors import DamageError
+from .checked_files import checked_paths, committed_files
 from .snapshot import Snapshot
 from .table import Table
 
@@ -19,15 +18,12 @@ def polars_schema(table: Table) -> pl.Schema:
 
 
 def scan_files(table: Table, snapshot: Snapshot) -> pl.LazyFrame:
-    """A lazy scan of one table's committed files, with every declared column."""
-    entries, schema = snapshot.files(table.name), polars_schema(table)
-    if not entries:
+    """A lazy scan of one table's committed files, checked before it begins, with every declared column."""
+    files, schema = list(committed_files(snapshot, table.name)), polars_schema(table)
+    if not files:
         return pl.LazyFrame(schema=schema)
-    for entry in entries:  # polars skips an empty file without a word
-        if why := visible_damage(snapshot.store, entry.path, entry.size):
-            raise DamageError(f"{entry.path} {why}. Run `lake verify` to see what is hit.")
     return pl.scan_parquet(
-        snapshot.urls(entries),
+        checked_paths(snapshot, files),
         schema=schema,
         missing_columns="insert",
         extra_columns="ignore",

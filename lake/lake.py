@@ -4,7 +4,7 @@ import json
 import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, overload
 
 from . import commits, layout
 from .errors import ConfigError, DamageError, LockedError, NewerFormatError, NotFoundError, UsageError, did_you_mean
@@ -12,11 +12,10 @@ from .json_values import parse
 from .layout import RUN_ID, WRITER, check_name
 from .local import LocalStore
 from .notices import name_damaged
-from .run_json import FORMAT_VERSION, check_run_json, read_run_json
-from .schema import SCHEMA_VERSION, TABLES
+from .run_json import FORMAT_VERSION, OWN, encode_run_json, read_run_json
+from .schema import TABLES
 from .snapshot import RunLog, Snapshot, read_run, run_ids, take_snapshot
 from .store import Lease, Store, explained
-from .tombstone import SEALED
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from .derived import StoredAnalysis
     from .duck import Connection
     from .removal import Removal
+    from .selection import Selected
     from .vacuum import Vacuumed
     from .verify import Report
     from .writer import RunWriter
@@ -40,8 +40,6 @@ class Lake:
     def __init__(self, path: str | Path, *, store: Store | None = None) -> None:
         self.store: Store = store or LocalStore(path)
         self.path = self.store.path
-
-    # -- opening ---------------------------------------------------------------------------------------------------
 
     @classmethod
     def create(cls, path: str | Path, *, store: Store | None = None) -> Self:
@@ -94,11 +92,9 @@ class Lake:
         except LockedError:
             return  # another process made it in the same moment: as good as ours
 
-    # -- writing ---------------------------------------------------------------------------------------------------
-
     def start_run(self, run_id: str, run_json: Mapping[str, Any], writer: str = "w0") -> "RunWriter":
         """Publish run.json and open the run for writing; LockedError or UsageError if the run exists."""
-        data = _encoded(run_id, run_json)
+        data = encode_run_json(run_id, run_json)
         lease = self._take_lease(run_id, writer)
         try:
             if self._is_started(run_id):
@@ -114,7 +110,7 @@ class Lake:
 
         Calling it again after a crash goes on where this writer was.
         """
-        data = _encoded(run_id, run_json)
+        data = encode_run_json(run_id, run_json)
         lease = self._take_lease(run_id, writer)
         try:
             if not self._is_started(run_id):
@@ -124,7 +120,7 @@ class Lake:
                     pass  # another writer started it in the same moment
             self._check_not_removed(run_id)
             ours, there = json.loads(data), read_run_json(self.store, run_id)[0]
-            if differing := sorted(key for key in ours | there if key not in _OWN and ours.get(key) != there.get(key)):
+            if differing := sorted(key for key in ours | there if key not in OWN and ours.get(key) != there.get(key)):
                 raise ConfigError(
                     f"Run {run_id} cannot be joined: {', '.join(differing)} of its run.json differ from what this "
                     f"writer ({writer}) brings. All writers of a run need the same configuration."
@@ -175,8 +171,6 @@ class Lake:
             )
         return lease
 
-    # -- reading ---------------------------------------------------------------------------------------------------
-
     def snapshot(self, run: str | None = None) -> Snapshot:
         """The commits that exist now, of all runs or of one; of all, those that are damaged are named and left out."""
         if run is not None:
@@ -185,7 +179,7 @@ class Lake:
         name_damaged(self.path, snapshot.damaged)
         return snapshot
 
-    def run_rows(self, logs: Iterable[RunLog]) -> list[dict[str, Any]]:
+    def rows_of_runs(self, logs: Iterable[RunLog]) -> list[dict[str, Any]]:
         """Rows of the table `runs`, one per log, oldest first."""
         from .runs import run_rows
 
@@ -193,7 +187,7 @@ class Lake:
 
     def runs(self) -> list[dict[str, Any]]:
         """One dict per run, oldest first, with the columns of the table `runs`."""
-        return self.run_rows(self.snapshot().runs.values())
+        return self.rows_of_runs(self.snapshot().runs.values())
 
     def runs_table(self) -> "pa.Table":
         """The table `runs` in Arrow."""
@@ -234,7 +228,7 @@ class Lake:
 
         run_id = None if run is None else self.resolve_run(run)
         snapshot = self.snapshot(run_id)
-        rows = self.run_rows(snapshot.runs.values())
+        rows = self.rows_of_runs(snapshot.runs.values())
         return Connection(snapshot, rows, run=run_id, extra_views=extra_views, locked=locked)
 
     def sql(self, query: str, parameters: "Sequence[Any] | dict[str, Any] | None" = None) -> "pl.DataFrame":
@@ -253,16 +247,69 @@ class Lake:
             return scan_runs(self.runs_table(), list(snapshot.runs))
         return scan_files(TABLES[table], snapshot)
 
+    @overload
     def vectors(
         self, layer: int, site: str, run: str | None = None, *, raw: bool = False, batch_rows: int = 8192
-    ) -> "Iterator[tuple[pa.Table, np.ndarray]]":
-        """Batches of (key columns, matrix [rows, dim]) of one layer and site, in file order.
+    ) -> "Iterator[tuple[pa.Table, np.ndarray]]": ...
 
+    @overload
+    def vectors(
+        self,
+        layer: int,
+        site: str,
+        run: str | None = None,
+        *,
+        where: str,
+        join: Sequence[str] = (),
+        raw: bool = False,
+        batch_rows: int = 8192,
+    ) -> "Selected": ...
+
+    @overload
+    def vectors(
+        self,
+        layer: int,
+        site: str,
+        run: str | None = None,
+        *,
+        where: str | None = None,
+        join: Sequence[str],
+        raw: bool = False,
+        batch_rows: int = 8192,
+    ) -> "Selected": ...
+
+    def vectors(
+        self,
+        layer: int,
+        site: str,
+        run: str | None = None,
+        *,
+        where: str | None = None,
+        join: Sequence[str] = (),
+        raw: bool = False,
+        batch_rows: int = 8192,
+    ) -> "Iterator[tuple[pa.Table, np.ndarray]] | Selected":
+        """Vectors of one layer (negative: from the last) and site, the file's batches or a selection.
+
+        Alone: batches of (key columns, matrix [rows, dim]) in file order. With `where` (SQL over the columns of
+        `token_steps` and `sequences`, and `generated`, `last`) or `join` (columns to return): one matrix and one polars
+        frame, row by row, sorted by key; tokens without a vector are left out.
         bfloat16, float16 and int8 come as float32, unless `raw` asks for what is stored.
         """
         from .batches import read_vectors
 
-        return read_vectors(self.snapshot(run), layer, site, raw=raw, batch_rows=batch_rows)
+        snapshot = self.snapshot(run)
+        if where is None and not join:
+            return read_vectors(snapshot, layer, site, raw=raw, batch_rows=batch_rows)
+        import pyarrow.compute as pc
+
+        from .selection import chosen_rows, select_vectors
+
+        with self.connect(run=run, locked=True) as connection:
+            rows = chosen_rows(connection, where, [join] if isinstance(join, str) else join)
+        ids = rows["sequence_id"]
+        span = (pc.call_function("min", [ids]).as_py(), pc.call_function("max", [ids]).as_py())
+        return select_vectors(rows, read_vectors(snapshot, layer, site, raw=raw, batch_rows=batch_rows, sequences=span))
 
     def blob(self, run: str, name: str) -> bytes:
         """The latest blob of this name that a run committed, its checksum verified."""
@@ -277,8 +324,6 @@ class Lake:
 
         logs = [log for log in self.snapshot(run).runs.values() if not log.removed]
         return [analysis for log in logs for analysis in stored_analyses(log).values()]
-
-    # -- maintenance -----------------------------------------------------------------------------------------------
 
     def verify(self, level: str = "quick", run: str | None = None) -> "Report":
         """Check what is on disk against the records: quick (names, sizes, footers), full (SHA-256), deep (values)."""
@@ -299,22 +344,3 @@ class Lake:
         from .vacuum import vacuum
 
         return vacuum(self.store, older_than_days=older_than_days, dry_run=dry_run)
-
-
-_OWN = frozenset({"created_at"})
-"""Keys of run.json that the writer who starts a run decides alone."""
-
-
-def _encoded(run_id: str, run_json: Mapping[str, Any]) -> bytes:
-    """The bytes of run.json; UsageError for what no reader could read."""
-    check_name(run_id, RUN_ID, "run id")
-    body = {"run_id": run_id, "format_version": FORMAT_VERSION, "schema_version": SCHEMA_VERSION, SEALED: "sealed"}
-    body |= {"created_at": commits.now()} | dict(run_json)
-    if body["run_id"] != run_id:
-        raise UsageError(f"run.json is of run {body['run_id']!r}, not {run_id!r}.")
-    try:
-        data = (json.dumps(body, ensure_ascii=False, indent=1, allow_nan=False) + "\n").encode()
-        check_run_json(parse(data, "run.json"), run_id, "run.json")
-    except (DamageError, ValueError, TypeError) as error:
-        raise UsageError(f"The description of run {run_id} cannot be written: {error}") from error
-    return data

@@ -71,6 +71,10 @@ class LocalStore(Store):
         finally:
             os.close(fd)
 
+    def descriptor(self, name: str) -> int:
+        """The same file as a descriptor of the system, for the caller to close."""
+        return self.disk.open(name)
+
     def urls(self, names: Sequence[str]) -> list[str]:
         """The paths of files; DamageError for links and the like. One look per folder, not per file."""
         above, wanted = f"{self.path}/", set(names)

@@ -1,14 +1,16 @@
 """run.json: the immutable description of a run, and what of it the store itself relies on."""
 
 import hashlib
+import json
 from collections.abc import Mapping
 from typing import Any
 
 import pyarrow as pa
 
 from . import commits, layout
-from .errors import DamageError, NewerFormatError, NotFoundError
+from .errors import DamageError, NewerFormatError, NotFoundError, UsageError
 from .json_values import Time, check_types, parse
+from .layout import RUN_ID, check_name
 from .schema import SCHEMA_VERSION
 from .store import Store
 from .tables.runs import RUNS
@@ -27,6 +29,11 @@ MODEL_KEYS = {
     },
 }  # fmt: skip
 """Columns of `runs` that come from `model`, and their keys there."""
+
+TOMBSTONES = "tombstones"
+"""Key of run.json in runs that only a sealed tombstone removes; older versions wrote plain ones."""
+OWN = frozenset({"created_at"})
+"""Keys of run.json that the writer who starts a run decides alone."""
 
 _TYPES: dict[pa.DataType, Any] = {pa.string(): str, pa.bool_(): bool, pa.int32(): int}
 _MODEL_KINDS = {key: _TYPES[RUNS.column(column).type] | None for column, key in MODEL_KEYS.items()}
@@ -73,3 +80,18 @@ def check_run_json(body: Mapping[str, Any], run_id: str, what: str) -> None:
             f"Run {run_id} was written with format {body.get('format_version')}, schema {body.get('schema_version')}; "
             f"this tracelake reads up to {FORMAT_VERSION} and {SCHEMA_VERSION}. Install a newer tracelake."
         )
+
+
+def encode_run_json(run_id: str, run_json: Mapping[str, Any]) -> bytes:
+    """The bytes of run.json; UsageError for what no reader could read."""
+    check_name(run_id, RUN_ID, "run id")
+    body = {"run_id": run_id, "format_version": FORMAT_VERSION, "schema_version": SCHEMA_VERSION, TOMBSTONES: "sealed"}
+    body |= {"created_at": commits.now()} | dict(run_json)
+    if body["run_id"] != run_id:
+        raise UsageError(f"run.json is of run {body['run_id']!r}, not {run_id!r}.")
+    try:
+        data = (json.dumps(body, ensure_ascii=False, indent=1, allow_nan=False) + "\n").encode()
+        check_run_json(parse(data, "run.json"), run_id, "run.json")
+    except (DamageError, ValueError, TypeError) as error:
+        raise UsageError(f"The description of run {run_id} cannot be written: {error}") from error
+    return data

@@ -1,6 +1,6 @@
 """What a reader sees: the commit records of each run, read once, and the files they name."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -172,10 +172,6 @@ class Snapshot:
                 for entry in record.files:
                     if entry.table == table:
                         yield entry, columns
-
-    def urls(self, entries: Iterable[FileEntry]) -> list[str]:
-        """What DuckDB and polars read instead of the files."""
-        return self.store.urls([entry.path for entry in entries])
 
 
 def take_snapshot(store: Store, run: str | None = None) -> Snapshot:

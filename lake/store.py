@@ -90,6 +90,10 @@ class Store(ABC):
         """A file open for reading from any place."""
 
     @abstractmethod
+    def descriptor(self, name: str) -> int:
+        """The same file as a descriptor of the system, for the caller to close; a copy where the store is no disk."""
+
+    @abstractmethod
     def urls(self, names: Sequence[str]) -> list[str]:
         """What DuckDB and polars read instead of the names: only files, links are refused; folders keep their names."""
 

@@ -6,10 +6,8 @@ from typing import Any
 from . import commits, layout
 from .errors import DamageError
 from .json_values import Time, check_types, parse
+from .run_json import TOMBSTONES
 from .store import Store
-
-SEALED = "tombstones"
-"""Key of run.json in runs that only a sealed tombstone removes; older versions wrote plain ones."""
 
 
 def bury(store: Store, run_id: str, digest: str, draft: str) -> None:
@@ -25,7 +23,7 @@ def check_tombstone(store: Store, run_id: str, run_json: Mapping[str, Any] | Non
     if data.startswith(b'{"sha256"'):
         body, _ = commits.unsealed(data, what)
     else:
-        if run_json is not None and run_json.get(SEALED) == "sealed":
+        if run_json is not None and run_json.get(TOMBSTONES) == "sealed":
             raise DamageError(f"{what} was not written by `lake rm`. Run `lake verify` to see what is hit.")
         body = parse(data, what)
     check_types(body, {"run_id": str, "removed_at": Time, "run_json": str}, what)

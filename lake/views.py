@@ -42,11 +42,11 @@ def variable(table: Table, group: int) -> str:
     return f"{table.name}_files" + (f"_{group}" if group else "")
 
 
-def view_sql(table: Table, groups: Sequence[tuple[str, ...]], *, hive: bool) -> str:
+def view_sql(table: Table, groups: Sequence[tuple[str, ...]]) -> str:
     """The view of one table over its file lists, one group per set of columns; an empty relation if there are none."""
-    sources = [_scan(table, columns, index, hive=hive) for index, columns in enumerate(groups)]
+    sources = [_scan(table, columns, index) for index, columns in enumerate(groups)]
     body = " UNION ALL ".join(sources) if sources else _empty(table)
-    return f"CREATE VIEW {quoted(table.name)} AS {body};"
+    return f"CREATE OR REPLACE VIEW {quoted(table.name)} AS {body};"
 
 
 def runs_sql(table: Table) -> str:
@@ -78,14 +78,14 @@ def broken_view_sql(table: Table, message: str) -> str:
     """
     error = f"error({literal(message)})"
     columns = (f"{error}::{_view_type(table, c)} AS {quoted(c.name)}" for c in table.columns)
-    return f"CREATE VIEW {quoted(table.name)} AS SELECT {', '.join(columns)} FROM range(1) WHERE {error} IS NULL;"
+    body = f"SELECT {', '.join(columns)} FROM range(1) WHERE {error} IS NULL"
+    return f"CREATE OR REPLACE VIEW {quoted(table.name)} AS {body};"
 
 
-def _scan(table: Table, written: tuple[str, ...], group: int, *, hive: bool) -> str:
+def _scan(table: Table, written: tuple[str, ...], group: int) -> str:
     """Files whose columns are as declared are pruned by their folders; others get what they lack as nulls."""
     files = f"getvariable({literal(variable(table, group))})"
-    as_declared = set(table.names) <= set(written)
-    if as_declared and hive:
+    if set(table.names) <= set(written):
         kinds = {"run": "VARCHAR"} | {name: sql_type(table.column(name).type) for name in table.partitions}
         pairs = ", ".join(f"{literal(k)}: {literal(v)}" for k, v in kinds.items())
         options = f"hive_partitioning = true, hive_types = {{{pairs}}}"

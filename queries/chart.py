@@ -4,15 +4,19 @@ Data goes into the chart as inline values only: titles, axis titles and expressi
 """
 
 import textwrap
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import altair as alt
 
-from ..lake.errors import UsageError
+from ..lake.errors import NotFoundError, UsageError
 from .chart_rows import MAX_ROWS, chart_rows, check_fields
-from .labels import is_plain, plain
-from .plot import FACET_COLUMNS, Plot
+from .grid import with_edges
+from .header import Header
+from .labels import are_text, category, is_plain, plain, wrapped
+from .plot import FACET_COLUMNS, WIDTH, Plot
 from .saved_query import ResolveRun, SavedQuery, Value
 from .theme import Theme, configuration, theme_called
 
@@ -22,6 +26,20 @@ if TYPE_CHECKING:
     from ..lake.duck import Connection
 
 AnyChart = alt.Chart | alt.LayerChart | alt.FacetChart
+
+
+class NoRowsError(NotFoundError):
+    """A query has no rows for its parameters, so there is nothing to draw."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a caller may set: pixels of the plot, the title, and the pixels that title and subtitle may take."""
+
+    width: int | None = None
+    height: int | None = None
+    title: str | None = None
+    text_width: float | None = None
 
 
 class Drawing(NamedTuple):
@@ -39,18 +57,35 @@ def draw(
     *,
     theme: str = "light",
     params: Mapping[str, object] | None = None,
+    shape: Shape | None = None,
 ) -> Drawing:
-    """Run the query for a chart, with fewer rows where there are too many, and build it."""
+    """Run the query for a chart, with fewer rows where there are too many, and build it; NoRowsError without rows."""
     look = theme_called(theme)
     if not query.has_chart:
         check_fields(query, [])
     values = query.bind(connection, params or {}, resolve_run)
     drawn = chart_rows(query, connection, values)
+    if drawn.rows.height == 0:
+        raise NoRowsError(
+            f"Query {query.name!r} has no rows to draw{_for(values)}.{' ' + drawn.message if drawn.message else ''}"
+        )
     notes = [_parameters_note(query, values), *([drawn.message] if drawn.message else [])]
-    return Drawing(build(query, drawn.rows, theme=look.name, notes=notes), drawn.message)
+    return Drawing(build(drawn.query, drawn.rows, theme=look.name, notes=notes, shape=shape), drawn.message)
 
 
-def build(query: SavedQuery, rows: "polars.DataFrame", *, theme: str = "light", notes: Sequence[str] = ()) -> AnyChart:
+def _for(values: Mapping[str, Value]) -> str:
+    given = [f"{name} {value}" for name, value in values.items() if value is not None]
+    return f" for {', '.join(given)}" if given else ""
+
+
+def build(
+    query: SavedQuery,
+    rows: "polars.DataFrame",
+    *,
+    theme: str = "light",
+    notes: Sequence[str] = (),
+    shape: Shape | None = None,
+) -> AnyChart:
     """The chart of these rows; `notes` become its subtitle."""
     check_fields(query, rows.columns)
     if rows.height > MAX_ROWS:
@@ -59,9 +94,13 @@ def build(query: SavedQuery, rows: "polars.DataFrame", *, theme: str = "light", 
             "Use draw(), which lets DuckDB make fewer of them, or narrow the query."
         )
     header, look = query.header, theme_called(theme)
-    data = alt.Data(values=_values(rows, header.fields))  # type: ignore[call-arg]
-    plot = Plot(header, rows, look)
-    chart: AnyChart = alt.layer(*plot.layers(), data=data).properties(**plot.size())
+    given = shape or Shape()
+    plot = Plot(header, rows, look, room=given.width)
+    values = _values(rows, header)
+    with_edges(values, plot.grids, header, rows)
+    data = alt.Data(values=values)  # type: ignore[call-arg]
+    size = plot.size() | {name: value for name, value in (("width", given.width), ("height", given.height)) if value}
+    chart: AnyChart = alt.layer(*plot.layers(), data=data).properties(**size)
     facet = header.channels.get("facet")
     if facet:
         chart = chart.facet(
@@ -72,10 +111,33 @@ def build(query: SavedQuery, rows: "polars.DataFrame", *, theme: str = "light", 
         )
         if "free" in header.scales.get("y", ()):
             chart = chart.resolve_scale(y="independent")
-    title = header.title or query.name.replace("_", " ")
-    subtitle = [line for note in notes if note for line in textwrap.wrap(note, 100)]
-    chart = chart.properties(title=alt.TitleParams(title, subtitle=subtitle) if subtitle else alt.TitleParams(title))
-    return themed(chart, look)
+    title = given.title or header.title or query.name.replace("_", " ")
+    words = [*notes, _band_note(header)]
+    return themed(chart.properties(title=_titles(title, words, given.text_width or _text_width(size, header))), look)
+
+
+def _band_note(header: Header) -> str:
+    """What the bands or bars around the values are."""
+    if not header.band or not header.band_words:
+        return ""
+    return f"{'Bands' if header.mark in ('line', 'area') else 'Bars'}: {header.band_words}."
+
+
+def _text_width(size: dict[str, Any], header: Header) -> float:
+    """Pixels that a title may take: the plot's width with its axis and legend."""
+    width = size.get("width")
+    return (
+        WIDTH + 60.0
+        if "facet" in header.channels or not isinstance(width, int | float)
+        else max(float(width), 300) + 60
+    )
+
+
+def _titles(title: str, notes: Sequence[str], width: float) -> alt.TitleParams:
+    """Title and subtitle on as many lines as they need."""
+    subtitle = [line for note in notes if note for line in textwrap.wrap(note, max(24, int(width / 6.4)))]
+    text = wrapped(title, max(16, int(width / 8.8)))
+    return alt.TitleParams(text, subtitle=subtitle) if subtitle else alt.TitleParams(text)
 
 
 def themed(chart: AnyChart, theme: Theme) -> AnyChart:
@@ -89,6 +151,10 @@ def _parameters_note(query: SavedQuery, values: Mapping[str, Value]) -> str:
     return " \u00b7 ".join(f"{name} {text}" for name, text in given if is_plain(text))
 
 
-def _values(rows: "polars.DataFrame", fields: list[str]) -> list[dict[str, object]]:
-    """The named columns as JSON values: no NaN, no infinity, times as text, token text visible."""
-    return [{name: plain(value) for name, value in row.items()} for row in rows.select(fields).to_dicts()]
+def _values(rows: "polars.DataFrame", header: Header) -> list[dict[str, object]]:
+    """The header's fields as JSON values: no NaN, no infinity, times as text, token text visible."""
+    named = {encoding.field for encoding in header.channels.values() if encoding.type in ("nominal", "ordinal")}
+    shown: dict[str, Callable[[object], object]] = dict.fromkeys(header.fields, plain)
+    for name in named:
+        shown[name] = partial(category, as_text=are_text(rows[name].unique().to_list()))
+    return [{name: shown[name](value) for name, value in row.items()} for row in rows.select(header.fields).to_dicts()]

@@ -11,10 +11,11 @@ What was done is said in `ChartRows.message`. Knows nothing of Altair.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ..lake.errors import ConfigError, UsageError, did_you_mean
+from .labels import axis_title, visible
 from .saved_query import SavedQuery, Value
 
 if TYPE_CHECKING:
@@ -24,25 +25,39 @@ if TYPE_CHECKING:
 
 MAX_ROWS = 5_000
 MAX_BINS = 500
+LONGEST_NOTICE = 240
 
 _GROUPING = ("color", "facet", "detail", "size")
 
 
 @dataclass(frozen=True)
 class ChartRows:
-    """Rows for a chart, and what was done to them if they are not the query's own."""
+    """Rows for a chart, its query with the parameters' values in its titles, and what its reader must know."""
 
+    query: SavedQuery
     rows: "polars.DataFrame"
     message: str | None = None
+
+    def noted(self, *messages: str | None) -> "ChartRows":
+        """The same with further messages."""
+        words = " ".join(filter(None, [self.message, *messages]))
+        return replace(self, message=words or None)
 
 
 def chart_rows(query: SavedQuery, connection: "Connection", values: Mapping[str, Value]) -> ChartRows:
     """Run `query` with values from `SavedQuery.bind` and return at most MAX_ROWS rows."""
+    drawn = _few_rows(query, connection, values)
+    titled = replace(drawn, query=query.titled(values))
+    shown = _on_log_axes(titled)
+    return shown.noted(_notice(shown))
+
+
+def _few_rows(query: SavedQuery, connection: "Connection", values: Mapping[str, Value]) -> ChartRows:
     inner = f"({query.sql}\n)"
     rows = query.fetch(connection, f"SELECT * FROM {inner} LIMIT {MAX_ROWS + 1}", values)
     check_fields(query, rows.columns)
     if rows.height <= MAX_ROWS:
-        return ChartRows(rows, None if rows.height else "No rows for these parameters.")
+        return ChartRows(query, rows)
     if query.header.mark == "point":
         return _sampled(query, connection, values, inner)
     x, types = query.header.channels["x"], rows.schema
@@ -50,7 +65,39 @@ def chart_rows(query: SavedQuery, connection: "Connection", values: Mapping[str,
     binned = _binned(query, connection, values, inner, types) if numeric and query.header.mark != "path" else None
     if binned is not None and binned.rows.height <= MAX_ROWS:
         return binned
-    return ChartRows(rows.head(MAX_ROWS), f"Only the first {MAX_ROWS:,} rows are drawn; narrow the query to see all.")
+    message = f"Only the first {MAX_ROWS:,} rows are drawn; narrow the query to see all."
+    return ChartRows(query, rows.head(MAX_ROWS), message)
+
+
+def _on_log_axes(drawn: ChartRows) -> ChartRows:
+    """Without the rows that a logarithmic axis has no place for, which would stand at its lower edge."""
+    import polars as pl
+
+    header, rows = drawn.query.header, drawn.rows
+    for channel, words in header.scales.items():
+        field = header.channels[channel].field
+        if "log" not in words or not rows[field].dtype.is_numeric():
+            continue
+        positive = rows.filter(pl.col(field).is_null() | (pl.col(field) > 0))
+        left_out = rows.height - positive.height
+        if header.band and channel == "y":
+            # The axis has no place for the end of an interval either.
+            band = [pl.when(pl.col(name) > 0).then(pl.col(name)).alias(name) for name in header.band]
+            positive = positive.with_columns(band)
+        rows = positive
+        if left_out:
+            name = axis_title(field)
+            drawn = drawn.noted(f"{left_out:,} rows are left out: {name} is not above 0, and its axis is logarithmic.")
+    return replace(drawn, rows=rows)
+
+
+def _notice(drawn: ChartRows) -> str | None:
+    """What the query itself says about its rows."""
+    name = drawn.query.header.notice
+    if name is None:
+        return None
+    said = drawn.rows[name].drop_nulls().unique(maintain_order=True).head(3).to_list()
+    return " ".join(visible(str(text))[:LONGEST_NOTICE] for text in said) or None
 
 
 def check_fields(query: SavedQuery, columns: list[str]) -> None:
@@ -70,7 +117,9 @@ def check_fields(query: SavedQuery, columns: list[str]) -> None:
 def _sampled(query: SavedQuery, connection: "Connection", values: Mapping[str, Value], inner: str) -> ChartRows:
     total = query.fetch(connection, f"SELECT count(*) AS n FROM {inner}", values)["n"].item()
     sample = f"SELECT * FROM {inner} USING SAMPLE reservoir({MAX_ROWS} ROWS) REPEATABLE (1)"
-    return ChartRows(query.fetch(connection, sample, values), f"{MAX_ROWS:,} of {total:,} rows, drawn at random.")
+    return ChartRows(
+        query, query.fetch(connection, sample, values), f"{MAX_ROWS:,} of {total:,} rows, drawn at random."
+    )
 
 
 def _binned(
@@ -107,10 +156,10 @@ def _binned(
     """
     rows = query.fetch(connection, sql, values)
     total, bins = int(rows["rows_in_bin"].sum()), rows[channels["x"].field].n_unique()
-    kept = rows.drop("rows_in_bin", "bin_width")
+    kept = rows.drop("rows_in_bin")
     name = channels["x"].field
     message = f"{total:,} rows: means over {bins} bins of {name}, each {rows['bin_width'][0]:.4g} wide."
-    return ChartRows(kept.cast({name: _polars_whole()}) if whole else kept, message)
+    return ChartRows(query, kept.cast({name: _polars_whole()}) if whole else kept, message)
 
 
 def _series(query: SavedQuery, types: "polars.Schema") -> list[str]:
@@ -120,6 +169,8 @@ def _series(query: SavedQuery, types: "polars.Schema") -> list[str]:
     fields = [
         e.field for e in grouping if e.type in ("nominal", "ordinal", "temporal") or not types[e.field].is_numeric()
     ]
+    if query.header.mark == "rect":  # the rows of a heat map are not averaged either, also where y is a number
+        fields.append(channels["y"].field)
     return [_quoted(name) for name in dict.fromkeys(fields) if name != channels["x"].field]
 
 

@@ -4,8 +4,8 @@ import json
 from typing import Any
 
 from ..lake import Lake
+from ..lake.printable import printable
 from ..lake.schema import TABLES, stored_tables
-from .formats import printable
 
 
 def describe_run(lake: Lake, run_id: str) -> dict[str, Any]:
@@ -97,17 +97,6 @@ def query_list(queries: list[dict[str, Any]]) -> str:
     width = max((len(q["name"]) for q in queries), default=0) + 2
     lines = [f"{q['name']:<{width}}{'*' if q['chart'] else ' '} {printable(q['summary'])}" for q in queries]
     return "\n".join([*lines, "", "* has a chart: lake chart NAME. Run one with: lake query NAME --run RUN"])
-
-
-def query_text(query: dict[str, Any]) -> str:
-    """Documentation, parameters and SQL of one saved query."""
-    lines = [query["name"], query["summary"]]
-    if query["description"]:
-        lines.append(query["description"])
-    for parameter in query["parameters"]:
-        default = "required" if parameter["required"] else f"default {parameter['default']}"
-        lines.append(f"  --param {parameter['name']}=...  {parameter['type']}, {default}: {parameter['doc']}")
-    return "\n".join([*lines, "", query["sql"].strip()])
 
 
 def verify_text(report: dict[str, Any]) -> str:

@@ -23,9 +23,9 @@ def write_figures(lake: Path, run_id: str, trajectory: str, topology: str, folde
     """Draw every sequence of an analysis into `folder`; pictures without rows are left out and counted."""
     import yaml
 
+    from ..lake.output import replace_file
     from .formats import render
     from .open_lake import OpenLake
-    from .replacement import replace_file
 
     opened: Any = OpenLake.open(lake)
     folder.mkdir(parents=True, exist_ok=True)
@@ -42,7 +42,7 @@ def write_figures(lake: Path, run_id: str, trajectory: str, topology: str, folde
 def _draw_all(
     opened: Any, run_id: str, analyses: dict[str, str], sequences: list[int], folder: Path
 ) -> tuple[int, int]:
-    from .chart import draw
+    from .chart import NoRowsError, draw
     from .page import save
     from .saved_query import find
 
@@ -52,8 +52,9 @@ def _draw_all(
         for sequence in sequences:
             for ending, (query, kind) in queries.items():
                 params = {"run": run_id, "sequence": sequence} | ({"analysis": analyses[kind]} if kind else {})
-                drawing = draw(query, connection, opened.resolve_run, params=params)
-                if drawing.message and drawing.message.startswith("No rows"):
+                try:
+                    drawing = draw(query, connection, opened.resolve_run, params=params)
+                except NoRowsError:
                     empty += 1
                     continue
                 save(drawing.chart, folder / f"seq{sequence:05d}_{ending}.png")

@@ -1,118 +1,199 @@
-"""Rows for people and programs: table, csv, json, jsonl, parquet; to a stream or, atomically, to a file."""
+"""Rows for people and programs: table, csv, json, jsonl, parquet; to a stream or, atomically and whole, to a file.
 
-import csv
+How values that look alike are told apart in each format is in docs/files.md.
+"""
+
 import io
 import json
 import math
 import sys
-import unicodedata
+from collections.abc import Iterator
+from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import BinaryIO
 
 import pyarrow as pa
 
-from ..lake.errors import UsageError, did_you_mean
-from .replacement import replace_file
+from ..lake.errors import NotFoundError, UsageError, did_you_mean
+from ..lake.output import replaced
+from ..lake.printable import printable
+from .cells import Cell, cells, rows_of
+from .text_table import Layout, table_text
+
+__all__ = ["FORMATS", "SUFFIXES", "emit", "file_format", "printable", "render", "write"]
 
 FORMATS = ("table", "csv", "json", "jsonl", "parquet")
-CELL_WIDTH = 120
-TABLE_ROWS = 200
+SUFFIXES = {
+    ".csv": "csv",
+    ".json": "json",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".parquet": "parquet",
+    ".txt": "table",
+}
+"""What a file's ending says of its format."""
 
 
-def printable(text: str) -> str:
-    """Text that cannot steer a terminal: control, format and bidi characters shown as escapes."""
-    return "".join(c if unicodedata.category(c)[0] != "C" else c.encode("unicode_escape").decode("ascii") for c in text)
+def render(rows: pa.Table, form: str, layout: Layout | None = None, *, csv_safe: bool = False) -> bytes:
+    """The rows in one of FORMATS, encoded; UsageError for another name. `csv_safe`: see `write`."""
+    stream = io.BytesIO()
+    write(rows, form, stream, layout, csv_safe=csv_safe)
+    return stream.getvalue()
 
 
-def render(rows: pa.Table, form: str) -> bytes:
-    """The rows in one of FORMATS, encoded; UsageError for another name."""
+def write(rows: pa.Table, form: str, stream: BinaryIO, layout: Layout | None = None, *, csv_safe: bool = False) -> None:
+    """Write the rows to a binary stream, a piece at a time; `layout` is for tables.
+
+    With `csv_safe` texts that a spreadsheet would take for a formula get an apostrophe before them.
+    """
+    if csv_safe and form != "csv":
+        raise UsageError(f"--csv-safe is of CSV only, not of {form}. Add --format csv.")
     if form == "csv":
-        return _csv(rows)
-    if form == "json":
-        return (_json(rows.to_pylist()) + "\n").encode()
-    if form == "jsonl":
-        return "".join(_json(row) + "\n" for row in rows.to_pylist()).encode()
-    if form == "parquet":
-        import pyarrow.parquet as pq
-
-        buffer = io.BytesIO()
-        pq.write_table(rows, buffer)
-        return buffer.getvalue()
-    if form == "table":
-        return _table(rows).encode()
-    raise UsageError(f"There is no format {form!r}.{did_you_mean(form, FORMATS)}")
+        _write_csv(rows, stream, csv_safe)
+    elif form == "json":
+        _write_json(rows, stream)
+    elif form == "jsonl":
+        stream.writelines(f"{line}\n".encode() for line in _objects(rows))
+    elif form == "parquet":
+        _write_parquet(rows, stream)
+    elif form == "table":
+        stream.write(table_text(rows, layout or Layout()).encode())
+    else:
+        raise UsageError(f"There is no format {form!r}.{did_you_mean(form, FORMATS)}")
 
 
-def emit(rows: pa.Table, form: str, output: Path | None) -> None:
-    """Write rows to `output`, or to stdout if that is None."""
-    content = render(rows, form)
+def file_format(output: Path, form: str | None) -> str:
+    """The format of a file: what its ending says, or `form` where the ending says nothing; both must agree."""
+    ending = SUFFIXES.get(output.suffix.lower())
+    if form is not None and form not in FORMATS:
+        raise UsageError(f"There is no format {form!r}.{did_you_mean(form, FORMATS)}")
+    if ending is None and form is None:
+        raise UsageError(
+            f"-o {output}: the ending {output.suffix!r} does not say a format. Possible: {', '.join(SUFFIXES)}; "
+            "or name one with --format."
+        )
+    if ending is not None and form is not None and ending != form:
+        raise UsageError(f"-o {output} is a {ending} file by its ending, but --format says {form}. Give one of them.")
+    if not output.absolute().parent.is_dir():
+        raise NotFoundError(f"-o {output}: the folder {output.absolute().parent} does not exist.")
+    return ending or form or "table"
+
+
+def emit(
+    rows: pa.Table,
+    form: str | None,
+    output: Path | None,
+    layout: Layout | None = None,
+    *,
+    csv_safe: bool = False,
+) -> None:
+    """Write rows to `output`, whole, or to stdout if that is None; a table is the default there."""
     if output is not None:
-        replace_file(output, content)
+        chosen = file_format(output, form)
+        with replaced(output) as file:
+            write(rows, chosen, file, Layout(whole=True), csv_safe=csv_safe)
         return
     if form == "parquet" and sys.stdout.isatty():
         raise UsageError("Parquet is binary: name a file with -o FILE, or choose another --format.")
-    sys.stdout.buffer.write(content)
+    write(rows, form or "table", sys.stdout.buffer, layout, csv_safe=csv_safe)
     sys.stdout.buffer.flush()
 
 
-def _json(value: Any) -> str:
-    """JSON text; NaN and infinities, which JSON does not have, as null."""
+# -- JSON --------------------------------------------------------------------------------------------------------------
+
+
+def json_text(value: Cell) -> str:
+    """A value as JSON: decimals as numbers with all their digits; NaN and infinities, which JSON lacks, as text."""
+    if isinstance(value, Decimal):
+        return format(value, "f")
+    if isinstance(value, float) and not math.isfinite(value):
+        return '"NaN"' if value != value else '"Infinity"' if value > 0 else '"-Infinity"'
     try:
-        return json.dumps(value, ensure_ascii=False, default=str, allow_nan=False)
-    except ValueError:
-        return json.dumps(_finite(value), ensure_ascii=False, default=str, allow_nan=False)
+        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    except (ValueError, TypeError):  # something inside is one of the above
+        if isinstance(value, dict):
+            return (
+                "{" + ", ".join(f"{json.dumps(k, ensure_ascii=False)}: {json_text(v)}" for k, v in value.items()) + "}"
+            )
+        assert isinstance(value, list)
+        return "[" + ", ".join(map(json_text, value)) + "]"
 
 
-def _finite(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, list):
-        return [_finite(item) for item in value]
-    return {name: _finite(item) for name, item in value.items()} if isinstance(value, dict) else value
+def _objects(rows: pa.Table) -> Iterator[str]:
+    names = [json.dumps(name, ensure_ascii=False) + ": " for name in rows.column_names]
+    for row in rows_of(rows):
+        yield "{" + ", ".join(name + json_text(value) for name, value in zip(names, row, strict=True)) + "}"
 
 
-def _csv(rows: pa.Table) -> bytes:
-    """Comma-separated text with a header; nested values as JSON, because CSV has no lists."""
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(rows.column_names)
-    for row in zip(*(column.to_pylist() for column in rows.columns), strict=True):
-        writer.writerow([_json(value) if isinstance(value, (list, dict)) else value for value in row])
-    return stream.getvalue().encode()
+def _write_json(rows: pa.Table, stream: BinaryIO) -> None:
+    between = "["
+    for text in _objects(rows):
+        stream.write((between + text).encode())
+        between = ", "
+    stream.write(b"]\n" if between == ", " else b"[]\n")
 
 
-def _table(rows: pa.Table) -> str:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for field in rows.schema:
-        table.add_column(printable(field.name), justify="right" if _is_number(field.type) else "left", overflow="fold")
-    for row in rows.slice(0, TABLE_ROWS).to_pylist():
-        table.add_row(*(Text(_cell(value)) for value in row.values()))
-    stream = io.StringIO()
-    # A pipe has no width; rows that wrap by chance are worse than long lines.
-    on_terminal = sys.stdout.isatty()
-    console = Console(file=stream, force_terminal=on_terminal, width=None if on_terminal else 10_000, no_color=True)
-    console.print(table)
-    if rows.num_rows > TABLE_ROWS:
-        console.print(f"... {rows.num_rows - TABLE_ROWS:,} more rows; use --format csv, json or parquet to get all.")
-    return "".join(line.rstrip() + "\n" for line in stream.getvalue().splitlines())
+# -- CSV ---------------------------------------------------------------------------------------------------------------
 
 
-def _is_number(kind: pa.DataType) -> bool:
-    return pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
+_EMPTY_TEXT = '""'
 
 
-def _cell(value: Any) -> str:
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+"""How a text begins that a spreadsheet would compute, full-width signs included."""
+
+
+def _write_csv(rows: pa.Table, stream: BinaryIO, safe: bool) -> None:
+    """Comma-separated text with a header; null is an empty field, empty text is `""`, nested values are JSON."""
+    stream.write((",".join(_csv_field(name, safe) for name in rows.column_names) + "\n").encode())
+    for row in rows_of(rows):
+        line = ",".join(_csv_field(value, safe) for value in row)
+        stream.write(f"{line or _EMPTY_TEXT}\n".encode())  # an empty line is no row to those who read it
+
+
+def _csv_field(value: Cell, safe: bool) -> str:
     if value is None:
-        return "·"
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if isinstance(value, list) and len(value) > 6:
-        return f"[{', '.join(_cell(v) for v in value[:4])}, ... {len(value)}]"
-    if isinstance(value, list):
-        return f"[{', '.join(_cell(v) for v in value)}]"
-    text = printable(str(value))
-    return text if len(text) <= CELL_WIDTH else text[: CELL_WIDTH - 1] + "…"
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float) and not math.isfinite(value):
+        return json_text(value).strip('"')
+    if isinstance(value, list | dict):
+        return _csv_text(json_text(value))
+    if isinstance(value, str):
+        return _csv_text(f"'{value}" if safe and value.startswith(_FORMULA) else value)
+    return json_text(value)
+
+
+def _csv_text(text: str) -> str:
+    # Also what only some readers take for the end of a line.
+    bare = text and text == text.strip() and text.isprintable() and not any(mark in text for mark in ',"')
+    return text if bare else '"' + text.replace('"', '""') + '"'
+
+
+# -- Parquet -----------------------------------------------------------------------------------------------------------
+
+
+def _write_parquet(rows: pa.Table, stream: BinaryIO) -> None:
+    import pyarrow.parquet as pq
+
+    pq.write_table(_for_parquet(rows), stream, compression="zstd")
+
+
+def _for_parquet(rows: pa.Table) -> pa.Table:
+    """The rows with types that Parquet has: intervals as text, sums of whole numbers as int64 where they fit."""
+    for index, field in enumerate(rows.schema):
+        column = rows.column(index)
+        if _holds_interval(field.type):
+            text = [value if isinstance(value, str | None) else json_text(value) for value in cells(column)]
+            rows = rows.set_column(index, field.name, pa.array(text, pa.string()))
+        elif pa.types.is_decimal(field.type) and field.type.scale == 0:
+            try:
+                rows = rows.set_column(index, field.name, column.cast(pa.int64()))
+            except pa.ArrowInvalid:
+                continue  # too large for int64: stays a decimal
+    return rows
+
+
+def _holds_interval(kind: pa.DataType) -> bool:
+    return pa.types.is_interval(kind) or any(_holds_interval(kind.field(i).type) for i in range(kind.num_fields))

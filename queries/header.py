@@ -15,10 +15,15 @@ Keys of a chart (all need `mark`, `x` and `y`):
     x y color size facet detail     FIELD:TYPE, then an axis title if wanted. TYPE as in Altair: Q, O, N or T
     end        FIELD:Q, the other end of a bar along x; order FIELD:Q, in which a path joins its points
     tooltip    further fields to show: FIELD, FIELD
-    band       LOW, HIGH: fields of an interval around y
+    band       LOW, HIGH: fields of an interval around y, then two spaces and what it is (`95 % interval`)
+    cell       rect and bar: the width of a cell on axes of numbers, FIELD or NUMBER; 1 if not given
+    labels     rect: CHANNEL FIELD, ...: the words (tokens) that stand along an axis of at most 60 cells
+    notice     FIELD: sentences for the subtitle, where the rows are not the whole truth; null where there are none
     scale      CHANNEL WORD, ...: log, zero, reverse, diverging, LOW..HIGH, equal (x and y span the same) or free (y
                only: each panel its own)
     reference  diagonal, or x NUMBER, or y NUMBER: a line to compare with
+
+An axis title or the title may hold `{NAME}`, the value of a parameter: `{measure}` becomes `entropy (bits)`.
 
 Keys of a view: `-- column NAME: what it holds`.
 """
@@ -33,7 +38,7 @@ from ..lake.errors import ConfigError, did_you_mean
 
 MARKS = ("line", "point", "bar", "area", "rect", "tick", "path")
 CHANNELS = ("x", "y", "end", "color", "size", "facet", "detail", "order")
-CHART_KEYS = ("mark", "title", *CHANNELS, "tooltip", "band", "scale", "reference")
+CHART_KEYS = ("mark", "title", *CHANNELS, "tooltip", "band", "cell", "labels", "notice", "scale", "reference")
 PARAMETER_TYPES = ("TEXT", "BIGINT", "DOUBLE", "BOOLEAN", "RUN", "PROFILE")
 SCALE_WORDS = ("log", "zero", "reverse", "diverging", "equal", "free")
 FIELD_TYPES = {"Q": "quantitative", "O": "ordinal", "N": "nominal", "T": "temporal"}
@@ -79,6 +84,10 @@ class Header:
     channels: dict[str, Encoding] = field(default_factory=dict)
     tooltip: tuple[str, ...] = ()
     band: tuple[str, str] | None = None
+    band_words: str | None = None
+    cell: str | None = None
+    labels: dict[str, str] = field(default_factory=dict)
+    notice: str | None = None
     scales: dict[str, tuple[str | tuple[float, float], ...]] = field(default_factory=dict)
     reference: tuple[str, float] | None = None
     parameters: tuple[Parameter, ...] = ()
@@ -93,7 +102,10 @@ class Header:
     def fields(self) -> list[str]:
         """Every field that the header names, once each."""
         named = [encoding.field for encoding in self.channels.values()]
-        return list(dict.fromkeys([*named, *(self.band or ()), *self.tooltip]))
+        cell = [self.cell] if self.cell is not None and not _is_number(self.cell) else []
+        notice = [self.notice] if self.notice else []
+        further = [*(self.band or ()), *self.tooltip, *cell, *self.labels.values(), *notice]
+        return list(dict.fromkeys([*named, *further]))
 
 
 @dataclass
@@ -127,6 +139,10 @@ def parse_header(text: str, file: PurePath) -> Header:
         channels={key: _encoding(lines, key) for key in CHANNELS if key in lines.keys},
         tooltip=_names(lines, "tooltip"),
         band=_band(lines),
+        band_words=_band_words(lines),
+        cell=_cell(lines),
+        labels=_labels(lines),
+        notice=(_names(lines, "notice") or (None,))[0],
         scales=_scales(lines),
         reference=_reference(lines),
         parameters=tuple(lines.parameters.values()),
@@ -205,7 +221,11 @@ def _encoding(lines: _Lines, key: str) -> Encoding:
 def _names(lines: _Lines, key: str) -> tuple[str, ...]:
     if key not in lines.keys:
         return ()
-    names = tuple(name.strip() for name in lines.keys[key].split(","))
+    return _split_names(lines, key, lines.keys[key])
+
+
+def _split_names(lines: _Lines, key: str, text: str) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in text.split(","))
     for name in names:
         if not re.fullmatch(_NAME, name):
             raise lines.error(lines.where[key], f"{key} must be field names with commas between, got {name!r}.")
@@ -213,10 +233,37 @@ def _names(lines: _Lines, key: str) -> tuple[str, ...]:
 
 
 def _band(lines: _Lines) -> tuple[str, str] | None:
-    names = _names(lines, "band")
-    if names and len(names) != 2:
+    if "band" not in lines.keys:
+        return None
+    names = _split_names(lines, "band", lines.keys["band"].partition("  ")[0])
+    if len(names) != 2:
         raise lines.error(lines.where["band"], f"band must be two fields, LOW, HIGH; got {len(names)}.")
-    return (names[0], names[1]) if names else None
+    return (names[0], names[1])
+
+
+def _band_words(lines: _Lines) -> str | None:
+    return lines.keys.get("band", "").partition("  ")[2].strip() or None
+
+
+def _is_number(text: str) -> bool:
+    return re.fullmatch(r"\d+(?:\.\d+)?", text) is not None
+
+
+def _cell(lines: _Lines) -> str | None:
+    text = lines.keys.get("cell")
+    if text is not None and not _is_number(text) and not re.fullmatch(_NAME, text):
+        raise lines.error(lines.where["cell"], f"cell must be a field or a number, got {text!r}.")
+    return text
+
+
+def _labels(lines: _Lines) -> dict[str, str]:
+    labels: dict[str, str] = {}
+    for item in filter(None, lines.keys.get("labels", "").split(",")):
+        channel, _, name = item.strip().partition(" ")
+        if channel not in ("x", "y") or not re.fullmatch(_NAME, name):
+            raise lines.error(lines.where["labels"], f"labels must be `x FIELD` or `y FIELD`, got {item.strip()!r}.")
+        labels[channel] = name
+    return labels
 
 
 def _scales(lines: _Lines) -> dict[str, tuple[str | tuple[float, float], ...]]:

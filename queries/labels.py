@@ -3,9 +3,12 @@
 import functools
 import math
 import re
-import unicodedata
+import textwrap
+from collections.abc import Iterable
 from datetime import date, datetime
+from decimal import Decimal
 
+from ..lake.printable import escape, is_printable
 from ..lake.schema import TABLES
 
 _UNIT_SUFFIXES = {"bits": "bits", "nats": "nats", "ms": "ms", "s": "s"}
@@ -52,9 +55,7 @@ def visible(text: str) -> str:
 def _drawn(character: str) -> str:
     if character in _WHITE and character != " ":
         return _WHITE[character]
-    if unicodedata.category(character) in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"):
-        return f"\\u{ord(character):04x}"
-    return character
+    return character if is_printable(character) else escape(character)
 
 
 def plain(value: object) -> object:
@@ -65,9 +66,34 @@ def plain(value: object) -> object:
         return visible(value)
     if value is None or isinstance(value, (bool, int)):
         return value
+    if isinstance(value, Decimal):  # what SQL makes of 1.5, and of sums
+        return float(value)
     if isinstance(value, (datetime, date)):
         return value.isoformat()
     return visible(str(value))
+
+
+def category(value: object, *, as_text: bool = False) -> object:
+    """A value as one of a chart's categories: what is missing or not finite is one too, and says so.
+
+    `as_text` is for numbers beside such words: the categories of one axis are of one kind.
+    """
+    if value is None:
+        return "(null)"
+    if isinstance(value, float) and not math.isfinite(value):
+        return "(NaN)" if value != value else "(Infinity)" if value > 0 else "(-Infinity)"
+    return str(plain(value)) if as_text else plain(value)
+
+
+def are_text(values: Iterable[object]) -> bool:
+    """Whether numbers among these categories must be written as text."""
+    return any(isinstance(category(value), str) for value in values)
+
+
+def wrapped(text: str, width: int) -> str | list[str]:
+    """Text for a title that must not be wider than so many characters: one line, or several."""
+    lines = textwrap.wrap(text, width, break_long_words=True, break_on_hyphens=False)
+    return lines if len(lines) > 1 else text
 
 
 def is_plain(text: str) -> bool:

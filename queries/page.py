@@ -1,4 +1,4 @@
-"""A chart as a file: PNG, SVG, JSON, or one HTML page that works without network and runs no code from data."""
+"""A chart as a file: PNG, SVG, PDF, JSON, or one HTML page that works without network and runs no code from data."""
 
 import base64
 import functools
@@ -11,8 +11,8 @@ from pathlib import Path
 import vl_convert
 
 from ..lake.errors import NotFoundError, UsageError
+from ..lake.output import replace_file
 from .chart import AnyChart, themed
-from .replacement import replace_file
 from .theme import theme_called
 
 PNG_SCALE = 2.0
@@ -46,19 +46,29 @@ _PAGE = """<!DOCTYPE html>
 """
 
 
-def save(chart: AnyChart, path: str | Path, *, theme: str | None = None) -> None:
-    """Write the chart in the format of the suffix, replacing the file in one step; `theme` gives it another look."""
+def save(chart: AnyChart, path: str | Path, *, theme: str | None = None, scale: float = PNG_SCALE) -> None:
+    """Write the chart in the format of the suffix, replacing the file in one step.
+
+    `theme` gives it another look; `scale` is pixels of a PNG per pixel of the chart.
+    """
     target = Path(path)
-    encode = _FORMATS.get(target.suffix.lower())
-    if encode is None:
+    check_target(target)
+    spec = (themed(chart, theme_called(theme)) if theme else chart).to_dict()
+    if target.suffix.lower() == ".png":
+        replace_file(target, vl_convert.vegalite_to_png(spec, scale=scale, allowed_base_urls=[]))
+        return
+    replace_file(target, _FORMATS[target.suffix.lower()](spec))
+
+
+def check_target(target: Path) -> None:
+    """UsageError for an ending that is no format, NotFoundError for a folder that is not there."""
+    if target.suffix.lower() not in SUFFIXES:
         raise UsageError(
             f"Cannot write a chart to {str(target)!r}: the suffix {target.suffix!r} is not one of "
-            f"{', '.join(_FORMATS)}. Choose one of them."
+            f"{', '.join(SUFFIXES)}. Choose one of them."
         )
     if not target.parent.is_dir():
         raise NotFoundError(f"Cannot write {str(target)!r}: the folder {str(target.parent)!r} does not exist.")
-    spec = (themed(chart, theme_called(theme)) if theme else chart).to_dict()
-    replace_file(target, encode(spec))
 
 
 def offline_page(spec: dict, title: str) -> str:
@@ -114,21 +124,23 @@ def bundled(start: str) -> str:
     return script
 
 
-def _png(spec: dict) -> bytes:
-    return vl_convert.vegalite_to_png(spec, scale=PNG_SCALE, allowed_base_urls=[])
-
-
 def _svg(spec: dict) -> bytes:
     return vl_convert.vegalite_to_svg(spec, allowed_base_urls=[]).encode()
 
 
+def _pdf(spec: dict) -> bytes:
+    return vl_convert.vegalite_to_pdf(spec, allowed_base_urls=[])
+
+
 def _html(spec: dict) -> bytes:
     title = spec.get("title", "chart")
-    return offline_page(spec, title if isinstance(title, str) else str(title.get("text", "chart"))).encode()
+    text = title.get("text", "chart") if isinstance(title, dict) else title
+    return offline_page(spec, " ".join(text) if isinstance(text, list) else str(text)).encode()
 
 
 def _json(spec: dict) -> bytes:
     return (json.dumps(spec, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
-_FORMATS: dict[str, Callable[[dict], bytes]] = {".png": _png, ".svg": _svg, ".html": _html, ".json": _json}
+_FORMATS: dict[str, Callable[[dict], bytes]] = {".svg": _svg, ".pdf": _pdf, ".html": _html, ".json": _json}
+SUFFIXES = (".png", *_FORMATS)

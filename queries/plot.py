@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 import altair as alt
 
+from .grid import LABEL_MARGIN, grids, is_square, label_layers, sizes
 from .header import Encoding, Header
-from .labels import axis_title, plain
+from .labels import are_text, axis_title, category, plain, wrapped
 from .theme import Theme
 
 if TYPE_CHECKING:
@@ -17,33 +18,41 @@ FACET_COLUMNS = 3
 _DOTS_UP_TO = 60
 """Lines with at most this many values of x show a dot at each."""
 _TICKS = {"x": 10, "y": 8}
+_LEANING_UP_TO = 40
+"""Categories whose leaning words still have room."""
+_LEGEND_WORDS = 34
+"""Characters of a category beyond which the legend stands under the chart, where nothing cuts it."""
 
 
 class Plot:
     """The layers of one chart, made from a header and the shape of its rows."""
 
-    def __init__(self, header: Header, rows: "polars.DataFrame", theme: Theme) -> None:
+    def __init__(self, header: Header, rows: "polars.DataFrame", theme: Theme, *, room: float | None = None) -> None:
         self.header, self.rows, self.theme = header, rows, theme
         self.mark = header.mark
         self.x, self.y = header.channels["x"], header.channels["y"]
         self.color = header.channels.get("color")
+        self.grids = grids(header, rows, room)
 
     def layers(self) -> list[alt.Chart]:
         """From the back: reference line, band, the marks themselves; error bars stand before their bars."""
         layers = [*self._band(), *([self._joined()] if self.mark == "path" else []), self._main()]
-        return [*self._reference(), *(reversed(layers) if self.mark in ("bar", "point") else layers)]
+        axes = {name: self._axis(name) for name in self.grids}
+        layers = [*self._reference(), *(reversed(layers) if self.mark in ("bar", "point") else layers)]
+        return [*layers, *label_layers(self.grids, axes, self.theme)]
 
     def size(self) -> dict[str, Any]:
         """Width and height in pixels; a step per category on axes of categories."""
         facet = self.header.channels.get("facet")
         share = min(FACET_COLUMNS, self.count(facet)) if facet else 1
         width, height = WIDTH // share - (20 if share > 1 else 0), HEIGHT if share == 1 else 220
-        sizes: dict[str, Any] = {"width": width, "height": height}
+        wanted: dict[str, Any] = {"width": width, "height": height}
         if self._discrete(self.x) and self.mark in ("rect", "bar"):
-            sizes["width"] = alt.Step(_clamp(width / max(self.count(self.x), 1), 5, 90 if self.mark == "rect" else 64))  # type: ignore[call-arg]
+            bars = self.count(self.x) * (self.count(self.color) if self.color and self._side_by_side() else 1)
+            wanted["width"] = alt.Step(_clamp(width / bars, 5, 90 if self.mark == "rect" else 64))  # type: ignore[call-arg]
         if self._discrete(self.y):
-            sizes["height"] = alt.Step(_clamp(height / max(self.count(self.y), 1), 6, 34))  # type: ignore[call-arg]
-        return sizes
+            wanted["height"] = alt.Step(_clamp(height / max(self.count(self.y), 1), 6, 34))  # type: ignore[call-arg]
+        return wanted | sizes(self.grids, square=is_square(self.header), width=width, height=height)
 
     def count(self, encoding: Encoding) -> int:
         """Distinct values of a field, at least 1."""
@@ -53,7 +62,8 @@ class Plot:
         """Categories in the order of the query's rows."""
         if encoding.type != "nominal":
             return None
-        return [plain(value) for value in self.rows[encoding.field].unique(maintain_order=True).to_list()]
+        values = self.rows[encoding.field].unique(maintain_order=True).to_list()
+        return list(dict.fromkeys(category(value, as_text=are_text(values)) for value in values))
 
     def _discrete(self, encoding: Encoding) -> bool:
         return encoding.type in ("nominal", "ordinal")
@@ -70,6 +80,11 @@ class Plot:
             encodings["size"] = alt.Size(field=size.field, type=size.type, title=_title(size))
         if "detail" in channels:
             encodings["detail"] = alt.Detail(field=channels["detail"].field, type=channels["detail"].type)
+        for name, grid in self.grids.items():
+            encodings[f"{name}2"] = (alt.X2 if name == "x" else alt.Y2)(field=grid.end)
+        if self.mark == "line" and self.color and self._discrete(self.color) and 2 <= self.count(self.color) <= 6:
+            # Lines that lie on each other: the solid one shows through the gaps of the others.
+            encodings["strokeDash"] = self._dashes(self.color)
         if "end" in channels:
             encodings["x2"] = alt.X2(field=channels["end"].field)
         return self._marked(alt.Chart()).encode(**encodings)
@@ -113,24 +128,55 @@ class Plot:
         if encoding.type == "quantitative":
             axis["tickCount"] = _TICKS[name]
         if encoding.type == "quantitative" and self.rows[encoding.field].dtype.is_integer():
-            axis["tickMinStep"] = 1
+            axis |= {"tickMinStep": 1, "tickCount": min(_TICKS[name], self._whole_ticks(name, encoding))}
         if encoding.type == "ordinal" or name == "y" or (name == "x" and self.mark == "rect"):
             axis["grid"] = encoding.type == "quantitative"
         if name == "x" and self._discrete(encoding):
-            axis["labelAngle"] = 0
-        given: dict[str, Any] = {
-            "field": encoding.field,
+            axis |= self._label_angle(encoding)
+        grid = self.grids.get(name)
+        if grid and grid.labels:
+            axis["orient"] = "top" if name == "x" else "left"  # the words have the other side
+        binned: dict[str, Any] = {"bin": "binned"} if grid and self.mark == "bar" else {}
+        given: dict[str, Any] = binned | {
+            "field": grid.start if grid else encoding.field,
             "type": encoding.type,
             "title": _title(encoding),
             "axis": alt.Axis(**axis),
         }
         if scale := self._scale(name, encoding):
             given["scale"] = scale
-        if sort := self._sort(name, encoding):
+        if encoding.type != "quantitative" and (sort := self._sort(name, encoding)):
             given["sort"] = sort
         if self.mark in ("bar", "area") and encoding.type == "quantitative" and self._side_by_side():
             given["stack"] = None
         return alt.X(**given) if name == "x" else alt.Y(**given)
+
+    def _whole_ticks(self, name: str, encoding: Encoding) -> int:
+        """Most ticks that whole numbers have room for: bars of counts are stacked, so their sums are what is shown."""
+        values = self.rows[encoding.field]
+        if self.mark == "bar" and name == self._length():
+            across = self.header.channels["x" if name == "y" else "y"].field
+            values = self.rows.select(across, encoding.field).group_by(across).sum()[encoding.field]
+        top = values.max()
+        return max(1, int(top)) if isinstance(top, int) and top > 0 else _TICKS[name]
+
+    def _label_angle(self, encoding: Encoding) -> dict[str, Any]:
+        """Words of categories lie flat where they fit, else they lean; none is left out."""
+        words = [str(shown) for shown in self.order(encoding) or []]
+        room = WIDTH / max(1, len(words))
+        if self.mark in ("rect", "bar") and not self._side_by_side():
+            room = min(room, 64)
+        widest = max(map(len, words), default=0) * 6.2
+        if encoding.type == "nominal" and len(words) <= _LEANING_UP_TO and widest > room:
+            return {"labelAngle": -35, "labelOverlap": False}
+        return {"labelAngle": 0}
+
+    def _dashes(self, encoding: Encoding) -> alt.StrokeDash:
+        order = self.order(encoding)
+        patterns = [[1, 0], [6, 3], [2, 2], [8, 3, 2, 3], [4, 6], [1, 4]]
+        scale = alt.Scale(domain=order, range=patterns[: len(order)]) if order else alt.Undefined
+        title, legend = self._legend_title(encoding), alt.Legend(**self._legend(encoding))
+        return alt.StrokeDash(field=encoding.field, type=encoding.type, title=title, scale=scale, legend=legend)
 
     def _sort(self, name: str, encoding: Encoding) -> object:
         if "reverse" in self.header.scales.get(name, ()):
@@ -142,6 +188,11 @@ class Plot:
             return None
         words = self.header.scales.get(name, ())
         scale: dict[str, Any] = {}
+        grid = self.grids.get(name)
+        if "reverse" in words:
+            scale["reverse"] = True
+        if grid:
+            return alt.Scale(domain=self._grid_domain(name), nice=False, zero=False, **scale)
         if "log" in words:
             scale |= {"type": "log", "nice": False}
         elif name in ("x", "y"):
@@ -161,6 +212,10 @@ class Plot:
                 scale["domain"] = list(word)
         return alt.Scale(**scale) if scale else None
 
+    def _grid_domain(self, name: str) -> list[float]:
+        of = list(self.grids.values()) if is_square(self.header) else [self.grids[name]]
+        return [min(grid.first for grid in of), max(grid.last for grid in of)]
+
     def _length(self) -> str:
         """The axis along which bars grow."""
         return "x" if self._discrete(self.y) and not self._discrete(self.x) else "y"
@@ -179,19 +234,38 @@ class Plot:
         return alt.XOffset(field=encoding.field, type="nominal", sort=self.order(encoding))
 
     def _color(self, encoding: Encoding) -> alt.Color:
-        given: dict[str, Any] = {"field": encoding.field, "type": encoding.type, "title": _title(encoding)}
+        given: dict[str, Any] = {"field": encoding.field, "type": encoding.type, "title": self._legend_title(encoding)}
+        if legend := self._legend(encoding):
+            given["legend"] = alt.Legend(**legend)
         if encoding.type == "nominal":
             categories = self.order(encoding) or []
             meanings = self.theme.meanings
             if categories and all(category in meanings for category in categories):
                 given["scale"] = alt.Scale(domain=categories, range=[meanings[str(c)] for c in categories])
+            elif len(categories) > len(self.theme.categories):
+                given["scale"] = alt.Scale(domain=categories, scheme="viridis")  # colours must not repeat
             else:
-                given["sort"] = categories
-                if len(categories) > len(self.theme.categories):
-                    given["scale"] = alt.Scale(scheme="viridis")  # colours must not repeat
+                colors = list(self.theme.categories[: len(categories)])
+                given["scale"] = alt.Scale(domain=categories, range=colors)
         elif scale := self._scale("color", encoding):
             given["scale"] = scale
         return alt.Color(**given)
+
+    def _legend(self, encoding: Encoding) -> dict[str, Any]:
+        legend: dict[str, Any] = {}
+        if self.mark == "line" and self._discrete(encoding):
+            legend |= {"symbolType": "stroke", "symbolSize": 500}
+        if self._discrete(encoding) and self._longest_word(encoding) > _LEGEND_WORDS:
+            legend |= {"orient": "bottom", "columns": 1, "labelLimit": 0, "titleLimit": 0}
+        if "y" in self.grids and self.grids["y"].labels:
+            legend["offset"] = LABEL_MARGIN
+        return legend
+
+    def _longest_word(self, encoding: Encoding) -> int:
+        return max((len(str(plain(value))) for value in self.rows[encoding.field].unique().to_list()), default=0)
+
+    def _legend_title(self, encoding: Encoding) -> str | list[str]:
+        return wrapped(_title(encoding), 22)
 
     def _tooltips(self) -> list[alt.Tooltip]:
         tooltips, encodings = [], {e.field: e for e in self.header.channels.values()}

@@ -4,9 +4,9 @@ Values reach DuckDB as bound `$parameters` only; no SQL is built from them. Know
 """
 
 import re
-from collections.abc import Callable, Mapping
-from contextlib import closing
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib import resources
 from importlib.resources.abc import Traversable
@@ -16,10 +16,14 @@ from typing import TYPE_CHECKING
 import duckdb
 
 from ..lake.errors import ConfigError, LakeError, NotFoundError, UsageError, did_you_mean
+from ..lake.layers import layer_number
+from ..lake.statement import parsed, reading_statement
 from .header import Header, Parameter, parse_header
+from .labels import axis_title, is_plain
 
 if TYPE_CHECKING:
     import polars
+    import pyarrow
 
     from ..lake.duck import Connection
 
@@ -42,6 +46,8 @@ class SavedQuery:
     file: PurePath
     sql: str
     header: Header
+    text: str = ""
+    """The whole file, header included: a copy of it is a saved query."""
 
     @property
     def summary(self) -> str:
@@ -72,12 +78,25 @@ class SavedQuery:
         """The rows of SQL made from this query's; errors name the query, whole-number sums come as Int64."""
         import polars as pl
 
-        try:
+        with self._named_errors():
             rows = connection.sql(sql, dict(values) or None)
+        whole = [name for name, kind in rows.schema.items() if isinstance(kind, pl.Decimal) and kind.scale == 0]
+        fitting = [
+            name for name in whole if rows[name].cast(pl.Int64, strict=False).null_count() == rows[name].null_count()
+        ]
+        return rows.with_columns(pl.col(fitting).cast(pl.Int64)) if fitting else rows
+
+    def arrow(self, connection: "Connection", values: Mapping[str, Value]) -> "pyarrow.Table":
+        """The rows for values that `bind` returned, as Arrow: spares a short query polars."""
+        with self._named_errors():
+            return connection.arrow(self.sql, dict(values) or None)
+
+    @contextmanager
+    def _named_errors(self) -> Iterator[None]:
+        try:
+            yield
         except LakeError as error:
             raise type(error)(f"Query {self.name!r} ({self.file}): {error}") from error
-        whole = [name for name, kind in rows.schema.items() if isinstance(kind, pl.Decimal) and kind.scale == 0]
-        return rows.with_columns(pl.col(whole).cast(pl.Int64)) if whole else rows
 
     def bind(
         self,
@@ -95,6 +114,9 @@ class SavedQuery:
                 values[name] = _run_id(connection, str(value), resolve_run)
             if self.parameters[name].type == "PROFILE" and value is not None:
                 check_profile(connection, str(value))
+        layer, run = values.get("layer"), values.get("run")
+        if isinstance(layer, int) and layer < 0 and isinstance(run, str):
+            values["layer"] = _from_the_last(connection, run, layer)
         return values
 
     def _value(self, parameter: Parameter, params: Mapping[str, object]) -> Value:
@@ -107,6 +129,16 @@ class SavedQuery:
                 f"Give it with --param {parameter.name}=VALUE."
             )
         return None if parameter.default is None else convert(self.name, parameter, parameter.default)
+
+    def titled(self, values: Mapping[str, Value]) -> "SavedQuery":
+        """The query with the values of parameters in its titles, where the header asks for them."""
+        words = {name: axis_title(str(value)) for name, value in values.items() if is_plain(str(value))}
+
+        def filled(text: str | None) -> str | None:
+            return text and re.sub(r"\{(\w+)\}", lambda match: words.get(match[1], match[1]), text)
+
+        channels = {name: replace(e, title=filled(e.title)) for name, e in self.header.channels.items()}
+        return replace(self, header=replace(self.header, title=filled(self.header.title), channels=channels))
 
     def describe(self) -> dict[str, object]:
         """Plain values with stable keys; `description` is what follows the summary."""
@@ -124,6 +156,7 @@ class SavedQuery:
             ],
             "chart": chart if self.has_chart else None,
             "sql": self.sql,
+            "text": self.text,
         }
 
 
@@ -166,6 +199,13 @@ def _run_id(connection: "Connection", text: str, resolve_run: ResolveRun | None)
     return resolve_run(text) if resolve_run else text
 
 
+def _from_the_last(connection: "Connection", run_id: str, layer: int) -> int:
+    """A negative layer as its number: -1 is the last one of the run's model."""
+    rows = connection.execute("SELECT n_layers FROM runs WHERE run_id = $run", {"run": run_id}).fetchall()
+    n_layers = rows[0][0] if rows else None
+    return layer_number(run_id, {"model": {"n_layers": n_layers}}, layer)
+
+
 def check_profile(connection: "Connection", text: str) -> None:
     """UsageError for thresholds that do not exist: without it a misspelt profile would answer with no rows."""
     names = [name for (name,) in connection.execute("SELECT profile FROM health_profiles").fetchall()]
@@ -173,10 +213,23 @@ def check_profile(connection: "Connection", text: str) -> None:
         raise UsageError(f"There is no health profile {text!r}.{did_you_mean(text, names, show=len(names))}")
 
 
-def saved_queries(lake_path: str | Path | None = None) -> dict[str, SavedQuery]:
-    """Every saved query by name: the package's own, and over them those of LAKE/queries."""
+def saved_queries(
+    lake_path: str | Path | None = None, *, on_broken: Callable[[ConfigError], None] | None = None
+) -> dict[str, SavedQuery]:
+    """Every saved query by name: the package's own, and over them those of LAKE/queries.
+
+    A file that cannot be used is raised, or given to `on_broken` and left out.
+    """
+    queries: dict[str, SavedQuery] = {}
     with closing(duckdb.connect()) as parser:
-        return {name: _load(parser, file, source) for name, (file, source) in sorted(_query_files(lake_path).items())}
+        for name, (file, source) in sorted(_query_files(lake_path).items()):
+            try:
+                queries[name] = _load(parser, file, source)
+            except ConfigError as error:
+                if on_broken is None:
+                    raise
+                on_broken(error)
+    return queries
 
 
 def find(name: str, lake_path: str | Path | None = None) -> SavedQuery:
@@ -207,24 +260,22 @@ def _load(parser: duckdb.DuckDBPyConnection, file: Traversable, source: str) -> 
         text = file.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}).") from error
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}).") from error
     header = parse_header(text, path)
     statement = one_select(parser, text, path)
-    query = SavedQuery(path.stem, source, path, statement.query.strip().rstrip(";"), header)
+    query = SavedQuery(path.stem, source, path, statement.query.strip().rstrip(";"), header, text)
     _check_parameters(query, statement.named_parameters)
     return query
 
 
 def one_select(parser: duckdb.DuckDBPyConnection, text: str, file: PurePath) -> duckdb.Statement:
-    """The only statement of a file, which must be a SELECT; ConfigError otherwise."""
+    """The only statement of a file, which must be a SELECT that only reads; ConfigError otherwise."""
     try:
-        statements = parser.extract_statements(text)
-    except duckdb.Error as error:
-        raise ConfigError(f"{file}: DuckDB cannot parse it: {error}") from error
-    kinds = [statement.type.name for statement in statements]
-    if kinds != ["SELECT"]:
-        found = ", ".join(kinds) or "none"
-        raise ConfigError(f"{file}: the file must hold exactly one SELECT; statements found: {found}.")
-    return statements[0]
+        reading_statement(parser, text)
+        return parsed(parser, text)[0]
+    except UsageError as error:
+        raise ConfigError(f"{file}: {error}") from error
 
 
 def _check_parameters(query: SavedQuery, used: set[str]) -> None:

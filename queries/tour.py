@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from .chart import draw
+from .chart import NoRowsError, draw
 from .formats import render
 from .page import save
 from .saved_query import find
@@ -53,7 +53,10 @@ def show_tour(lake: Any, run_id: str, folder: Path, *, theme: str) -> list[Path]
     written = []
     with lake.connect(locked=True) as connection:
         for name in CHARTS:
-            drawing = draw(find(name), connection, lake.resolve_run, theme=theme, params={"run": run_id})
+            try:
+                drawing = draw(find(name), connection, lake.resolve_run, theme=theme, params={"run": run_id})
+            except NoRowsError:
+                continue  # a small demonstration has too few sequences for some
             for suffix in (".png", ".html") if name == CHARTS[0] else (".png",):
                 target = folder / f"{name}{suffix}"
                 save(drawing.chart, target, theme=theme)

@@ -4,6 +4,7 @@ DuckDB and polars get copies, one folder per store, written when a URL is asked 
 """
 
 import io
+import os
 import threading
 import time
 from collections.abc import Iterable, Sequence
@@ -74,6 +75,11 @@ class MemoryStore(Store):
 
     def open(self, name: str) -> pa.NativeFile:
         return pa.BufferReader(self.read(name))
+
+    def descriptor(self, name: str) -> int:
+        if name not in self.files:
+            raise FileNotFoundError(name)
+        return os.open(self.urls([name])[0], os.O_RDONLY)
 
     def urls(self, names: Sequence[str]) -> list[str]:
         for name in names:

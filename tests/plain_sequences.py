@@ -13,6 +13,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 from tracelake.collect.config import CollectConfig
+from tracelake.collect.decoding.reading import Reading
 from tracelake.collect.running.collector import Collected, Collection
 from tracelake.lake import Lake
 
@@ -23,11 +24,16 @@ Plain = tuple[np.ndarray, dict[tuple[str, int], np.ndarray]]
 """Logits of every token, and states by site and layer."""
 
 
-def collect(folder: Path, path: Path, *, chunk: int = 5, **settings: object) -> tuple[Lake, Collected]:
-    """A run over `random_models.PROMPTS`, read in chunks that are shorter than the longest of them."""
+def collect(
+    folder: Path, path: Path, *, chunk: int = 5, reading: Reading | None = None, **settings: object
+) -> tuple[Lake, Collected]:
+    """A run over `random_models.PROMPTS`, read in chunks that are shorter than the longest of them.
+
+    `reading` is used in place of the one that the model's check found.
+    """
     wanted = {"prompt": PROMPTS, "keep": KEEP, "device": "cpu", "max_new_tokens": 10, "batch_size": 5, **settings}
     collection = Collection(CollectConfig(model=str(folder), **wanted))
-    collection.plan = replace(collection.plan, chunk=chunk)
+    collection.plan = replace(collection.plan, chunk=chunk, reading=reading or collection.plan.reading)
     lake = Lake.create(path)
     return lake, collection.start(lake, assume_yes=True)
 

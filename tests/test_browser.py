@@ -126,6 +126,25 @@ def test_the_dashboard_is_clicked_through(lake: OpenLake, tmp_path: Path, monkey
     assert not (tmp_path / "home" / ".streamlit").exists()
 
 
+def test_the_address_holds_what_is_shown(lake: OpenLake) -> None:
+    pytest.importorskip("streamlit", reason="needs the extra: pip install 'tracelake[dashboard]'")
+    from tracelake.queries.dashboard.server import running
+
+    with running(lake.path) as (address, _), watched(1280) as seen:
+        page = seen.page
+        page.goto(address)
+        _choose_run(page)
+        _draw_a_chart(page)
+        page.wait_for_url("**query=layer_norms**")
+        assert "view=Charts" in page.url
+        page.reload()
+        page.get_by_text("lake chart layer_norms").wait_for()
+        page.goto(f"{address}/?view=SQL&run={OTHER}&statement=select+41+%2B+1+as+answer&table=sequences")
+        page.get_by_role("heading", name="SQL").wait_for()
+        assert page.get_by_label("One SELECT").input_value() == "select 41 + 1 as answer"
+        page.get_by_text("1 rows").wait_for()
+
+
 def _chart(page: Any, title: str) -> None:
     """Waits until a chart with this title is drawn, with marks that have a size."""
     chart = page.locator("[data-testid=stVegaLiteChart]").filter(has_text=title).first
@@ -163,7 +182,7 @@ def _look_at_a_sequence(page: Any) -> None:
 
 def _draw_a_chart(page: Any) -> None:
     _view(page, "Charts")
-    _select(page, "Saved query", "layer norms")
+    _select(page, "Saved query", "layer_norms")
     _chart(page, "Norm of the state by layer")
     page.get_by_text("lake chart layer_norms").wait_for()
 

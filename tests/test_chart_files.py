@@ -14,7 +14,7 @@ from test_chart import CHARTS, query_of
 from test_queries_rows import HOSTILE, connection_to, frames
 
 from tracelake.lake.duck import Connection
-from tracelake.lake.errors import NotFoundError, UsageError
+from tracelake.lake.errors import ConfigError, NotFoundError, UsageError
 from tracelake.queries import page
 from tracelake.queries.chart import build, draw
 from tracelake.queries.page import json_for_html, offline_page, save
@@ -127,7 +127,7 @@ def test_json_for_html_is_json_without_angle_brackets() -> None:
 
 
 def test_unknown_suffixes_and_folders(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"'.gif' is not one of .png, .svg, .html, .json"):
+    with pytest.raises(UsageError, match=r"'.gif' is not one of .png, .svg, .pdf, .html, .json"):
         save(nasty_chart(), tmp_path / "x.gif")
     with pytest.raises(NotFoundError, match="does not exist"):
         save(nasty_chart(), tmp_path / "no" / "x.png")
@@ -140,8 +140,8 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
     def fail(source: object, destination: object) -> None:
         raise OSError("no")
 
-    monkeypatch.setattr("os.replace", fail)
-    with pytest.raises(OSError, match="no"):
+    monkeypatch.setattr("pathlib.Path.replace", fail)
+    with pytest.raises(ConfigError, match="cannot be written"):
         save(nasty_chart(), target)
     assert target.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["x.json"]
 
@@ -156,4 +156,4 @@ def test_a_theme_can_be_given_when_saving(connection: Connection, tmp_path: Path
 
 
 def test_formats_are_those_of_the_message() -> None:
-    assert list(page._FORMATS) == [".png", ".svg", ".html", ".json"]
+    assert list(page.SUFFIXES) == [".png", ".svg", ".pdf", ".html", ".json"]

@@ -4,6 +4,7 @@ import csv
 import errno
 import io
 import json
+import re
 from pathlib import Path
 
 import polars as pl
@@ -11,6 +12,7 @@ import pytest
 
 import tracelake
 from tracelake import cli
+from tracelake.collect.config import CollectConfig, resolve_config
 from tracelake.lake import TABLES, Lake
 
 QUICK = ("--max-new-tokens", "4", "--keep", "tokens,layers,heads,activations:resid_post@-1")
@@ -146,6 +148,46 @@ def test_configuration_order_and_unknown_keys(lake_command, tmp_path: Path, monk
     file.write_text("promt: [Hello]\n")
     done = lake_command("collect", "--config", file, "--lake", tmp_path / "l")
     assert done.code == 4 and "prompt" in done.err
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "code", "says"),
+    [
+        ("TRACELAKE_BATCHSIZE", "4", 4, "TRACELAKE_BATCH_SIZE"),
+        ("TRACELAKE_SEED", "x", 2, "--seed"),
+        ("TRACELAKE_TRUST_REMOTE_CODE", "1", 4, "only allowed as an option"),
+    ],
+)
+def test_environment_variables_that_do_not_exist_are_errors(
+    lake_command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str, code: int, says: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    done = lake_command("collect", "--prompt", "a", "--lake", tmp_path / "l")
+    assert done.code == code and says in done.err
+    assert not (tmp_path / "l").exists()
+
+
+def test_the_programs_other_variables_are_no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {
+        "TRACELAKE_LAKE": "x",
+        "TRACELAKE_PUSHGATEWAY_USER": "me",
+        "TRACELAKE_SEED": "3",
+        "TRACELAKE_TAG": "",
+        "A": "b",
+    }
+    assert resolve_config({"prompt": "a"}, environ=given).seed == 3
+
+
+def test_help_has_every_option_under_a_heading_with_its_default(lake_command) -> None:
+    text = lake_command("collect", "--help").out
+    headings = re.findall(r"^(\w[\w ]*):$", text, re.MULTILINE)
+    assert headings == ["Model", "Prompts", "Decoding", "What is kept", "The run", "This call"]
+    options = set(re.findall(r"^  (--[a-z-]+)", text, re.MULTILINE))
+    named = {"observe_prompt": "--prompt-telemetry"}
+    assert {named.get(name, f"--{name.replace('_', '-')}") for name in CollectConfig.model_fields} <= options
+    words = " ".join(text.split())
+    assert "Most tokens to generate per sequence; 0 reads only. [default: 128]" in words
+    assert "--chat auto|on|off" in words and "[default: tokens,layers,heads,activations:resid_post]" in words
 
 
 def test_prompt_files_of_every_kind_give_the_same_rows(lake_command, tmp_path: Path) -> None:

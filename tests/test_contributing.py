@@ -1,4 +1,4 @@
-"""The map of the house in CONTRIBUTING.md names every folder that holds code, and every path that it sends people to."""
+"""The map of the house in CONTRIBUTING.md names every folder that holds code, and every path that it sends to."""
 
 import re
 from pathlib import Path

@@ -56,7 +56,7 @@ def test_a_resumed_run_is_equal_bit_for_bit(
     with pytest.raises(StoppedError):
         Collection(config(model_folder(architecture), **settings), callbacks).start(lake)
     assert 0 < rows(lake, "sequences").height < 10
-    assert resume_run(lake, "latest") is not None
+    assert resume_run(lake, "latest", model=str(model_folder(architecture))) is not None
     for table in stored_tables():
         if table.name != "operations":
             assert rows(whole, table.name).equals(rows(lake, table.name), null_equal=True), table.name

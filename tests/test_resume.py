@@ -145,7 +145,7 @@ def test_changed_prompts_are_refused(tmp_path: Path) -> None:
     run_id = stop_after_first_segment(lake, small(prompt=(), prompts=str(file)))
     file.write_text("\n".join(json.dumps({"prompt": text}) for text in ("one", "2", "three")))
     with pytest.raises(ConfigError, match="prompts have changed"):
-        resume_run(lake, run_id)
+        resume_run(lake, run_id, prompts=str(file))
     assert lake.run_status(run_id) == "interrupted"
 
 

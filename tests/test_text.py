@@ -27,13 +27,6 @@ def prefixes(ids: list[int], tokenizer: PreTrainedTokenizerFast = TOKENIZER) -> 
     return [tokenizer.decode(ids[: i + 1], skip_special_tokens=True).rstrip(SIGN) for i in range(len(ids))]
 
 
-class SlowTokenizer:
-    """A tokenizer without an incremental decoder."""
-
-    def decode(self, ids: list[int], skip_special_tokens: bool = False) -> str:
-        return TOKENIZER.decode(ids, skip_special_tokens=skip_special_tokens)
-
-
 def random_ids(seed: int) -> list[int]:
     """Ids of random bytes (mostly no valid text), of characters of all lengths, or of both, special tokens included."""
     rng = np.random.default_rng(seed)
@@ -43,9 +36,8 @@ def random_ids(seed: int) -> list[int]:
     return [parts[0], parts[1], parts[1][:-1] + parts[0]][seed % 3] or [5]
 
 
-@pytest.mark.parametrize("tokenizer", [TOKENIZER, SlowTokenizer()], ids=["incremental", "by prefix"])
-def test_char_end_counts_the_complete_characters(tokenizer: object) -> None:
-    text = TokenText(tokenizer)
+def test_char_end_counts_the_complete_characters() -> None:
+    text = TokenText(TOKENIZER)
     for seed in range(150):
         ids = random_ids(seed)
         completion = text.completion(ids)

@@ -1,6 +1,5 @@
 """Sequences on their way through the model together: their ids, padding, mask, axis, cache, and which are alive."""
 
-from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -33,7 +32,8 @@ class Batch:
         self.alive = np.arange(len(sequences))
         self.n_encoded = np.array([sequence.n_encoded for sequence in sequences])
         self.n_prompt = np.array([sequence.n_prompt for sequence in sequences])
-        n_read = np.array([sequence.n_read for sequence in sequences])
+        self.n_given = np.array([len(sequence.given) for sequence in sequences])
+        n_read = np.array([sequence.n_opening for sequence in sequences])
         self.width = int(n_read.max())
         """Columns of what is read before a token is chosen."""
         self.end = self.width
@@ -41,7 +41,7 @@ class Batch:
         self.origin = self.n_encoded - self.pads
         ids = np.zeros((len(sequences), self.width + room), dtype=np.int64)
         for row, sequence in enumerate(sequences):
-            own = sequence.read_ids
+            own = sequence.opening_ids
             # Padding repeats an id of the row itself: a repetition penalty must not punish a foreign token.
             ids[row, : self.pads[row]] = own[0]
             ids[row, self.pads[row] : self.width] = own
@@ -67,7 +67,7 @@ class Batch:
         """Start with an empty cache."""
         self.cache: Cache | None = None if self.reading.uncached else self.loaded.cache()
 
-    def spans(self, start: int, end: int, chunk: int) -> Iterable[tuple[int, int]]:
+    def spans(self, start: int, end: int, chunk: int) -> list[tuple[int, int]]:
         """Half-open ranges of columns that cover start..end, each to be read in one pass."""
         size = max(1, end - start) if self.reading.whole_prompts or self.reading.uncached else chunk
         return [(first, min(first + size, end)) for first in range(start, end, size)]

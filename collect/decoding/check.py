@@ -124,7 +124,7 @@ class _Check:
     def _check_plain_passes(self) -> None:
         """ConfigError if a token's states depend on later tokens or on chance; else find how exact the model is."""
         sequence, plain = self.sequences[0], self.plain(0)
-        n = sequence.n_read
+        n = sequence.n_opening
         before = self._plain_pass(sequence.prompt_ids, []).states
         again = self._plain_pass(sequence.prompt_ids, []).states
         if self._error(again, before) > max(MOST_NOISE, self.tolerance):
@@ -170,7 +170,7 @@ class _Check:
         groups: dict[Hashable, list[int]] = {}
         for index in members:
             sequence = self.sequences[index]
-            key = index if reading.alone else reading.group(sequence.n_encoded, sequence.n_read, N_GENERATED[index])
+            key = index if reading.alone else reading.group(sequence.n_encoded, sequence.n_opening, N_GENERATED[index])
             groups.setdefault(key, []).append(index)
         try:
             for group in groups.values():
@@ -203,7 +203,7 @@ class _Check:
 
     def _largest_error(self, index: int, states: Tensor) -> float:
         """Of the prompt's and the generated tokens' states and logits."""
-        plain, n = self.plain(index), self.sequences[index].n_read
+        plain, n = self.plain(index), self.sequences[index].n_opening
         logits = self.loaded.unembed(states)
         pairs = ((states[:n], plain.states[:n]), (states[n:], plain.states[n:]), (logits, plain.logits))
         return max(self._error(ours, theirs) for ours, theirs in pairs)

@@ -8,12 +8,13 @@ from collections.abc import Iterator
 
 import numpy as np
 from torch import Tensor
-from transformers import LogitsProcessorList
 
+from ...lake.errors import ConfigError
 from ..observing.observation import ObservedModel, ObservedStack
 from ..observing.summaries import Distribution, distribution, distributions
 from ..observing.transfer import to_host
 from .batch import Batch
+from .generation_settings import GenerationSettings, RowProcessors, row_processors
 from .reading import Reading
 from .sampling import Sampling, choose, uniform_draws
 from .sequence import EDGES, PREDICTIONS, STATES, Block, Limits, Sequence, encoder_matrix
@@ -39,7 +40,8 @@ class BatchDecoder:
         self.observed = observed
         self.loaded = observed.loaded
         self.sampling = sampling
-        self.processors: LogitsProcessorList = sampling.processors()
+        self.processors = sampling.processors()
+        self.settings = GenerationSettings.of(self.loaded.model.generation_config) if sampling.model_settings else None
         self.limits = limits
         self.reading = reading
         self.seed = seed
@@ -51,8 +53,20 @@ class BatchDecoder:
         """Read the prompts and generate; fills in the outcome of every one of `sequences`."""
         self.started = time.perf_counter()
         self.sequences = sequences
-        self.batch = Batch(self.loaded, sequences, self.reading, room=self.limits.max_new_tokens)
+        n_given = [len(sequence.given) for sequence in sequences]
+        most = self.limits.max_new_tokens
+        if max(n_given) >= max(1, most):
+            raise ConfigError(
+                f"{max(n_given)} tokens are given, so that --max-new-tokens {most} leaves none to choose."
+            )
+        for sequence in sequences:
+            sequence.begin()
+        self.batch = Batch(self.loaded, sequences, self.reading, room=most - min(n_given))
         self.watch = StopWatch(self.limits.rules, len(sequences))
+        self.row_processors: RowProcessors | None = None
+        if self.settings is not None:
+            parts = (self.settings, self.sampling, sequences, self.limits, self.loaded.device)
+            self.row_processors = row_processors(*parts)
         self.observed.decoder.begin(self.batch.axis, self.batch.encoder_axis())
         if self.observed.encoder is not None:
             self.observed.encoder.begin(self.batch.encoder_axis())
@@ -88,20 +102,22 @@ class BatchDecoder:
     def _prefill(self) -> Iterator[tuple[str, Block]]:
         """Feed the prompt in chunks; yields the rows of each that is observed."""
         decoder, batch = self.observed.decoder, self.batch
-        observed_from = 0 if self.observed.wishes.prompt else batch.width - 1
+        # Without the prompt, rows are observed from its last token on, which predicts the first of the completion.
+        firsts = batch.pads if self.observed.wishes.prompt else batch.width - batch.n_given - 1
+        observed_from = 0 if self.observed.wishes.prompt else int(firsts.min())
         for start, end in batch.spans(0, observed_from, self.chunk):
             with self.timings.measure("prefill"):
                 self._pass_over(start, end)
         for start, end in batch.spans(observed_from, batch.width, self.chunk):
             with self.timings.measure("prefill"):
                 states = self._forward(start, end, in_prompt=True)
-            block = self._prompt_states(decoder, _real(batch.pads, start, end), start, end, origin=batch.origin)
+            block = self._prompt_states(decoder, _real(firsts, start, end), start, end, origin=batch.origin)
             if end == batch.width:
                 self._keep_basin(decoder)
             yield STATES, block
             self.last_states = states[:, -1]
-            if self.observed.wishes.tokens and self.observed.wishes.prompt:
-                yield from self._prompt_predictions(states, start, end)
+            if self.observed.wishes.tokens:
+                yield from self._prompt_predictions(states, start, end, firsts)
         yield from self._prompt_edges(decoder)
 
     def _forward(self, start: int, end: int, *, in_prompt: bool) -> Tensor:
@@ -133,11 +149,17 @@ class BatchDecoder:
         positions = columns + origin[rows]
         last = select[positions == self.batch.n_prompt[rows] - 1]
         scopes = {None: index, "prompt": index}
+        members: dict[str, np.ndarray] = {}
+        if self.batch.n_given.any():
+            in_prompt = positions < self.batch.n_prompt[rows]
+            members = {"prompt": in_prompt, "generated": ~in_prompt}
+            scopes |= {scope: self._index(select[mask]) for scope, mask in members.items()}
         if self.limits.max_new_tokens == 0:
             scopes["last"] = self._index(last)
+            members["last"] = np.isin(select, last)
         with self.timings.measure("summaries"):
             values = to_host(stack.rows(index, scopes))
-        values = _with_scope_rows(values, {"last": np.isin(select, last)})
+        values = _with_scope_rows(values, members)
         return Block(rows, positions, values, stack.stack.name)
 
     def _keep_basin(self, stack: ObservedStack) -> None:
@@ -147,9 +169,11 @@ class BatchDecoder:
             for sequence, ratio in zip(self.sequences, basin.cpu().numpy(), strict=True):
                 sequence.basin = ratio
 
-    def _prompt_predictions(self, states: Tensor, start: int, end: int) -> Iterator[tuple[str, Block]]:
-        """The distribution behind every prompt token that the chunk predicts, a few rows of logits at a time."""
-        select = _real(self.batch.pads, start, min(end, self.batch.width - 1), n_new=end - start)
+    def _prompt_predictions(
+        self, states: Tensor, start: int, end: int, firsts: np.ndarray
+    ) -> Iterator[tuple[str, Block]]:
+        """The distribution behind every token that the chunk predicts and that is read, a few rows at a time."""
+        select = _real(firsts, start, min(end, self.batch.width - 1), n_new=end - start)
         rows, columns = select // (end - start), select % (end - start) + start
         flat = states.flatten(0, 1)
         for first in range(0, len(select), self.logit_rows):
@@ -171,16 +195,17 @@ class BatchDecoder:
         logits = self.loaded.unembed(self.last_states)
         waiting: dict[str, Tensor] = {}
         while len(self.batch.alive):
+            steps = step + self.batch.n_given[self.batch.alive]
             # The states of the last pass wait for this transfer, so that each step makes one.
             with self.timings.measure("choose"):
-                packet = self._choose(logits, step)
+                packet = self._choose(logits, steps)
                 host = to_host({**packet, **waiting})
             if waiting:
                 yield STATES, self._step_states({name: host[name] for name in waiting})
             healthy = host["healthy"]
-            yield PREDICTIONS, self._step_predictions(host, step, packet, healthy)
+            yield PREDICTIONS, self._step_predictions(host, steps, packet, healthy)
             stopped = self.watch.after_step(self.batch.alive, host)
-            ended = self._ended(host["token_id"], healthy, stopped, step)[healthy]
+            ended = self._ended(host["token_id"], healthy, stopped)[healthy]
             self._leave(~healthy)
             if len(self.batch.alive) == 0:
                 return
@@ -202,15 +227,17 @@ class BatchDecoder:
         with self.timings.measure("summaries"):
             return self._reduce_step(ended), logits
 
-    def _choose(self, logits: Tensor, step: int) -> dict[str, Tensor]:
+    def _choose(self, logits: Tensor, steps: np.ndarray) -> dict[str, Tensor]:
         """The next tokens, with everything about them that goes to the host."""
         draws, batch = None, self.batch
         if not self.sampling.greedy:
             items = np.array([self.sequences[i].item for i in batch.alive])
             samples = np.array([self.sequences[i].sample for i in batch.alive])
-            draws = uniform_draws(self.seed, items, samples, step)
-        choice = choose(logits, batch.ids[:, : batch.end], self.processors, draws)
-        self.forced = self.limits.forced(batch.end - batch.pads, step)
+            draws = uniform_draws(self.seed, items, samples, steps)
+        rows = self.row_processors
+        processors = self.processors if rows is None else rows.of(batch.alive, batch.pads)
+        choice = choose(logits, batch.ids[:, : batch.end], processors, draws)
+        self.forced = self.limits.forced(batch.end - batch.pads, steps)
         if (self.forced >= 0).any():
             choice = choice.overruled(self._index(self.forced))
         packet = {"token_id": choice.token_ids, "healthy": logits.amax(-1).isfinite()}
@@ -222,16 +249,16 @@ class BatchDecoder:
         return packet
 
     def _step_predictions(
-        self, host: dict[str, np.ndarray], step: int, packet: dict[str, Tensor], healthy: np.ndarray
+        self, host: dict[str, np.ndarray], steps: np.ndarray, packet: dict[str, Tensor], healthy: np.ndarray
     ) -> Block:
         now = time.perf_counter()
         latency = np.full(int(healthy.sum()), (now - self.started) * 1000, dtype=np.float32)
         self.started = now
         rows = self.batch.alive[healthy]
         values = {name: host[name][healthy] for name in packet if name != "healthy"}
-        return Block(rows, self.batch.n_prompt[rows] + step, {**values, "latency_ms": latency})
+        return Block(rows, self.batch.n_prompt[rows] + steps[healthy], {**values, "latency_ms": latency})
 
-    def _ended(self, token_ids: np.ndarray, healthy: np.ndarray, stopped: np.ndarray, step: int) -> np.ndarray:
+    def _ended(self, token_ids: np.ndarray, healthy: np.ndarray, stopped: np.ndarray) -> np.ndarray:
         """Which rows end with this token; sets their reason."""
         ended = np.zeros(len(self.batch.alive), dtype=bool)
         for row, index in enumerate(self.batch.alive):
@@ -241,22 +268,22 @@ class BatchDecoder:
                 continue
             sequence.generated.append(int(token_ids[row]))
             if self.forced[row] >= 0:
-                sequence.forced_steps.append(step)
-            sequence.finish_reason = self._reason(sequence, step) or ("stopped" if stopped[row] else None)
+                sequence.forced_steps.append(len(sequence.generated) - 1)
+            sequence.finish_reason = self._reason(sequence) or ("stopped" if stopped[row] else None)
             ended[row] = sequence.finish_reason is not None
         return ended
 
-    def _reason(self, sequence: Sequence, step: int) -> str | None:
-        at_limit = step + 1 >= self.limits.max_new_tokens
+    def _reason(self, sequence: Sequence) -> str | None:
+        at_limit = len(sequence.generated) >= self.limits.max_new_tokens
         if at_limit and self.limits.forced_last is not None:
             return "length"
         if sequence.generated[-1] in self.limits.end_ids:
             return "eos"
-        if self.limits.has_stop_string is not None and self.limits.has_stop_string(sequence.generated):
+        if self.limits.has_stop_string is not None and self.limits.has_stop_string(sequence):
             return "stop_string"
         if at_limit:
             return "length"
-        if sequence.n_prompt - sequence.n_encoded + step + 1 >= self.limits.context_length:
+        if sequence.n_prompt - sequence.n_encoded + len(sequence.generated) >= self.limits.context_length:
             return "context"
         return None
 

@@ -21,17 +21,20 @@ def replay(loaded: LoadedModel, batches: list[list[Sequence]], reading: Reading,
 
 
 def _replay(loaded: LoadedModel, sequences: list[Sequence], reading: Reading, chunk: int) -> None:
-    lengths = np.array([len(sequence.generated) for sequence in sequences])
+    chosen = [sequence.generated[len(sequence.given) :] for sequence in sequences]
+    lengths = np.array([len(tokens) for tokens in chosen])
     batch = Batch(loaded, sequences, reading, room=int(lengths.max()))
     batch.encoded = encode(loaded, sequences)
-    for start, end in batch.spans(0, batch.width, chunk):
-        states = batch.read(start, end)
+    chunks = batch.spans(0, batch.width, chunk)
+    for start, end in chunks[:-1]:
+        batch.read(start, end)
+    states = batch.read(*chunks[-1])
     for step in range(int(lengths.max())):
         loaded.unembed(states[:, -1])
         stay = np.flatnonzero(lengths[batch.alive] > step)
         if len(stay) < len(batch.alive):
             batch.take(batch.index(stay))
-        batch.append(batch.index(np.array([sequences[i].generated[step] for i in batch.alive])), chunk)
+        batch.append(batch.index(np.array([chosen[i][step] for i in batch.alive])), chunk)
         states = batch.read(batch.end - 1, batch.end)
     loaded.unembed(states[:, -1])
 

@@ -1,53 +1,21 @@
 """Choosing the next token: greedy, or a draw that depends on (run seed, item, sample, step) and nothing else."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformers import (
-    LogitsProcessorList,
-    MinPLogitsWarper,
-    RepetitionPenaltyLogitsProcessor,
-    TemperatureLogitsWarper,
-    TopKLogitsWarper,
-    TopPLogitsWarper,
-)
 
 from ..observing.summaries import entropy_bits
+from .settings import Sampling
 
+__all__ = ["Choice", "Sampling", "choose", "uniform_draws"]
 
-@dataclass(frozen=True)
-class Sampling:
-    """How tokens are chosen. `temperature` 0 is greedy; None switches a filter off."""
-
-    temperature: float = 0.0
-    top_p: float | None = None
-    top_k: int | None = None
-    min_p: float | None = None
-    repetition_penalty: float | None = None
-
-    @property
-    def greedy(self) -> bool:
-        return self.temperature == 0.0
-
-    def processors(self) -> LogitsProcessorList:
-        """The library's own processors, in the order in which `generate` applies them."""
-        chain = LogitsProcessorList()
-        if self.repetition_penalty is not None and self.repetition_penalty != 1.0:
-            chain.append(RepetitionPenaltyLogitsProcessor(self.repetition_penalty))
-        if self.greedy:
-            return chain
-        if self.temperature != 1.0:
-            chain.append(TemperatureLogitsWarper(self.temperature))
-        if self.top_k is not None:
-            chain.append(TopKLogitsWarper(self.top_k))
-        if self.top_p is not None and self.top_p < 1.0:
-            chain.append(TopPLogitsWarper(self.top_p))
-        if self.min_p is not None:
-            chain.append(MinPLogitsWarper(self.min_p))
-        return chain
+Processors = Callable[[Any, Any], Any]
+"""Ids so far and scores of the next token, a row per sequence, to other scores."""
 
 
 def _mixed(x: np.ndarray) -> np.ndarray:
@@ -88,16 +56,14 @@ class Choice:
 def choose(
     logits: Float[Tensor, "batch d_vocab"],
     context: Int[Tensor, "batch pos"],
-    processors: LogitsProcessorList,
+    processors: Processors,
     draws: np.ndarray | None,
 ) -> Choice:
     """The next token of each row: the best one, or the one at `draws` in the cumulative processed distribution.
 
     `context` holds prompt and generated ids for the repetition penalty; padded columns repeat an id of their own row.
     """
-    scores = logits.float()
-    if len(processors):
-        scores = processors(context, scores)  # type: ignore[arg-type]
+    scores = processors(context, logits.float())
     if draws is None:
         return Choice(scores.argmax(-1), None, None)
     logprobs = scores.log_softmax(-1)

@@ -17,6 +17,7 @@ class Sequence:
     """One prompt to complete: its ids on the way in, what became of it on the way out.
 
     The first `n_encoded` ids are read by the encoder, if there is one; the decoder reads the others.
+    `given` is the beginning of the completion where that is not chosen but read: part of `generated`, never sampled.
     """
 
     sequence_id: int
@@ -25,6 +26,7 @@ class Sequence:
     prompt_ids: np.ndarray
     generated: list[int] = field(default_factory=list)
     n_encoded: int = 0
+    given: tuple[int, ...] = ()
     forced_steps: list[int] = field(default_factory=list)
     finish_reason: str | None = None
     next_entropy_bits: float | None = None
@@ -38,13 +40,28 @@ class Sequence:
 
     @property
     def read_ids(self) -> np.ndarray:
-        """What the decoder reads before it chooses a token."""
+        """What the decoder reads of the prompt."""
         return self.prompt_ids[self.n_encoded :]
 
     @property
     def n_read(self) -> int:
-        """How many tokens the decoder reads before it chooses one."""
+        """How many tokens of the prompt the decoder reads."""
         return self.n_prompt - self.n_encoded
+
+    @property
+    def opening_ids(self) -> np.ndarray:
+        """What the decoder reads before it chooses a token: its prompt and what it is given."""
+        return np.concatenate((self.read_ids, np.array(self.given, dtype=np.int64)))
+
+    @property
+    def n_opening(self) -> int:
+        """How many tokens the decoder reads before it chooses one."""
+        return self.n_read + len(self.given)
+
+    def begin(self) -> None:
+        """Before anything is chosen, the completion is what is given."""
+        self.generated = list(self.given)
+        self.forced_steps = list(range(len(self.given)))
 
     @property
     def n_surveyed(self) -> int:
@@ -59,20 +76,20 @@ class Limits:
     max_new_tokens: int
     context_length: int
     end_ids: frozenset[int]
-    has_stop_string: Callable[[list[int]], bool] | None = None
+    has_stop_string: Callable[[Sequence], bool] | None = None
     rules: tuple[StopRule, ...] = ()
     forced_first: int | None = None
     """Id that the decoder is given as its second token."""
     forced_last: int | None = None
     """Id that ends a sequence of `max_new_tokens`."""
 
-    def forced(self, n_read: np.ndarray, step: int) -> np.ndarray:
-        """The id that each row must take at this step, -1 where it may choose; `n_read`: what its decoder has read."""
+    def forced(self, n_read: np.ndarray, steps: np.ndarray) -> np.ndarray:
+        """The id that each row must take at its step, -1 where it may choose; `n_read`: what its decoder has read."""
         forced = np.full(len(n_read), -1, dtype=np.int64)
         if self.forced_first is not None:
             forced[n_read == 1] = self.forced_first
-        if self.forced_last is not None and step + 1 == self.max_new_tokens:
-            forced[:] = self.forced_last
+        if self.forced_last is not None:
+            forced[steps + 1 == self.max_new_tokens] = self.forced_last
         return forced
 
 

@@ -1,13 +1,18 @@
-"""A rule that ends a sequence by what was observed of it so far: `entropy_bits > 6 and margin < 0.1 for 5`."""
+"""A rule that ends a sequence by what was observed of it so far: `entropy_bits > 6 and margin < 0.1 for 5`.
+
+Rules are part of the configuration, so numpy is imported where they are applied, not where they are read.
+"""
 
 import operator
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from ...lake.errors import UsageError, did_you_mean
+
+if TYPE_CHECKING:
+    import numpy as np
 
 COLUMNS = ("logprob", "surprisal_bits", "entropy_bits", "rank", "top1_prob", "margin", "top10_mass")
 SAMPLING_COLUMNS = ("sampling_logprob", "sampling_entropy_bits")
@@ -26,8 +31,10 @@ class Condition:
     comparison: str
     value: float
 
-    def holds(self, steps: Mapping[str, np.ndarray]) -> np.ndarray:
+    def holds(self, steps: "Mapping[str, np.ndarray]") -> "np.ndarray":
         """For which rows of one step it holds; a value that is not finite makes no condition true."""
+        import numpy as np
+
         if self.column == "surprisal_bits":
             found = -steps["logprob"] / np.log(2.0)
         else:
@@ -77,11 +84,15 @@ class StopWatch:
     """How long each rule has held without a break, per sequence of a batch."""
 
     def __init__(self, rules: tuple[StopRule, ...], n_sequences: int) -> None:
+        import numpy as np
+
         self.rules = rules
         self._held = np.zeros((len(rules), n_sequences), dtype=np.int64)
 
-    def after_step(self, rows: np.ndarray, steps: Mapping[str, np.ndarray]) -> np.ndarray:
+    def after_step(self, rows: "np.ndarray", steps: "Mapping[str, np.ndarray]") -> "np.ndarray":
         """Take one step's values of the batch's sequences `rows`; returns which of them a rule now ends."""
+        import numpy as np
+
         ended = np.zeros(len(rows), dtype=bool)
         for number, rule in enumerate(self.rules):
             holds = np.logical_and.reduce([condition.holds(steps) for condition in rule.conditions])

@@ -7,6 +7,7 @@ import polars as pl
 
 from ...lake import Lake
 from ...lake.analyses import commit_analysis
+from ...lake.checked_files import checked_paths, committed_files
 from ...lake.derived import Analysis, analysis_row, input_digest
 from ...lake.errors import UsageError
 from ...lake.snapshot import Snapshot
@@ -116,10 +117,10 @@ def _missing(lake: Lake, run_id: str, embedder: str, scope: Scope, texts: list[S
 
 
 def _rows(snapshot: Snapshot, only: dict[str, str]) -> pl.LazyFrame:
-    entries = [entry for entry in snapshot.files("step_embeddings") if entry.may_hold(only)]
-    if not entries:
+    files = [file for file in committed_files(snapshot, "step_embeddings") if file.entry.may_hold(only)]
+    if not files:
         return pl.LazyFrame(schema={"sequence_id": pl.Int64, "truncated": pl.Boolean})
-    scan = pl.scan_parquet(snapshot.urls(entries), hive_partitioning=False, glob=False)
+    scan = pl.scan_parquet(checked_paths(snapshot, files), hive_partitioning=False, glob=False)
     return scan.filter(pl.col(name) == value for name, value in only.items()).select("sequence_id", "truncated")
 
 

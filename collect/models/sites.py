@@ -13,19 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...lake.errors import ConfigError, did_you_mean
-
-SITE_SEMANTICS = 1
-"""Version of what the site names mean; stored in run.json."""
-
-RESIDUAL_SITES = ("resid_pre", "resid_post")
-ATTENTION_SITES = ("v", "rot_q", "rot_k")
-CROSS_SITES = ("cross_attn_out", "resid_mid_cross")
-SUMS = {"resid_mid": ("attn_out",), "resid_mid_cross": ("attn_out", "cross_attn_out")}
-"""Sites between two parts of a block: its input and what has been added to it so far."""
-ADDED_SITES = ("attn_out", "cross_attn_out", "mlp_out")
-MODULE_SITES = (*ADDED_SITES, *SUMS, "mlp_post", "z")
-SITES = (*RESIDUAL_SITES, *SUMS, *ADDED_SITES, "mlp_post", "z", *ATTENTION_SITES, "final_norm")
+from ...lake.errors import ConfigError
+from .site_names import ADDED_SITES, MODULE_SITES, SUMS
 
 ATTENTION_NAMES = ("attn", "self_attn", "attention", "self_attention", "SelfAttention")
 CROSS_ATTENTION_NAMES = ("encoder_attn", "EncDecAttention")
@@ -39,12 +28,6 @@ DOWN_PROJECTION_NAMES = ("down_proj", "c_proj", "dense_4h_to_h", "fc2", "fc_out"
 
 LARGEST_MISS, LARGEST_MISS_HALF = 1e-3, 0.1
 """Rounding in single and in half precision stays below this share, a wrong module does not."""
-
-
-def check_site(site: str) -> None:
-    """ConfigError with the possible names if `site` is not one of SITES."""
-    if site not in SITES:
-        raise ConfigError(f"There is no site {site!r}.{did_you_mean(site, SITES, show=len(SITES))}")
 
 
 def find_blocks(stack: nn.Module, called: Collection[nn.Module]) -> nn.ModuleList:

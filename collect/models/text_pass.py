@@ -55,6 +55,15 @@ def run_text(model: Any, inputs: dict[str, Tensor]) -> TextPass:
     return TextPass(bases[-1], frozenset(called))
 
 
+def assumed_text(model: Any) -> TextPass:
+    """The same for a model without weights, which cannot run: what it calls its decoder."""
+    base = model.get_decoder() or model.base_model
+    parts = set(base.modules())
+    if model.config.is_encoder_decoder:
+        parts |= set(model.get_encoder().modules())
+    return TextPass(base, frozenset(parts))
+
+
 def text_inputs(model: Any, ids: Tensor) -> dict[str, Tensor]:
     """What a model is given to read `[batch pos]` tokens; a decoder fewer than an encoder: no state fits both."""
     return (

@@ -16,7 +16,8 @@ from torch import Tensor
 from ...lake.errors import ConfigError
 from ..keep import Keep
 from ..models.model import DTYPES, LoadedModel
-from ..models.sites import ATTENTION_SITES, CROSS_SITES, Tap
+from ..models.site_names import ATTENTION_SITES, CROSS_SITES
+from ..models.sites import Tap
 from ..models.stack import CROSS, DECODER, SELF, Stack
 from .attention import AttentionObserver, observing
 from .axis import Axis, columns_of
@@ -36,6 +37,11 @@ class VectorWish:
     @property
     def name(self) -> str:
         return f"vector/{self.site}/{self.layer}/{self.scope or 'all'}"
+
+    @property
+    def lost(self) -> str:
+        """Name of the largest value that the stored format could not hold, see `largest_lost`."""
+        return f"lost/{self.name}"
 
 
 def each_once(wishes: Iterable[VectorWish], *, generates: bool) -> tuple[VectorWish, ...]:
@@ -208,6 +214,8 @@ class ObservedStack:
             if wish.scope in scopes:
                 vectors = _taken(self._state(wish.site, wish.layer).flatten(0, 1), scopes[wish.scope])
                 found[wish.name] = vectors.to(DTYPES[self.wishes.store_dtype])
+                if narrows(vectors.dtype, found[wish.name].dtype):
+                    found[wish.lost] = largest_lost(vectors, found[wish.name])
         return found
 
     def _state(self, site: str, layer: int) -> Tensor:
@@ -297,6 +305,19 @@ class ObservedModel:
             if modules:
                 entered.enter_context(observing(self.loaded.model, modules))
             yield self
+
+
+def narrows(computed: torch.dtype, stored: torch.dtype) -> bool:
+    """Whether a finite number of one format may be too large for the other."""
+    return torch.finfo(computed).max > torch.finfo(stored).max
+
+
+def largest_lost(vectors: Float[Tensor, "row d"], stored: Float[Tensor, "row d"]) -> Float[Tensor, ""]:
+    """The largest finite size among the values that became infinite when they were stored; 0 if none did."""
+    if vectors.numel() == 0:
+        return torch.zeros((), device=vectors.device)
+    lost = stored.isinf() & vectors.isfinite()
+    return torch.where(lost, vectors, 0.0).abs().amax().float()
 
 
 def attention_is_observable(loaded: LoadedModel) -> bool:

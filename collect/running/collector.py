@@ -12,12 +12,13 @@ from ...lake import Lake
 from ...lake.errors import ConfigError, DiskFullError, StoppedError, UsageError
 from ..config import CollectConfig
 from ..decoding.check import choose_reading, reading_notice
+from ..decoding.generation_settings import GenerationSettings
 from ..decoding.loop import BatchDecoder
 from ..decoding.reading import Reading
 from ..decoding.replay import replay
 from ..decoding.sequence import Limits
 from ..decoding.timings import Timings
-from ..embedding.embedder import Embedder, Scope
+from ..embedding.embedder import Embedder
 from ..inputs.prompts import PromptSource, open_source
 from ..inputs.spool import Spool
 from ..inputs.text import TokenText
@@ -27,6 +28,7 @@ from ..models.load import load_model
 from ..models.model import LoadedModel
 from ..models.outline import outline
 from ..observing.observation import ObservedModel, Wishes, attention_is_observable, each_once, vector_wishes
+from .consent import consented, resume_command
 from .failure import failing_said
 from .plan import Estimate, Plan, estimate, make_plan, stored_dtype
 from .provenance import check_same, new_run_id, run_json
@@ -77,15 +79,14 @@ class Collection:
         callbacks: Callbacks | None = None,
         *,
         plan: Plan | None = None,
+        source: PromptSource | None = None,
         weights: bool = True,
     ) -> None:
         self.config = config
         self.callbacks = callbacks or Callbacks()
         self.notices: list[str] = []
         self.timings = Timings()
-        self.source: PromptSource = open_source(config)
-        for name in config.embed_scope:
-            Scope.parse(name)
+        self.source: PromptSource = source or open_source(config)
         self.spool: Spool | None = None
         with self.timings.measure("load"):
             self.loaded: LoadedModel = self._load() if weights else self._outline()
@@ -96,6 +97,10 @@ class Collection:
             reading = Reading() if self.loaded.is_shell else choose_reading(self.loaded)
         if (limits := reading_notice(self.loaded, reading)) is not None:
             self.notice(limits)
+        self.settings = GenerationSettings.of(self.loaded.model.generation_config)
+        if config.max_new_tokens > 0:
+            for text in self.settings.notices(config.model, applied=config.generation_config):
+                self.notice(text)
         self.keep = Keep.parse(config.keep)
         self.unmeasured: dict[str, str] = {}
         self.wishes = self._wishes()
@@ -106,6 +111,7 @@ class Collection:
             config.on_long,
             self.loaded.longest_prompt(generates=config.max_new_tokens > 0),
             config.max_new_tokens > 0,
+            config.chat_template,
         )
         with self.timings.measure("plan"):
             self.plan = plan or self._plan(reading)
@@ -195,15 +201,17 @@ class Collection:
         lake.check_writable()
         self.check_space(lake, assume_yes=assume_yes)
         run_id = new_run_id(self.config.tag)
-        about = run_json(run_id, self.loaded, self.config, self.source, self.plan, self.unmeasured, self.notices)
-        return self.collect_into(lake.start_run(run_id, about))
+        return self.collect_into(lake.start_run(run_id, self._about(run_id)))
 
     def join(self, lake: Lake, run_id: str, rank: int, world: int) -> Collected:
         """Collect this writer's share of a run that `world` writers collect together, whoever of them starts it."""
         lake.check_writable()
         share = self.plan.share(rank, world)
+        return self.collect_into(lake.join_run(run_id, self._about(run_id), f"w{rank}"), share)
+
+    def _about(self, run_id: str) -> dict[str, Any]:
         about = run_json(run_id, self.loaded, self.config, self.source, self.plan, self.unmeasured, self.notices)
-        return self.collect_into(lake.join_run(run_id, about, f"w{rank}"), share)
+        return about | {"generation_config": self.settings.record(applied=self.config.generation_config)}
 
     def collect_into(self, run: Any, share: frozenset[int] | None = None) -> Collected:
         """Collect the segments (of a share) that are not committed yet and record the completion."""
@@ -218,7 +226,7 @@ class Collection:
         # Arrow's own pool keeps what it once had: over many segments it held 40 MB more, and grew.
         pa.set_memory_pool(pa.system_memory_pool())
         try:
-            with failing_said(run, self.plan.batch_size):
+            with failing_said(run, self.plan.batch_size, self._resume_command(run)):
                 self._collect_segments(run, progress, embedder, share)
             run.finish(status="complete", extra={"unwritten_ms": self._last_write_ms})
         finally:
@@ -293,31 +301,37 @@ class Collection:
                 )
             yield index, bounds, taken
 
+    def _resume_command(self, run: Any) -> str:
+        return resume_command(run.run_id, dict(self.config))
+
     def _check_limits(self, run: Any) -> None:
         if self.callbacks.should_stop():
-            raise StoppedError(stopped(run.run_id))
+            raise StoppedError(stopped(self._resume_command(run)))
         limit = self.config.max_bytes
         if limit is not None and run.bytes_committed >= limit:
             raise StoppedError(
                 f"Stopped at {run.bytes_committed:,} bytes (--max-bytes {limit:,}). "
-                f"Continue without that limit: lake collect --resume {run.run_id} --max-bytes N"
+                f"Continue without that limit: {self._resume_command(run)} --max-bytes N"
             )
 
     def _runner(self, run_id: str, progress: Progress, embedder: Embedder | None) -> SegmentRunner:
         assert self.observed is not None
         text = TokenText(self.loaded.tokenizer)
-        stopping = Stopping(self.callbacks.should_stop, run_id)
+        stopping = Stopping(self.callbacks.should_stop, resume_command(run_id, dict(self.config)))
 
         def on_block(n_tokens: int) -> None:
             progress.n_tokens += n_tokens
             self.callbacks.on_progress(progress)
             stopping.after_block()
 
+        stops = self.config.stop
+        if self.config.generation_config:
+            stops = (*stops, *self.settings.stop_strings)
         limits = Limits(
             self.config.max_new_tokens,
             self.loaded.context_length,
             self.loaded.end_ids,
-            stop_finder(text, self.config.stop) if self.config.stop else None,
+            stop_finder(text, stops) if stops else None,
             self.config.stop_rules,
             *self.loaded.forced_ids,
         )
@@ -331,18 +345,20 @@ class Collection:
         )  # fmt: skip
 
 
-def resume_run(
-    lake: Lake, run: str, *, callbacks: Callbacks | None = None, max_bytes: int | None = None
-) -> Collected | None:
-    """Complete an interrupted run; None if it is complete already. ConfigError if its inputs have changed."""
+def resume_run(lake: Lake, run: str, *, callbacks: Callbacks | None = None, **typed: Any) -> Collected | None:
+    """Complete an interrupted run; None if it is complete already. ConfigError if its inputs have changed.
+
+    `typed` are settings that reach outside the lake, given again by whoever resumes (see `consent`), and max_bytes.
+    """
     run_id = lake.resolve_run(run)
     about = lake.run_json(run_id)
     if lake.run_status(run_id) == "complete":
         return None
-    config = CollectConfig(**{**about["config"], "max_bytes": max_bytes})
+    config = consented(run_id, about.get("config"), typed)
     writer = lake.resume_run(run_id)
     try:
-        collection = Collection(config, callbacks, plan=Plan.from_json(about["plan"]))
+        source = open_source(config, about["source"])
+        collection = Collection(config, callbacks, plan=Plan.from_json(about["plan"]), source=source)
         check_same(about, collection.loaded, collection.source)
         return collection.collect_into(writer)
     finally:

@@ -26,8 +26,8 @@ def reason(error: BaseException, batch_size: int) -> str:
     return f"{type(error).__name__}{': ' if words else ''}{words} ({Path(raised.filename).name}:{raised.lineno})"
 
 
-def _advice(error: BaseException, run_id: str, batch_size: int) -> str:
-    again = f"What is committed is safe; `lake collect --resume {run_id}` goes on where it broke"
+def _advice(error: BaseException, command: str, batch_size: int) -> str:
+    again = f"What is committed is safe; `{command}` goes on where it broke"
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         smaller = max(1, batch_size // 2)
         start = f"Start a new run with --batch-size {smaller}, shorter prompts (--on-long truncate) or less to --keep"
@@ -36,8 +36,8 @@ def _advice(error: BaseException, run_id: str, batch_size: int) -> str:
 
 
 @contextmanager
-def failing_said(run: RunWriter, batch_size: int) -> Iterator[None]:
-    """Record a failure inside the block as the run's end, and raise it as a FailedError that says what to do.
+def failing_said(run: RunWriter, batch_size: int, command: str) -> Iterator[None]:
+    """Record a failure inside the block as the run's end, and raise it as a FailedError; `command` resumes the run.
 
     Errors of ours keep their kind and exit code. A run that was stopped, or has no room, is `interrupted` instead.
     """
@@ -51,4 +51,4 @@ def failing_said(run: RunWriter, batch_size: int) -> Iterator[None]:
             run.finish("failed", error=why)
         if isinstance(error, LakeError):
             raise
-        raise FailedError(f"Run {run.run_id} failed: {why}. {_advice(error, run.run_id, batch_size)}") from error
+        raise FailedError(f"Run {run.run_id} failed: {why}. {_advice(error, command, batch_size)}") from error

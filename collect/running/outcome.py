@@ -8,7 +8,8 @@ import pyarrow as pa
 
 from ..config import CollectConfig
 from ..decoding.sequence import Sequence
-from ..inputs.grading import GRADER, grade, solution_method
+from ..inputs.fields import Prompt
+from ..inputs.grading import Grader, parse_grader, solution_method
 from ..inputs.prompts import PromptSource
 from ..inputs.text import TokenText
 from ..inputs.tokenized import TokenizedPrompt
@@ -46,20 +47,20 @@ def sequence_row(
         "next_topk_logprobs": sequence.next_topk_logprobs,
         "metadata": json.dumps(prompt.metadata, ensure_ascii=False) if prompt.metadata else None,
     }
-    return row if reads else row | _graded(text, prompt.answer)
+    return row if reads else row | _graded(text, prompt, parse_grader(config.grader))
 
 
-def _graded(text: str, answer: str | None) -> dict[str, Any]:
-    found: dict[str, Any] = {"solution_method": solution_method(text)}
-    if answer is not None:
-        result = grade(text, answer)
-        found |= {
-            "predicted_answer": result.predicted_answer,
-            "correct": result.correct,
-            "label_reason": result.reason,
-            "grader": GRADER,
+def _graded(text: str, prompt: Prompt, grader: Grader) -> dict[str, Any]:
+    graded: dict[str, Any] = {"solution_method": solution_method(text)}
+    if prompt.answer is not None:
+        grade = grader.grade(text, prompt.answer, prompt.options)
+        graded |= {
+            "predicted_answer": grade.predicted_answer,
+            "correct": grade.correct,
+            "label_reason": grade.reason,
+            "grader": grader.name(prompt.options),
         }
-    return found
+    return graded
 
 
 def as_columns(rows: list[dict[str, Any]], schema: pa.Schema) -> dict[str, pa.Array]:
@@ -78,6 +79,6 @@ def token_columns(
         known = np.full(1, -1, dtype=np.int32) if item.char_ends is None else item.char_ends
         # What the decoder starts with is in no text: it repeats the value before it.
         ends.append(np.pad(known, (0, sequence.n_prompt - len(known)), mode="edge"))
-        ends.append(text.char_ends(sequence.generated, completion))
+        ends.append(text.char_ends(sequence.generated, completion, sequence.read_ids))
     flat = np.concatenate(ids)
     return TokenColumns(flat, text.display(flat), np.concatenate(ends).astype(np.int32))

@@ -8,16 +8,21 @@ from typing import Any
 
 import torch
 
-from ...lake.errors import ConfigError, UsageError
+from ...lake.errors import ConfigError
 from ...lake.schema import SCHEMA_VERSION
-from ..config import CollectConfig
+from ..config import CollectConfig, checked_tag
 from ..inputs.prompts import PromptSource
 from ..models.model import LoadedModel
-from ..models.sites import SITE_SEMANTICS
+from ..models.site_names import SITE_SEMANTICS
 from .plan import Plan
 
 PACKAGES = ("tracelake", "torch", "transformers", "tokenizers", "sentence-transformers", "numpy", "pyarrow", "duckdb")
-TAG_CHARACTERS = "abcdefghijklmnopqrstuvwxyz0123456789-_"
+
+SAME_TO_RESUME = (
+    "weights_sha256", "config_sha256", "generation_config_sha256", "revision", "tokenizer_sha256",
+    "chat_template_sha256", "dtype", "architecture",
+)  # fmt: skip
+"""Facts about the model that a resumed run must find as they were."""
 
 
 def versions() -> dict[str, str]:
@@ -33,11 +38,7 @@ def versions() -> dict[str, str]:
 
 def new_run_id(tag: str | None) -> str:
     """A sortable id: tag (or `run`), UTC time to the second, four random hex digits."""
-    name = (tag or "run").lower()
-    if not name[0].isalpha() or any(c not in TAG_CHARACTERS for c in name) or len(name) > 40:
-        raise UsageError(
-            f"--tag {tag!r}: a tag begins with a letter and has at most 40 letters, digits, dashes and underscores."
-        )
+    name = "run" if tag is None else checked_tag(tag).lower()
     return f"{name}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
 
 
@@ -74,8 +75,8 @@ def run_json(
 def check_same(before: dict[str, Any], loaded: LoadedModel, source: PromptSource) -> None:
     """ConfigError if the model, the tokenizer or the prompts are not those that the run was started with."""
     now = loaded.describe()
-    for name in ("weights_sha256", "revision", "tokenizer_sha256", "chat_template_sha256", "dtype", "architecture"):
-        if before["model"].get(name) != now[name]:
+    for name in SAME_TO_RESUME:
+        if before["model"].get(name, now[name]) != now[name]:
             raise ConfigError(
                 f"Run {before['run_id']} cannot be resumed: its model's {name} was {before['model'].get(name)}, "
                 f"now it is {now[name]}. Start a new run."

@@ -81,14 +81,14 @@ class SegmentRunner:
                 self.on_block(len(block.rows) if kind == "states" else 0)
         with self.timings.measure("rows"):
             rows.flush_states()
-            completions = [self.text.completion(sequence.generated) for sequence in batch]
+            completions = [self.text.completion(sequence.generated, sequence.read_ids) for sequence in batch]
             tokens = token_columns(batch, items, completions, self.text)
             rows.write_tokens(tokens)
         for index, (sequence, item, completion) in enumerate(zip(batch, items, completions, strict=True)):
             row = sequence_row(sequence, item, completion, self.config, self.source)
             row |= {"batch_size": len(batch), "batch_index": index}
             if self.embedder is not None:
-                row["_char_ends"] = self.text.char_ends(sequence.generated, completion)
+                row["_char_ends"] = self.text.char_ends(sequence.generated, completion, sequence.read_ids)
             self.rows.append(row)
 
     def _embed(self, segment: Any, embedder: Embedder) -> None:

@@ -6,6 +6,7 @@ from typing import Protocol
 import numpy as np
 import pyarrow as pa
 
+from ...lake.errors import ConfigError
 from ..decoding.sequence import Block, Sequence
 from ..observing.observation import Wishes, summary_sites
 from ..observing.summaries import STATE_STATISTICS, uniform_basin
@@ -14,6 +15,12 @@ FLUSH_BYTES = 64 * 2**20
 ATTENTION_COLUMNS = tuple(
     f"attn_{name}_{reduction}" for name in ("entropy_bits", "max_weight") for reduction in ("mean", "min", "max")
 )
+
+WIDER = {"float16": "bfloat16 or float32", "bfloat16": "float32"}
+
+
+class NotStorable(ConfigError):
+    """A finite value is too large for the number format that vectors are stored in."""
 
 
 class Segment(Protocol):
@@ -45,10 +52,22 @@ class StackRows:
 
     def add(self, block: Block) -> None:
         """Take one block; flushes what has been collected when it has grown large."""
+        self._check_range(block)
         self.states.append(block)
         self.n_bytes += sum(values.nbytes for values in block.values.values())
         if self.n_bytes > FLUSH_BYTES:
             self.flush()
+
+    def _check_range(self, block: Block) -> None:
+        """NotStorable if a finite value of a vector became infinite in the stored format."""
+        for wish in self.wishes.vectors_of(self.stack):
+            largest = float(block.values.get(wish.lost, 0.0))
+            if largest > 0:
+                raise NotStorable(
+                    f"{self.stack} layer {wish.layer}, {wish.site}: a state has a value of {largest:.6g}, which "
+                    f"{self.wishes.store_dtype} cannot hold; it would be stored as infinity. Nothing of this segment "
+                    f"is written. Start a new run with --store-dtype {WIDER[self.wishes.store_dtype]}."
+                )
 
     def flush(self) -> None:
         """Write what has been collected about states and attention, sorted by sequence and position."""

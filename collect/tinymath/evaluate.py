@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from transformers import AutoTokenizer, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from ..inputs.grading import GRADER, grade, solution_method
+from ..inputs.grading import EXACT, grade, solution_method
 from . import WEIGHTS
 from .card import render
 from .problems import LEVELS, METHODS, SIZES, Problem, problems
@@ -45,7 +45,7 @@ def measure(weights: Path, *, limit: int, samples: int, seed: int) -> dict[str, 
         "seed": seed,
         "threads": torch.get_num_threads(),
         "torch": str(torch.__version__),
-        "grader": GRADER,
+        "grader": EXACT,
         "parameters": model.num_parameters(),
         "greedy": _by_level(asked, greedy),
         "temperature_1": _by_level(drawn_for, drawn),

@@ -4,9 +4,9 @@ Streamed: memory holds one batch of rows, whatever the run's size.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -14,10 +14,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..errors import DamageError, NotFoundError, UsageError, did_you_mean
+from ..batches import vector_files
+from ..errors import DamageError, UsageError, did_you_mean
+from ..layers import layer_number
+from ..output import replaced
 from ..tables.states import ACTIVATIONS
 from ..vectors import to_float32
-from .output import replaced
 
 if TYPE_CHECKING:
     from ..lake import Lake
@@ -46,21 +48,41 @@ class _Matrix:
     rows: int
     dim: int
     dtype: str
+    kept: bool
+    """Whether values are written as they are stored."""
+    keys: pa.Schema
+    """Columns that say which token each row is of."""
     batches: Iterator[tuple[pa.Table, np.ndarray]]
 
 
 def export_vectors(
-    lake: "Lake", run: str, *, layer: int, site: str, form: str, target: Path, batch_rows: int = 8192
+    lake: "Lake",
+    run: str,
+    *,
+    layer: int,
+    site: str,
+    form: str,
+    target: Path,
+    where: str | None = None,
+    join: Sequence[str] = (),
+    batch_rows: int = 8192,
 ) -> Exported:
-    """Write all activations of one layer (negative: from the last) and site of a run.
+    """Write the activations of one layer (negative: from the last) and site of a run, all or those `where` chooses.
 
     The stored number format is kept where the file format has it (npy: float32, float16; safetensors: also bfloat16;
     parquet: float32 lists, with the keys in the same file); otherwise values become float32, exactly.
+    With `where` (SQL over the columns of `token_steps` and `sequences`, and `generated`, `last`) or `join` (columns to
+    write beside the keys) the chosen vectors are in memory once, sorted by key; else memory holds one batch.
     """
     if form not in FORMATS:
         raise UsageError(f"--format {form!r}.{did_you_mean(form, FORMATS)}")
     run_id = lake.resolve_run(run)
-    matrix = _matrix(lake, run_id, layer=_layer(lake, run_id, layer), site=site, form=form, batch_rows=batch_rows)
+    matrix = _matrix(lake, run_id, layer=layer, site=site, form=form, batch_rows=batch_rows)
+    if where is not None or join:
+        raw = matrix.kept
+        chosen = lake.vectors(layer, site, run_id, where=where or "true", join=join, raw=raw, batch_rows=batch_rows)
+        labels = chosen.rows.to_arrow()
+        matrix = replace(matrix, rows=len(chosen), keys=labels.schema, batches=iter([(labels, chosen.matrix)]))
     index = None if form == "parquet" else target.with_name(f"{target.name}.keys.parquet")
     with ExitStack() as files:
         file = files.enter_context(replaced(target))
@@ -68,28 +90,21 @@ def export_vectors(
             _write_parquet(file, matrix)
         else:
             keys = files.enter_context(replaced(index))
-            file.write(_npy_header(matrix) if form == "npy" else _safetensors_header(matrix, f"{site}.{layer}"))
+            name = f"{site}.{layer_number(run_id, lake.run_json(run_id), layer)}"
+            file.write(_npy_header(matrix) if form == "npy" else _safetensors_header(matrix, name))
             _write_raw(file, keys, matrix)
     return Exported(str(target), None if index is None else str(index), matrix.rows, matrix.dim, matrix.dtype)
 
 
-def _layer(lake: "Lake", run_id: str, layer: int) -> int:
-    if layer >= 0:
-        return layer
-    n_layers = (lake.run_json(run_id).get("model") or {}).get("n_layers")
-    if not isinstance(n_layers, int) or layer < -n_layers:
-        raise NotFoundError(f"Run {run_id} has no layer {layer}: it has {n_layers or 'no known number of'} layers.")
-    return n_layers + layer
-
-
 def _matrix(lake: "Lake", run_id: str, *, layer: int, site: str, form: str, batch_rows: int) -> _Matrix:
+    rows = sum(entry.rows for entry in vector_files(lake.snapshot(run_id), layer, site))
     stored = lake.vectors(layer, site, run_id, raw=True, batch_rows=batch_rows)
-    entries = lake.snapshot(run_id).files(ACTIVATIONS.name)
-    rows = sum(entry.rows for entry in entries if entry.partition == {"layer": layer, "site": site})
     first_keys, first = next(stored)
     kind, dim = first_keys["dtype"][0].as_py(), first.shape[1]
     kept = kind in {"npy": _NPY, "safetensors": _SAFETENSORS, "parquet": {}}[form]
-    return _Matrix(rows, dim, kind if kept else "float32", _converted((first_keys, first), stored, kind, kept=kept))
+    schema = pa.schema([ACTIVATIONS.schema.field(name) for name in INDEX])
+    batches = _converted((first_keys, first), stored, kind, kept=kept)
+    return _Matrix(rows, dim, kind if kept else "float32", kept, schema, batches)
 
 
 def _converted(
@@ -132,25 +147,23 @@ def _safetensors_header(matrix: _Matrix, name: str) -> bytes:
 
 
 def _write_raw(file: BinaryIO, keys: BinaryIO, matrix: _Matrix) -> None:
-    schema = pa.schema([ACTIVATIONS.schema.field(name) for name in INDEX])
     written = 0
-    with pq.ParquetWriter(keys, schema, compression="zstd") as index:
+    with pq.ParquetWriter(keys, matrix.keys, compression="zstd") as index:
         for rows, values in matrix.batches:
             file.write(np.ascontiguousarray(values).data)
-            index.write_table(rows.select(list(INDEX)).cast(schema))
+            index.write_table(rows.select(matrix.keys.names).cast(matrix.keys))
             written += len(values)
     _check(written, matrix)
 
 
 def _write_parquet(file: BinaryIO, matrix: _Matrix) -> None:
-    fields = [ACTIVATIONS.schema.field(name) for name in INDEX]
-    schema = pa.schema([*fields, pa.field("vector", pa.list_(pa.float32(), matrix.dim), nullable=False)])
+    schema = pa.schema([*matrix.keys, pa.field("vector", pa.list_(pa.float32(), matrix.dim), nullable=False)])
     written = 0
     with pq.ParquetWriter(file, schema, compression="zstd") as writer:
         for rows, values in matrix.batches:
             flat = pa.array(np.ascontiguousarray(values).reshape(-1))
             vectors = pa.FixedSizeListArray.from_arrays(flat, matrix.dim)
-            writer.write_table(pa.table([*(rows[name].combine_chunks() for name in INDEX), vectors], schema=schema))
+            writer.write_table(pa.table([*(rows[name] for name in matrix.keys.names), vectors], schema=schema))
             written += len(values)
     _check(written, matrix)
 

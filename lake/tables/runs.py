@@ -17,7 +17,7 @@ RUNS = Table(
             ("model", TEXT, "Model as given: Hugging Face id, folder or `tinymath`."),
             ("model_revision", TEXT, "Resolved revision of the model repository, if it has one."),
             ("weights_sha256", TEXT, "SHA-256 over a local folder's safetensors files."),
-            ("tokenizer_sha256", TEXT, "SHA-256 of the serialised tokenizer."),
+            ("tokenizer_sha256", TEXT, "SHA-256 over the tokenizer's files."),
             ("architecture", TEXT, "Model class, e.g. GPT2LMHeadModel."),
             ("attn_implementation", TEXT, "Attention implementation the model computed with."),
             ("quantization", TEXT, "Quantization method, null if none."),
@@ -61,7 +61,7 @@ ANALYSES = Table(
     "One row per analysis: what was computed, with which parameters, from which committed files.",
     (RUN, ANALYSIS)
     + columns(
-        ("name", TEXT, "trajectory, topology, compare or embed.", None, True),
+        ("name", TEXT, "trajectory, topology, compare, embed or labels.", None, True),
         ("parameters", TEXT, "Resolved parameters as JSON.", None, True),
         ("snapshot", TEXT, "First 16 hex digits of SHA-256 over the committed files that were read.", None, True),
         ("other_run_id", TEXT, "The second run of a comparison."),

@@ -3,11 +3,12 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import streamlit as st
 
 from ...lake.errors import LakeError
+from ..absence import DISTRIBUTION, KEPT, not_kept, why_empty
 from ..chart_rows import chart_rows
 from ..report.figures import Spec, chart_spec, full_width
 from ..saved_query import SavedQuery, find
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from ..open_lake import OpenLake
 
 SHOWN_ROWS = 5_000
+IN_URL: Literal["query-params"] = "query-params"
+"""What a widget is set to stands in the address, so that a link and a reload come back to it."""
 Change = Callable[[Spec], Spec]
 """Something done to a chart before it is shown."""
 
@@ -51,9 +54,16 @@ class Browse:
             drawn = chart_rows(query, self.connection, values)
             if drawn.rows.height == 0:
                 return False
-            show_chart(query, drawn.rows, self.theme, drawn.message, *changes)
+            show_chart(drawn.query, drawn.rows, self.theme, drawn.message, *changes)
             return True
         return True
+
+    def explain_absence(self, query: SavedQuery, params: dict[str, Any]) -> None:
+        """Says why a chart has no rows."""
+        values = query.bind(self.connection, params, self.lake.resolve_run)
+        unmeasured = self.lake.run_json(self.run_id).get("unmeasured") or {}
+        reason = why_empty(query, self.connection, values, unmeasured)
+        st.info(literal(reason or "No rows for these parameters: what the chart shows does not occur in this run."))
 
     def verdicts(self) -> "polars.DataFrame":
         """Saved query `health` of the chosen run, computed once for what is committed now."""
@@ -99,8 +109,8 @@ def shown_errors() -> Iterator[None]:
         st.error(literal(error), icon=":material/error:")
 
 
-def unkept(table: str, what: str, item: str, browse: Browse) -> None:
+def unkept(table: str, browse: Browse) -> None:
     """Says what would fill an empty place."""
     reason = (browse.lake.run_json(browse.run_id).get("unmeasured") or {}).get(table)
-    sentence = f"could not be measured: {reason}" if reason else f"was not kept; collect with --keep {item} to see it"
-    st.info(literal(f"{what} {sentence}."), icon=":material/info:")
+    words = KEPT.get(table, DISTRIBUTION)
+    st.info(literal(not_kept(*words, reason)), icon=":material/info:")

@@ -4,7 +4,7 @@ import streamlit as st
 
 from ..report.facts import overview, wilson
 from ..report.figures import with_legend_above
-from .browse import Browse, Change
+from .browse import IN_URL, Browse, Change
 from .text import literal
 
 _ROWS = (
@@ -26,7 +26,7 @@ def compare_view(browse: Browse) -> None:
     if not others:
         st.info("The lake has one run only; collect another to compare.")
         return
-    other = st.selectbox("With run", others, key="other")
+    other = st.selectbox("With run", others, key="other", bind=IN_URL)
     _numbers(browse, other)
     for column, measure in zip(st.columns(2, gap="large"), ("entropy_bits", "surprisal_bits"), strict=True):
         with column:

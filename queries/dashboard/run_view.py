@@ -4,8 +4,9 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
+from ..absence import not_kept
 from ..report.facts import model_facts, overview, run_row, settings, tiles
-from .browse import SHOWN_ROWS, Browse, shown_errors, unkept
+from .browse import IN_URL, SHOWN_ROWS, Browse, shown_errors
 from .text import literal
 
 if TYPE_CHECKING:
@@ -73,7 +74,8 @@ def _sequences(browse: Browse) -> None:
     more = f"More than {SHOWN_ROWS:,}, the first are shown" if rows.height > SHOWN_ROWS else f"{rows.height:,}"
     st.caption(f"{more} sequences; risk under profile {literal(browse.profile)}.")
     if risk["risk_v05"].null_count() == risk.height:
-        unkept("", "What the risk is made of", "tokens,layers,heads", browse)
+        sentence = not_kept("What the risk is made of", "tokens,layers,heads")
+        st.info(literal(sentence), icon=":material/info:")
 
 
 def filtered(browse: Browse) -> "polars.DataFrame | None":
@@ -81,6 +83,7 @@ def filtered(browse: Browse) -> "polars.DataFrame | None":
     condition = st.text_input(
         "Only sequences where (SQL)",
         key=CONDITION,
+        bind=IN_URL,
         placeholder="not correct and n_generated_tokens > 20",
         help="A condition over the columns of `sequences`; docs/schema.md lists them.",
     )

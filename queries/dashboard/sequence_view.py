@@ -9,7 +9,7 @@ from ..report.health import flags, outcome
 from ..report.page import token_page
 from ..report.tokens import scales, token_texts, token_view
 from ..theme import theme_called
-from .browse import Browse, unkept
+from .browse import IN_URL, Browse, unkept
 from .run_view import filtered
 from .text import literal
 
@@ -27,23 +27,23 @@ def sequence_view(browse: Browse) -> None:
         st.info("No sequence of this run meets the condition.")
         return
     labels = {row["sequence_id"]: _label(row) for row in rows.iter_rows(named=True)}
-    sequence = st.selectbox("Sequence", list(labels), format_func=labels.__getitem__, key="sequence")
+    sequence = st.selectbox("Sequence", list(labels), format_func=labels.__getitem__, key="sequence", bind=IN_URL)
     if sequence is None:
         return
     _facts(browse, sequence, labels[sequence])
     _tokens(browse, sequence)
     if not browse.chart("uncertainty_trace", sequence=sequence):
-        unkept("token_steps", "The distribution of the tokens", "tokens", browse)
+        unkept("token_steps", browse)
     maps = [
         browse.chart(name, with_legend_above, sequence=sequence) for name in ("norm_map", "cosine_map", "delta_map")
     ]
     if not any(maps):
-        unkept("layer_summaries", "The state of the layers", "layers", browse)
+        unkept("layer_summaries", browse)
     left, _ = st.columns([3, 2])
     with left:
         drawn = browse.chart("prompt_attention", sequence=sequence)
     if not drawn:
-        unkept("attention_edges", "The attention between single tokens of the prompt", "edges", browse)
+        unkept("attention_edges", browse)
 
 
 def _label(row: dict[str, Any]) -> str:

@@ -15,16 +15,18 @@ import time
 import urllib.error
 import urllib.request
 import webbrowser
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from ...lake.errors import LakeError, NotFoundError, UsageError
+from ..hosts import Hosts
 from ..theme import THEMES
+from .doors import VARIABLE
 
 HOST = "127.0.0.1"
 START_SECONDS = 60
-_APP = Path(__file__).with_name("app.py")
+_SERVING = Path(__file__).with_name("serving.py")
 _OPTIONS = {
     "server.address": HOST,
     "server.headless": "true",
@@ -39,12 +41,19 @@ _OPTIONS = {
 _SURFACES = {"light": "#f5f6f8", "dark": "#1b2129"}
 
 
-def serve(lake: Path, *, port: int = 0, open_browser: bool = True, say: Callable[[str], None] = print) -> None:
+def serve(
+    lake: Path,
+    *,
+    port: int = 0,
+    open_browser: bool = True,
+    say: Callable[[str], None] = print,
+    allow_hosts: Sequence[str] = (),
+) -> None:
     """Serve the lake's dashboard until the process is interrupted or ended; `say` gets the address."""
     for name in ("SIGTERM", "SIGHUP"):  # the server must not outlive the command
         if hasattr(signal, name) and threading.current_thread() is threading.main_thread():
             signal.signal(getattr(signal, name), lambda number, _: sys.exit(128 + number))
-    with running(lake, port=port) as (address, process):
+    with running(lake, port=port, allow_hosts=allow_hosts) as (address, process):
         say(address)
         if open_browser:
             webbrowser.open(address)
@@ -52,20 +61,23 @@ def serve(lake: Path, *, port: int = 0, open_browser: bool = True, say: Callable
 
 
 @contextmanager
-def running(lake: Path, *, port: int = 0) -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
+def running(
+    lake: Path, *, port: int = 0, allow_hosts: Sequence[str] = ()
+) -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
     """The dashboard's address and process, once it answers; it ends with the block.
 
     NotFoundError without Streamlit, UsageError for a port that cannot be had.
     """
     if importlib.util.find_spec("streamlit") is None:
         raise NotFoundError("The dashboard needs Streamlit, which is not installed: pip install 'tracelake[dashboard]'")
+    allowed = {VARIABLE: " ".join(Hosts.of(*allow_hosts).names)}
     port = _free_port(port)
     with tempfile.TemporaryDirectory(prefix="tracelake-dashboard-") as home, open(Path(home, "said"), "w+b") as said:
         process = subprocess.Popen(
-            [sys.executable, "-m", "streamlit", "run", str(_APP), *_flags(port)],
-            env=os.environ | {"TRACELAKE_LAKE": str(lake), "HOME": home, "USERPROFILE": home},
+            [sys.executable, "-m", "streamlit", "run", str(_SERVING), *_flags(port), *_origins(allow_hosts)],
+            env=os.environ | {"TRACELAKE_LAKE": str(lake), "HOME": home, "USERPROFILE": home, **_caches(), **allowed},
             cwd=home,
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,  # never written to: it closes with this process, and the server ends
             stdout=said,
             stderr=said,
         )
@@ -82,6 +94,11 @@ def running(lake: Path, *, port: int = 0) -> Iterator[tuple[str, "subprocess.Pop
                 process.wait()
 
 
+def _caches() -> dict[str, str]:
+    """The user's cache folder, which the home folder of the moment hides: what was checked once stays so."""
+    return {"XDG_CACHE_HOME": os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")}
+
+
 def _flags(port: int) -> list[str]:
     options = {"server.port": str(port), **_OPTIONS}
     for name, theme in THEMES.items():
@@ -93,6 +110,11 @@ def _flags(port: int) -> list[str]:
             f"theme.{name}.primaryColor": theme.categories[0],
         }
     return [f"--{name}={value}" for name, value in options.items()]
+
+
+def _origins(names: Sequence[str]) -> list[str]:
+    """Streamlit checks origins too, after our doors, which allow none but the page's own."""
+    return [f"--server.corsAllowedOrigins={scheme}://{name}" for name in names for scheme in ("http", "https")]
 
 
 def _free_port(port: int) -> int:

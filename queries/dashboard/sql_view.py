@@ -1,14 +1,16 @@
 """Any SELECT over the lake, through the connection that can do nothing else; the rows can be drawn and downloaded."""
 
 from pathlib import PurePath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
+from ..description import describe_schema
 from ..formats import render
 from ..header import MARKS, parse_header
 from ..saved_query import SavedQuery
-from .browse import SHOWN_ROWS, Browse, show_chart, shown_errors
+from .browse import IN_URL, SHOWN_ROWS, Browse, show_chart, shown_errors
+from .text import literal
 
 if TYPE_CHECKING:
     import polars
@@ -24,9 +26,13 @@ ORDER BY t.step"""
 def sql_view(browse: Browse) -> None:
     """A SELECT, its rows, and a chart of two or three of its columns."""
     st.title("SQL")
-    with st.form("sql"):
-        statement = st.text_area("One SELECT", _START.format(run=browse.run_id), height=190, key="statement")
+    left, right = st.columns([3, 2], gap="large")
+    with left, st.form("sql"):
+        start = _START.format(run=browse.run_id)
+        statement = st.text_area("One SELECT", start, height=250, key="statement", bind=IN_URL)
         st.form_submit_button("Run", type="primary")
+    with right:
+        _schema()
     rows = None
     with shown_errors():
         rows = _rows(browse, statement)
@@ -39,6 +45,26 @@ def sql_view(browse: Browse) -> None:
     left.caption(f"{more}. The same in a terminal: lake sql")
     right.download_button("Download CSV", render(shown.to_arrow(), "csv"), "rows.csv", "text/csv", width="stretch")
     _chart(shown, browse.theme)
+
+
+def _schema() -> None:
+    """Every table and view, and the columns of the chosen one with their meaning."""
+    tables = {table["table"]: table for table in described_schema()}
+    name = st.selectbox("Tables and columns", list(tables), key="table", bind=IN_URL)
+    if name is None:
+        return
+    st.caption(literal(tables[name]["doc"]))
+    columns = [
+        {"column": column["name"], "type": column["type"] or "", "unit": column["unit"] or "", "meaning": column["doc"]}
+        for column in tables[name]["columns"]
+    ]
+    st.dataframe(columns, hide_index=True, height=250)
+
+
+@st.cache_data(show_spinner=False)
+def described_schema() -> list[dict[str, Any]]:
+    """The schema, which does not change while the program runs."""
+    return describe_schema()
 
 
 def _rows(browse: Browse, statement: str) -> "polars.DataFrame":
@@ -65,10 +91,10 @@ def _chart(rows: "polars.DataFrame", theme: str) -> None:
     names = list(types)
     mark, x, y, color = st.columns(4)
     chosen = {
-        "mark": mark.selectbox("Mark", MARKS, key="mark"),
-        "x": x.selectbox("x", names, key="x"),
-        "y": y.selectbox("y", names, index=1, key="y"),
-        "color": color.selectbox("Colour", ["", *names], key="color"),
+        "mark": mark.selectbox("Mark", MARKS, key="mark", bind=IN_URL),
+        "x": x.selectbox("x", names, key="x", bind=IN_URL),
+        "y": y.selectbox("y", names, index=1, key="y", bind=IN_URL),
+        "color": color.selectbox("Colour", ["", *names], key="color", bind=IN_URL),
     }
     lines = ["-- Rows of a statement.", "-- title: Result", f"-- mark: {chosen['mark']}"]
     lines += [

@@ -2,7 +2,7 @@
 
 import re
 
-from ..formats import printable
+from ...lake.printable import printable
 
 LONGEST = 400
 

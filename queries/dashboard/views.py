@@ -9,7 +9,7 @@ import streamlit as st
 from ...lake.errors import LakeError
 from ..open_lake import OpenLake
 from ..saved_query import saved_queries
-from .browse import Browse, shown_errors
+from .browse import IN_URL, Browse, shown_errors
 from .compare import compare_view
 from .parameters import parameter_widgets
 from .run_view import run_view
@@ -48,12 +48,12 @@ def _show(lake: OpenLake, connection: Any) -> None:
             st.info("The lake has no runs yet. Collect one, then reload.")
             return
         labels = {run["run_id"]: _label(run) for run in found}
-        run_id = st.selectbox("Run", list(labels), key="run")
+        run_id = st.selectbox("Run", list(labels), key="run", bind=IN_URL)
         st.caption(literal(labels[run_id]))
-        view = st.radio("View", list(VIEWS), key="view")
+        view = st.radio("View", list(VIEWS), key="view", bind=IN_URL)
         profiles = [name for (name,) in connection.execute("SELECT profile FROM health_profiles").fetchall()]
         profile = st.selectbox(
-            "Health profile", profiles, key="profile", help="Thresholds of the flags and of the risk."
+            "Health profile", profiles, key="profile", help="Thresholds of the flags and of the risk.", bind=IN_URL
         )
     if run_id is None or view is None or profile is None:
         return
@@ -69,21 +69,17 @@ def _label(run: dict[str, Any]) -> str:
 def charts_view(browse: Browse) -> None:
     """Any saved query with a chart, its parameters as widgets."""
     st.title("Charts")
-    drawable = {}
-    try:
-        drawable = {name: query for name, query in saved_queries(browse.lake.path).items() if query.has_chart}
-    except LakeError as error:
-        # One broken file of the user's must not take the package's own queries away.
-        st.warning(literal(error))
-        drawable = {name: query for name, query in saved_queries().items() if query.has_chart}
+    # One broken file of the user's must not take the other queries away.
+    queries = saved_queries(browse.lake.path, on_broken=_warn)
+    drawable = {name: query for name, query in queries.items() if query.has_chart}
     names = list(drawable)
     default = names.index("surprisal_trace") if "surprisal_trace" in names else 0
-    name = st.selectbox("Saved query", names, index=default, key="query", format_func=lambda n: n.replace("_", " "))
+    name = st.selectbox("Saved query", names, index=default, key="query", bind=IN_URL)
     query = drawable[name]
     st.caption(literal(query.header.description))
     params = parameter_widgets(query, browse.run_id, browse.run_ids, _profiles(browse))
     if not browse.draw(query, params):
-        st.info("No rows for this run and these parameters: what the chart shows was not kept, or does not occur.")
+        browse.explain_absence(query, params)
         return
     given = "".join(f" --param {key}={value}" for key, value in params.items() if key != "run")
     st.code(f"lake chart {name} --run {browse.run_id}{given} -o {name}.png", language="sh")
@@ -91,6 +87,10 @@ def charts_view(browse: Browse) -> None:
         st.dataframe(query.run(browse.connection, browse.lake.resolve_run, **params).to_arrow(), hide_index=True)
     with st.expander("SQL"):
         st.code(query.sql, language="sql")
+
+
+def _warn(error: LakeError) -> None:
+    st.warning(literal(error))
 
 
 def _profiles(browse: Browse) -> list[str]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from altair.utils.schemapi import debug_mode
 
-from ..chart import build
+from ..chart import Shape, build
 from ..chart_rows import chart_rows
 from ..saved_query import SavedQuery, find
 from .tokens import cut, short
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from ...lake.duck import Connection
 
 AROUND = 105
+COLUMN = Shape(text_width=430)
+"""A column of a page is at least this wide, so titles break there."""
 Spec = dict[str, Any]
 """A Vega-Lite chart as `Chart.to_dict` returns it."""
 
@@ -51,7 +53,7 @@ class Figures:
         given = [f"{key} {value}" for key, value in params.items()]
         subtitle = " \u00b7 ".join([f"run {self.run_id}", *given])
         notes = [subtitle, *([drawn.message] if drawn.message else [])]
-        spec = chart_spec(query, drawn.rows, self.theme, notes)
+        spec = chart_spec(drawn.query, drawn.rows, self.theme, notes)
         command = f"lake chart {name} --run {self.run_id}" + "".join(f" --param {k}={v}" for k, v in params.items())
         padding = {side: 4 for side in ("left", "right", "top", "bottom")}
         spec["config"] = spec.get("config", {}) | {"padding": padding}
@@ -66,12 +68,12 @@ def _own_query(name: str) -> SavedQuery:
 def chart_spec(query: SavedQuery, rows: "polars.DataFrame", theme: str, notes: Sequence[str] = ()) -> Spec:
     """The Vega-Lite chart of a saved query's rows, unchecked: Altair takes most of its time to check what it built."""
     with debug_mode(False):
-        return build(query, rows, theme=theme, notes=notes).to_dict(validate=False)
+        return build(query, rows, theme=theme, notes=notes, shape=COLUMN).to_dict(validate=False)
 
 
 def full_width(spec: Spec) -> Spec:
     """The chart as wide as the element that holds it; charts of many panels keep their size."""
-    if "facet" in spec:
+    if "facet" in spec or is_square(spec):
         return spec
     height = spec.get("height")
     if isinstance(height, dict):
@@ -79,6 +81,11 @@ def full_width(spec: Spec) -> Spec:
         field = next(layer["encoding"]["y"]["field"] for layer in spec["layer"] if "field" in layer["encoding"]["y"])
         height = height["step"] * len({row[field] for row in spec["data"]["values"]})
     return spec | {"width": "container", "height": height}
+
+
+def is_square(spec: Spec) -> bool:
+    """Whether the chart's proportions mean something, so that it keeps its own size."""
+    return isinstance(spec.get("width"), int | float) and spec["width"] == spec.get("height")
 
 
 def with_rule(spec: Spec, x: float, label: str, color: str) -> Spec:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 MOST_ROWS = 12
 
+# The words of the view `sequence_flags`, which charts count; a test compares the two.
 _FLAGS = {
     "is_broken": "broken",
     "has_nan": "NaN",
@@ -35,6 +36,8 @@ def flags(verdict: dict[str, Any]) -> list[str]:
     if verdict["high_entropy_steps"]:
         n = verdict["high_entropy_steps"]
         found.append(f"{n} high-entropy step" + ("s" if n > 1 else ""))
+    if verdict["compound_signals"]:
+        found.append(f"compound signal: {verdict['compound_signals'].replace('_', ' ')}")
     return found
 
 

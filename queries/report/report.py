@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...lake.errors import NotFoundError
-from ..replacement import replace_file
+from ...lake.output import replace_file
+from ..absence import DISTRIBUTION, KEPT, not_kept
 from ..saved_query import find
 from ..theme import theme_called
 from ..views import view_definitions
@@ -122,7 +123,7 @@ class _Making:
             "health": health_section(self.connection, self.run_id, verdicts),
             "graded": bool(found["graded"]),
             "charts": self._charts(bool(found["graded"])),
-            "missing": {table: self._missing(table, *words) for table, words in _KEPT.items()} | _computed(self.run_id),
+            "missing": self._missing() | _computed(self.run_id),
             "sequences": sections,
             "scale": scale,
             "shown_ids": {choice.sequence_id for choice in chosen},
@@ -131,6 +132,11 @@ class _Making:
             "version": version("tracelake"),
             "made_at": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         }
+
+    def _missing(self) -> dict[str, str]:
+        """One sentence per table for an empty section."""
+        kept = KEPT | {"token_steps": DISTRIBUTION}
+        return {table: not_kept(*words, self.unmeasured.get(table)) for table, words in kept.items()}
 
     def _charts(self, graded: bool) -> dict[str, Figure | None]:
         names = {
@@ -166,9 +172,14 @@ class _Making:
             "start": view.first_generated,
             "trace": self._trace(sequence, row),
             "maps": [Figure(with_legend_above(figure.spec), figure.command) for figure in maps if figure],
-            "attention": self.figures.draw("prompt_attention", sequence=sequence),
+            "attention": self._attention(sequence),
             "path": self.figures.draw("trajectory", sequence=sequence),
         }
+
+    def _attention(self, sequence: int) -> Figure | None:
+        """Attention over the prompt, its legend above: beside the map stand its words."""
+        drawn = self.figures.draw("prompt_attention", sequence=sequence)
+        return drawn and Figure(with_legend_above(drawn.spec), drawn.command)
 
     def _trace(self, sequence: int, row: dict[str, Any]) -> Figure | None:
         """Entropy and surprisal along the text, low enough to stand under it; a line where the completion begins."""
@@ -180,24 +191,8 @@ class _Making:
             spec = with_rule(spec, row["n_prompt_tokens"] - 0.5, "generated", self.muted)
         return Figure(spec, drawn.command)
 
-    def _missing(self, table: str, what: str, item: str) -> str:
-        """One sentence for an empty section: what would fill it, or why it could not be measured."""
-        reason = self.unmeasured.get(table)
-        if reason:
-            return f"{what} could not be measured in this run: {shown(reason)}."
-        return f"{what} was not kept in this run; collect with --keep {item} to fill this section."
-
 
 def _computed(run_id: str) -> dict[str, str]:
     """Sentences for empty sections that an analysis fills, by table."""
     command = f"lake analyze trajectory {run_id}"
     return {"trajectories": f"No path has been computed, or none is long enough to draw; {command} fills this section."}
-
-
-_KEPT = {
-    "token_steps": ("The distribution of the tokens", "tokens"),
-    "layer_summaries": ("The state of the layers", "layers"),
-    "head_summaries": ("The attention of the heads", "heads"),
-    "attention_edges": ("The attention between single tokens of the prompt", "edges"),
-}
-"""What a section shows and the item of `--keep` that fills it, by table."""

@@ -51,7 +51,10 @@ function tokenView(view) {
   const spans = [...view.querySelectorAll(".token")];
   let focused = 0;
   const show = (i) => {
-    panel.replaceChildren(...facts(data, i), ...candidates(data, i));
+    const first = Number(spans[i].dataset.first), count = Number(spans[i].dataset.count ?? 1);
+    const parts = count > 1 ? [element("div", "token-heading", "One character, written with " + count + " tokens")] : [];
+    for (let k = first; k < first + count; k += 1) parts.push(...facts(data, k), ...candidates(data, k));
+    panel.replaceChildren(...parts);
     spans.forEach((span, k) => span.classList.toggle("current", k === i));
   };
   const focus = (i) => {

@@ -1,7 +1,7 @@
 """The tokens of one sequence as a page shows them: text, colours, and what stands in the panel beside them."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,18 +16,23 @@ Vocabulary = Callable[[list[int]], Mapping[int, str]]
 HEAD, TAIL = 200, 1_800
 """Tokens shown from the beginning and the end of a sequence; what lies between is left out, and it is said."""
 MOST_TOPK, LONGEST_TEXT = 10, 200
+REPLACEMENT = "\ufffd"
+"""What pieces of a character show for their bytes."""
 
 _TOKENS = """
     SELECT
         position, step, token_id, token, logprob, surprisal_bits, entropy_bits, rank, top1_prob, margin,
-        topk_ids[1:$topk] AS topk_ids, topk_logprobs[1:$topk] AS topk_logprobs
+        topk_ids[1:$topk] AS topk_ids, topk_logprobs[1:$topk] AS topk_logprobs,
+        lag(char_end, 1, 0) OVER (PARTITION BY step IS NULL ORDER BY position) AS char_start, char_end
     FROM token_steps
-    WHERE
-        run_id = $run AND sequence_id = $sequence
-        AND (position < $head OR position >= (
-            SELECT max(position) + 1 - $tail FROM token_steps WHERE run_id = $run AND sequence_id = $sequence
-        ))
+    WHERE run_id = $run AND sequence_id = $sequence
+    QUALIFY position < $head OR position >= max(position) OVER () + 1 - $tail
     ORDER BY position
+"""
+_SOURCES = """
+    SELECT coalesce(rendered_prompt, prompt), completion
+    FROM sequences
+    WHERE run_id = $run AND sequence_id = $sequence
 """
 _SCALES = """
     SELECT quantile_cont(surprisal_bits, 0.98), quantile_cont(entropy_bits, 0.98)
@@ -52,7 +57,11 @@ class Scales:
 
 @dataclass(frozen=True)
 class TokenView:
-    """Tokens to show (text, colour strengths 0 to 1, whether generated), and their panel's data as columns."""
+    """What to show, and the data of the panel beside it as columns, one value per token.
+
+    A span is a token, or the tokens that a character is written with, which is shown once: its text, the index `first`
+    of its tokens and how many they are, colour strengths 0 to 1 (of the strongest), and whether it was generated.
+    """
 
     spans: list[dict[str, Any]]
     data: dict[str, list[Any]]
@@ -82,8 +91,9 @@ def token_view(connection: "Connection", run_id: str, sequence: int, scale: Scal
     """The tokens of one sequence."""
     values = {"run": run_id, "sequence": sequence, "head": HEAD, "tail": TAIL, "topk": MOST_TOPK}
     rows = connection.arrow(_TOKENS, values).to_pylist()
+    sources = connection.execute(_SOURCES, {"run": run_id, "sequence": sequence}).fetchall()
     return TokenView(
-        spans=_spans(rows, scale),
+        spans=_spans(rows, sources[0] if sources else (None, None), scale),
         data=_columns(rows),
         has_distribution=any(row["entropy_bits"] is not None for row in rows),
         left_out=rows[-1]["position"] + 1 - len(rows) if rows else 0,
@@ -106,20 +116,60 @@ def token_texts(
     return {token: visible(cut(seen[token])) for token in wanted if token in seen}
 
 
-def _spans(rows: list[dict[str, Any]], scale: Scales) -> list[dict[str, Any]]:
-    spans, expected = [], 0
-    for row in rows:
+def _spans(rows: list[dict[str, Any]], sources: Sequence[str | None], scale: Scales) -> list[dict[str, Any]]:
+    """Spans of the tokens `rows`; `sources`: the texts of the prompt and of the completion."""
+    spans, expected, first = [], 0, 0
+    while first < len(rows):
+        row = rows[first]
+        text, count = _shown(rows, first, sources[row["step"] is not None])
+        group = rows[first : first + count]
         spans.append(
             {
-                "text": flowing(row["token"] or ""),
-                "surprisal": _strength(row["surprisal_bits"], scale.surprisal_bits),
-                "entropy": _strength(row["entropy_bits"], scale.entropy_bits),
+                "text": flowing(text),
+                "first": first,
+                "count": count,
+                "surprisal": _strongest([_strength(one["surprisal_bits"], scale.surprisal_bits) for one in group]),
+                "entropy": _strongest([_strength(one["entropy_bits"], scale.entropy_bits) for one in group]),
                 "generated": row["step"] is not None,
                 "gap": row["position"] - expected,
             }
         )
-        expected = row["position"] + 1
+        expected, first = group[-1]["position"] + 1, first + count
     return spans
+
+
+def _shown(rows: list[dict[str, Any]], first: int, source: str | None) -> tuple[str, int]:
+    """The text to show at a token and how many tokens it stands for: pieces of a character show the character.
+
+    In the prompt, all pieces of a character end where it does. In a completion it is complete with its last piece.
+    """
+    row = rows[first]
+    if source is None or row["char_end"] is None or not _is_piece(row):
+        return row["token"] or "", 1
+    last, start, in_prompt = first, row["char_start"], row["step"] is None
+    if in_prompt and start == row["char_end"]:
+        start -= 1  # the token before it, a space that is put before a text, has the place of its first character
+    while last + 1 < len(rows) and _continues(rows[last], rows[last + 1]):
+        end, following = rows[last]["char_end"], rows[last + 1]["char_end"]
+        if (following != end) if in_prompt else (end > start):
+            break
+        last += 1
+    return source[max(0, start) : rows[last]["char_end"]] or REPLACEMENT, last + 1 - first
+
+
+def _is_piece(row: dict[str, Any]) -> bool:
+    """Whether a token holds bytes of a character that is not whole in it."""
+    return REPLACEMENT in (row["token"] or REPLACEMENT)
+
+
+def _continues(row: dict[str, Any], following: dict[str, Any]) -> bool:
+    """Whether both are pieces, one after the other, of the prompt or of the completion."""
+    adjacent = following["position"] == row["position"] + 1 and (following["step"] is None) == (row["step"] is None)
+    return adjacent and _is_piece(following) and following["char_end"] is not None
+
+
+def _strongest(strengths: list[float | None]) -> float | None:
+    return max((strength for strength in strengths if strength is not None), default=None)
 
 
 def _strength(bits: float | None, full: float) -> float | None:

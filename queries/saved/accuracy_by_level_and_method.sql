@@ -4,7 +4,7 @@
 -- x: level:N  difficulty level
 -- y: accuracy:Q  share of right answers
 -- color: method:N  solution method
--- band: accuracy_low, accuracy_high
+-- band: accuracy_low, accuracy_high  95 % interval
 -- tooltip: answers
 -- scale: y 0..1
 -- param run RUN = latest  The run: id, unique prefix, tag or latest.

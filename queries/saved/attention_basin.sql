@@ -2,11 +2,10 @@
 -- Below 1 the middle gets less than uniform causal attention would give it.
 -- title: Attention on the middle of the prompt, against uniform
 -- mark: rect
--- x: head:O
--- y: layer:O
+-- x: head:Q
+-- y: layer:Q
 -- color: median_ratio_to_uniform:Q  ratio to uniform
 -- tooltip: share_below_half, prompts
--- scale: y reverse
 -- param run RUN = latest  The run: id, unique prefix, tag or latest.
 SELECT
     layer,

@@ -1,11 +1,10 @@
 -- How widely each head spreads its attention: mean entropy by layer and head, over tokens with at least two keys.
 -- title: Attention entropy by head
 -- mark: rect
--- x: head:O
--- y: layer:O
+-- x: head:Q
+-- y: layer:Q
 -- color: mean_entropy_bits:Q
 -- tooltip: mean_share_of_maximum, mean_max_weight, tokens
--- scale: y reverse
 -- param run RUN = latest  The run: id, unique prefix, tag or latest.
 -- param kind TEXT = self  Attention of the tokens to each other (self) or to the encoder (cross).
 SELECT

@@ -2,11 +2,13 @@
 -- Edges below the kept threshold are missing, so a row's weights need not sum to 1. Needs `--keep edges`.
 -- title: Attention of one head over the prompt
 -- mark: rect
--- x: key:O  position looked at
--- y: position:O  position that looks
+-- x: key:Q  position looked at
+-- y: position:Q  position that looks
 -- color: weight:Q  attention weight
+-- labels: x key_token, y query_token
+-- notice: notice
 -- tooltip: query_token, key_token
--- scale: color 0..1
+-- scale: x equal, y equal, y reverse, color 0..1
 -- param run RUN = latest  The run: id, unique prefix, tag or latest.
 -- param sequence BIGINT = 0  The sequence_id within the run.
 -- param layer BIGINT = 0  The layer.
@@ -15,11 +17,27 @@ WITH tokens AS (
     SELECT position, token
     FROM token_steps
     WHERE run_id = $run AND sequence_id = $sequence
+),
+limits AS (
+    SELECT (config ->> '$.edge_cap')::BIGINT AS cap, (config ->> '$.edge_threshold')::DOUBLE AS threshold
+    FROM runs
+    WHERE run_id = $run
 )
-SELECT e.position, e.key, e.weight, q.token AS query_token, k.token AS key_token
+SELECT
+    e.position,
+    e.key,
+    e.weight,
+    q.token AS query_token,
+    k.token AS key_token,
+    CASE
+        WHEN count(*) OVER () >= l.cap
+        THEN format('Only the {} heaviest edges were kept (--edge-cap): lighter ones are missing.', l.cap)
+        WHEN l.threshold > 0 THEN format('Edges up to {} were not kept (--edge-threshold).', l.threshold)
+    END AS notice
 FROM attention_edges AS e
 JOIN tokens AS q ON q.position = e.position
 JOIN tokens AS k ON k.position = e.key
+CROSS JOIN limits AS l
 WHERE
     e.run_id = $run
     AND e.sequence_id = $sequence

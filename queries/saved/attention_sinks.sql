@@ -2,11 +2,11 @@
 -- Tokens with fewer than $min_keys keys are left out, as they have little else to look at.
 -- title: Attention sinks: share of tokens that look most at the first token
 -- mark: rect
--- x: head:O
--- y: layer:O
+-- x: head:Q
+-- y: layer:Q
 -- color: share_on_first_token:Q  share of tokens
 -- tooltip: mean_max_weight, tokens
--- scale: y reverse, color 0..1
+-- scale: color 0..1
 -- param run RUN = latest  The run: id, unique prefix, tag or latest.
 -- param min_keys BIGINT = 8  Least number of keys that a token must have.
 WITH first_tokens AS (

@@ -2,11 +2,11 @@
 -- 1 is a head that always looks at one token; `attention_sinks` shows how often that token is the first.
 -- title: Largest attention weight by head
 -- mark: rect
--- x: head:O
--- y: layer:O
+-- x: head:Q
+-- y: layer:Q
 -- color: mean_max_weight:Q  mean largest weight
 -- tooltip: mean_entropy_bits, share_on_first_token, tokens
--- scale: y reverse, color 0..1
+-- scale: color 0..1
 -- param run RUN = latest  The run: id, unique prefix, tag or latest.
 -- param kind TEXT = self  Attention of the tokens to each other (self) or to the encoder (cross).
 SELECT

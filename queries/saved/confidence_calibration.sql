@@ -4,7 +4,7 @@
 -- mark: line
 -- x: confidence:Q  confidence (mean token probability)
 -- y: accuracy:Q  share of right answers
--- band: accuracy_low, accuracy_high
+-- band: accuracy_low, accuracy_high  95 % interval
 -- tooltip: answers, least_confidence, greatest_confidence
 -- scale: y 0..1
 -- param run RUN = latest  The run: id, unique prefix, tag or latest.

@@ -3,11 +3,11 @@
 -- token often carries a norm of its own kind.
 -- title: Cosine to the layer below, by position and layer
 -- mark: rect
--- x: position:O  position of the token read
--- y: layer:O
+-- x: position:Q  position of the token read
+-- y: layer:Q
 -- color: cos_prev_layer:Q  cosine to the layer below
+-- labels: x token
 -- tooltip: token, next_token, l2_norm, delta_norm
--- scale: y reverse
 -- param run RUN = latest  The run: id, unique prefix, tag or latest.
 -- param sequence BIGINT = 0  The sequence_id within the run.
 -- param site TEXT = resid_post  The site whose states to use.

@@ -3,11 +3,12 @@
 -- token often carries a norm of its own kind.
 -- title: Norm of the update by position and layer
 -- mark: rect
--- x: position:O  position of the token read
--- y: layer:O
+-- x: position:Q  position of the token read
+-- y: layer:Q
 -- color: delta_norm:Q  norm of the update (model units)
+-- labels: x token
 -- tooltip: token, next_token, l2_norm, cos_prev_layer
--- scale: y reverse, color log
+-- scale: color log
 -- param run RUN = latest  The run: id, unique prefix, tag or latest.
 -- param sequence BIGINT = 0  The sequence_id within the run.
 -- param site TEXT = resid_post  The site whose states to use.

@@ -1,9 +1,9 @@
 -- Two runs side by side: how the entropy, the surprisal or another number of the generated tokens is distributed.
 -- Values above the 99.5th percentile of both are in the last bin. Shares are of each run's own tokens, on a log axis
 -- because most tokens of most runs lie near 0.
--- title: Distribution in two runs
+-- title: Distribution of {measure} in two runs
 -- mark: line
--- x: value:Q  value (middle of the bin)
+-- x: value:Q  {measure}, middle of the bin
 -- y: share:Q  share of generated tokens
 -- color: of_run:N  run
 -- tooltip: tokens

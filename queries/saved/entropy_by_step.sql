@@ -5,7 +5,7 @@
 -- x: step:Q
 -- y: mean_entropy_bits:Q
 -- color: outcome:N
--- band: entropy_low, entropy_high
+-- band: entropy_low, entropy_high  95 % interval
 -- tooltip: sequences
 -- scale: y zero
 -- param run RUN = latest  The run: id, unique prefix, tag or latest.

@@ -2,12 +2,12 @@
 -- predicts a token, and the surprisal of that token, for right and wrong completions apart.
 -- title: Head entropy against the surprisal of the predicted token
 -- mark: rect
--- x: head:O
--- y: layer:O
+-- x: head:Q
+-- y: layer:Q
 -- color: correlation:Q
 -- facet: outcome:N
 -- tooltip: tokens, mean_entropy_bits, mean_next_surprisal_bits
--- scale: y reverse, color diverging, color -1..1
+-- scale: color diverging, color -1..1
 -- param run RUN = latest  The run: id, unique prefix, tag or latest.
 WITH outcomes AS (
     SELECT sequence_id, correct

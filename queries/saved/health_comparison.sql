@@ -4,7 +4,7 @@
 -- x: flag:N  flag
 -- y: share:Q  share of the sequences judged
 -- color: of_run:N  run
--- band: share_low, share_high
+-- band: share_low, share_high  95 % interval
 -- tooltip: sequences, judged
 -- scale: y 0..1
 -- param run RUN = latest  The run: id, unique prefix, tag or latest.
@@ -17,20 +17,8 @@ WITH chosen AS (
     WHERE r.run_id = $run
 ),
 judged AS (
-    SELECT
-        run_id AS of_run,
-        unnest(
-            [
-                {'flag': 'not finite', 'is_on': has_nan OR has_inf OR is_broken},
-                {'flag': 'repetition', 'is_on': repetition_loop},
-                {'flag': 'mid-layer', 'is_on': mid_layer_anomaly},
-                {'flag': 'collapse', 'is_on': attention_collapse},
-                {'flag': 'high entropy', 'is_on': high_entropy_steps > 0},
-                {'flag': 'compound', 'is_on': compound_signals <> ''}
-            ],
-            recursive := true
-        )
-    FROM risk_scores
+    SELECT run_id AS of_run, flag, is_on
+    FROM sequence_flags
     WHERE run_id IN ($run, (SELECT other_run_id FROM chosen)) AND profile = $profile
 ),
 shares AS (

@@ -7,30 +7,13 @@
 -- scale: x 0..1
 -- param run RUN = latest  The run: id, unique prefix, tag or latest.
 -- param profile PROFILE = default  Thresholds: a row of `health_profiles`, such as default, gpt2, llama, v0.3 or v0.5.
-WITH judged AS (
-    SELECT
-        unnest(
-            [
-                {'flag': 'broken', 'is_on': is_broken},
-                {'flag': 'NaN', 'is_on': has_nan},
-                {'flag': 'Inf', 'is_on': has_inf},
-                {'flag': 'repetition loop', 'is_on': repetition_loop},
-                {'flag': 'mid-layer anomaly', 'is_on': mid_layer_anomaly},
-                {'flag': 'attention collapse', 'is_on': attention_collapse},
-                {'flag': 'high entropy', 'is_on': high_entropy_steps > 0},
-                {'flag': 'compound signal', 'is_on': compound_signals <> ''}
-            ],
-            recursive := true
-        )
-    FROM risk_scores
-    WHERE run_id = $run AND profile = $profile
-)
 SELECT
     flag,
     avg(is_on::INTEGER) AS share,
     count(*) FILTER (WHERE is_on) AS sequences,
     count(is_on) AS judged,
     count(*) FILTER (WHERE is_on IS NULL) AS unknown
-FROM judged
+FROM sequence_flags
+WHERE run_id = $run AND profile = $profile
 GROUP BY flag
 ORDER BY share DESC NULLS LAST, flag

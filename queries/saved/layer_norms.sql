@@ -5,7 +5,7 @@
 -- x: layer:Q  layer
 -- y: geometric_mean_l2_norm:Q  L2 norm, geometric mean (model units)
 -- color: part:N
--- band: l2_norm_low, l2_norm_high
+-- band: l2_norm_low, l2_norm_high  one geometric standard deviation either way
 -- tooltip: mean_l2_norm, max_l2_norm, tokens
 -- scale: y log
 -- param run RUN = latest  The run: id, unique prefix, tag or latest.

@@ -3,11 +3,12 @@
 -- token often carries a norm of its own kind.
 -- title: Norm of the state by position and layer
 -- mark: rect
--- x: position:O  position of the token read
--- y: layer:O
+-- x: position:Q  position of the token read
+-- y: layer:Q
 -- color: l2_norm:Q  L2 norm (model units)
+-- labels: x token
 -- tooltip: token, next_token, cos_prev_layer, delta_norm
--- scale: y reverse, color log
+-- scale: color log
 -- param run RUN = latest  The run: id, unique prefix, tag or latest.
 -- param sequence BIGINT = 0  The sequence_id within the run.
 -- param site TEXT = resid_post  The site whose states to use.

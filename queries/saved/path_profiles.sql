@@ -6,7 +6,7 @@
 -- y: mean:Q  mean over sequences
 -- color: kind:N
 -- facet: quantity:N
--- band: low, high
+-- band: low, high  95 % interval
 -- tooltip: sequences
 -- scale: y free
 -- param run RUN = latest  The run: id, unique prefix, tag or latest.

@@ -4,11 +4,14 @@
 -- are added over the keys of a cell and averaged over its queries.
 -- title: Attention over the prompt
 -- mark: rect
--- x: key:O  position looked at
--- y: position:O  position that looks
+-- x: key:Q  position looked at
+-- y: position:Q  position that looks
 -- color: weight:Q  attention weight
+-- cell: tokens_per_cell
+-- labels: x key_token, y query_token
+-- notice: notice
 -- tooltip: query_token, key_token, tokens_per_cell
--- scale: color log
+-- scale: x equal, y equal, y reverse, color log
 -- param run RUN = latest  The run: id, unique prefix, tag or latest.
 -- param sequence BIGINT = 0  The sequence_id within the run.
 -- param layer BIGINT = NULL  Only this layer; all if not given.
@@ -30,6 +33,16 @@ size AS (
         max(position) + 1 AS tokens,
         greatest(1, ceil((max(position) + 1) / greatest(1, $cells)))::BIGINT AS tokens_per_cell
     FROM edges
+),
+limits AS (
+    SELECT (config ->> '$.edge_cap')::BIGINT AS cap
+    FROM runs
+    WHERE run_id = $run
+),
+capped AS (
+    SELECT count(*) FILTER (WHERE n >= cap) AS heads, count(*) AS of_heads, any_value(cap) AS cap
+    FROM (SELECT layer, head, count(*) AS n FROM edges GROUP BY layer, head)
+    CROSS JOIN limits
 ),
 tokens AS (
     SELECT position, token
@@ -54,8 +67,13 @@ SELECT
     c.weight,
     c.tokens_per_cell,
     CASE WHEN c.tokens_per_cell = 1 THEN q.token END AS query_token,
-    CASE WHEN c.tokens_per_cell = 1 THEN k.token END AS key_token
+    CASE WHEN c.tokens_per_cell = 1 THEN k.token END AS key_token,
+    CASE
+        WHEN p.heads > 0
+        THEN format('{} of {} heads kept only their {} heaviest edges (--edge-cap): their means are too small.', p.heads, p.of_heads, p.cap)
+    END AS notice
 FROM cells AS c
+CROSS JOIN capped AS p
 LEFT JOIN tokens AS q ON q.position = c.position
 LEFT JOIN tokens AS k ON k.position = c.key
 ORDER BY c.position, c.key

@@ -5,7 +5,7 @@
 -- x: risk:Q  risk score v0.5 (middle of the bin)
 -- y: accuracy:Q  share of right answers
 -- size: answers:Q
--- band: accuracy_low, accuracy_high
+-- band: accuracy_low, accuracy_high  95 % interval
 -- tooltip: answers, mean_risk, mean_early_warning
 -- scale: x 0..1, y 0..1
 -- param run RUN = latest  The run: id, unique prefix, tag or latest.

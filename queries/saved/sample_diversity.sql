@@ -1,11 +1,11 @@
 -- How much do samples of one prompt differ? Prompts by number of distinct answers and share of right samples.
 -- title: Agreement among the samples of a prompt
 -- mark: rect
--- x: distinct_answers:O  distinct answers
--- y: correct_samples:O  right samples
+-- x: distinct_answers:Q  distinct answers
+-- y: correct_samples:Q  right samples
 -- color: prompts:Q
 -- tooltip: mean_samples, mean_distinct_completions
--- scale: y reverse, color zero
+-- scale: color zero
 -- param run RUN = latest  The run: id, unique prefix, tag or latest.
 WITH by_prompt AS (
     SELECT

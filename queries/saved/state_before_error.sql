@@ -6,7 +6,7 @@
 -- x: layer:Q  layer
 -- y: mean_relative_update:Q  relative update of the state
 -- color: outcome:N
--- band: update_low, update_high
+-- band: update_low, update_high  95 % interval
 -- tooltip: sequences, mean_cos_prev_position, mean_attn_entropy_bits
 -- param run RUN = latest  The run: id, unique prefix, tag or latest.
 -- param site TEXT = resid_post  The site whose states to use.

@@ -3,11 +3,11 @@
 -- predicted and its surprisal.
 -- title: Update of the state by position and layer
 -- mark: rect
--- x: position:O  position of the token read
--- y: layer:O
+-- x: position:Q  position of the token read
+-- y: layer:Q
 -- color: relative_update:Q  relative update
+-- labels: x token
 -- tooltip: token, next_token, next_surprisal_bits, l2_norm, cos_prev_layer
--- scale: y reverse
 -- param run RUN = latest  The run: id, unique prefix, tag or latest.
 -- param sequence BIGINT = 0  The sequence_id within the run.
 -- param site TEXT = resid_post  The site whose states to use.

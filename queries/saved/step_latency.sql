@@ -3,7 +3,7 @@
 -- mark: line
 -- x: step:Q
 -- y: median_latency_ms:Q
--- band: latency_ms_p10, latency_ms_p90
+-- band: latency_ms_p10, latency_ms_p90  10th to 90th percentile
 -- tooltip: tokens
 -- scale: y zero
 -- param run RUN = latest  The run: id, unique prefix, tag or latest.

@@ -4,7 +4,7 @@
 -- x: position:Q
 -- y: mean_surprisal_bits:Q
 -- color: part:N
--- band: surprisal_low, surprisal_high
+-- band: surprisal_low, surprisal_high  95 % interval
 -- tooltip: tokens
 -- scale: y zero
 -- param run RUN = latest  The run: id, unique prefix, tag or latest.

@@ -6,7 +6,7 @@
 -- y: spearman:Q  rank correlation
 -- color: other:N  with
 -- facet: metric:N
--- band: ci_low, ci_high
+-- band: ci_low, ci_high  95 % interval
 -- tooltip: n, n_prompts
 -- scale: x reverse
 -- reference: y 0

@@ -4,7 +4,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from socketserver import ThreadingMixIn
 from typing import Any
@@ -13,12 +13,12 @@ from urllib.parse import urlsplit
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from ...lake.errors import ConfigError, LakeError, UsageError
+from ..hosts import HEADERS, Hosts
 from .client import client
 from .metric import Distribution, Family
 from .reading import Reading, RunReader
 
 PUSH_TIMEOUT_S = 30
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _HOME = b"tracelake: the metrics are at /metrics\n"
 
 
@@ -106,9 +106,9 @@ def _answer(error: HTTPError) -> str:
 class Endpoint:
     """A WSGI application: `/metrics` is the newest reading, at most `interval_s` old when segments are coming."""
 
-    def __init__(self, reader: RunReader, interval_s: float) -> None:
+    def __init__(self, reader: RunReader, interval_s: float, hosts: Hosts) -> None:
         """Reads once, so that a run that cannot be read is an error now and the first scrape is quick."""
-        self.reader, self.interval_s = reader, interval_s
+        self.reader, self.interval_s, self.hosts = reader, interval_s, hosts
         self._lock = threading.Lock()
         self._registry: Any = None
         self._read_at = 0.0
@@ -125,7 +125,11 @@ class Endpoint:
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         """Answer one request."""
-        plain = [("Content-Type", "text/plain; charset=utf-8")]
+        plain = [("Content-Type", "text/plain; charset=utf-8"), *HEADERS.items()]
+        sent = ([environ[name]] if name in environ else [] for name in ("HTTP_HOST", "HTTP_ORIGIN"))
+        if refused := self.hosts.refusal(*sent):
+            start_response("403 Forbidden", plain)
+            return [f"{refused}\n".encode()]
         if environ["PATH_INFO"] == "/":
             start_response("200 OK", plain)
             return [_HOME]
@@ -160,9 +164,15 @@ class _Quiet(WSGIRequestHandler):
         """Say nothing."""
 
 
-def make_endpoint(reader: RunReader, host: str, port: int, interval_s: float) -> WSGIServer:
-    """A server of the reader's run that listens but does not answer yet; ConfigError if the address is not free."""
-    endpoint = Endpoint(reader, interval_s)
+def make_endpoint(
+    reader: RunReader, host: str, port: int, interval_s: float, allow_hosts: Sequence[str] = ()
+) -> WSGIServer:
+    """A server of the reader's run that listens but does not answer yet; ConfigError if the address is not free.
+
+    It answers to the loopback names, to the address it listens on if one was given, and to `allow_hosts`.
+    """
+    everywhere = host in ("", "0.0.0.0", "::")
+    endpoint = Endpoint(reader, interval_s, Hosts.of(*allow_hosts, *([] if everywhere else [host])))
     kind = _Server6 if ":" in host else _Server
     try:
         return make_server(host, port, endpoint, kind, _Quiet)

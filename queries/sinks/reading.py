@@ -61,7 +61,7 @@ class RunReader:
         """The metrics of what is committed now; NotFoundError if the run is gone, DamageError if a record is."""
         snapshot = self.lake.snapshot(self.run)
         [(run_id, log)] = snapshot.runs.items()
-        rows = self.lake.run_rows([log])
+        rows = self.lake.rows_of_runs([log])
         self._count(snapshot, rows, log)
         points = [
             *_about_run(rows[0], log),
