@@ -15,7 +15,7 @@ STAGES := build/tinymath
 SINK_SERVERS := build/sinks
 SINK_STAMP := $(SINK_SERVERS)/.unpacked
 
-.PHONY: help demo test check test-slow test-sinks test-browser bench docs tour format tinymath install clean
+.PHONY: help demo test check test-slow test-models test-sinks test-browser bench docs tour format tinymath install clean
 .DEFAULT_GOAL := help
 
 help:
@@ -23,6 +23,7 @@ help:
 	@echo "make test       install, then lint, types, floors, generated docs and the tests"
 	@echo "make check      the same without installing"
 	@echo "make test-slow  the tests that take minutes"
+	@echo "make test-models  collect with every architecture of transformers and compare docs/models.md (an hour of one core)"
 	@echo "make test-sinks the tests of lake metrics with a real Prometheus and Pushgateway, from Debian's packages"
 	@echo "make test-browser  read a report and click through the dashboard in Chromium"
 	@echo "make bench      measure speeds and sizes (benchmarks/)"
@@ -65,6 +66,10 @@ check:
 
 test-slow: $(DEV_STAMP)
 	$(BIN)/python -m pytest -m slow
+
+# What was found for the present code is kept in build/models.
+test-models: $(DEV_STAMP)
+	$(BIN)/python docs/models.py --check
 
 # Unpacked without root; elsewhere put prometheus, promtool and prometheus-pushgateway on the PATH and touch the stamp.
 $(SINK_STAMP):

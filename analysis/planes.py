@@ -19,11 +19,12 @@ LEAST_POINTS = 4
 
 
 def reduced(points: Float[np.ndarray, "point dim"]) -> Float[np.ndarray, "point component"]:
-    """The points in their first principal components, at most 32; fewer than three points as they are."""
+    """The points in their first principal components, at most 32; fewer than three, or all alike, as they are."""
     from sklearn.decomposition import PCA
 
     n, dim = points.shape
-    if n < 3 or dim < 2:
+    # Points that are one have no components: a decomposition would make distances of its rounding.
+    if n < 3 or dim < 2 or (np.isfinite(points).all() and np.ptp(points, axis=0).max() == 0):
         return points
     k = max(2, min(COMPONENTS, dim, n - 1))
     return PCA(n_components=k, random_state=SEED).fit_transform(points)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..lake.errors import NotFoundError, UsageError
+from . import completion
 from .rows import CsvSafe, RowForm, RowOutput, Vertical, print_rows
 from .terminal import HERE, AnyRun, AsJson, LakePath, Params, RunOption, open_lake, print_json, say
 
@@ -72,7 +73,10 @@ def _follow(opened: "OpenLake", run_id: str, profile: str, as_json: bool) -> Non
 def sql(
     query: Annotated[str | None, typer.Argument(help="One SELECT; `-` reads it from stdin.")] = None,
     file: Annotated[Path | None, typer.Option("--file", help="Read the SELECT from a file.")] = None,
-    run: Annotated[str | None, typer.Option("--run", help="Only this run's rows; its id is $run in the SQL.")] = None,
+    run: Annotated[
+        str | None,
+        typer.Option("--run", help="Only this run's rows; its id is $run in the SQL.", autocompletion=completion.runs),
+    ] = None,
     param: Params = None,
     form: RowForm = None,
     vertical: Vertical = False,
@@ -118,7 +122,9 @@ def _statement(query: str | None, file: Path | None) -> str:
 
 
 def query(
-    name: Annotated[str | None, typer.Argument(help="Saved query; without it all are listed.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="Saved query; without it all are listed.", autocompletion=completion.queries)
+    ] = None,
     run: RunOption = None,
     param: Params = None,
     show_sql: Annotated[
@@ -163,11 +169,11 @@ def _params(pairs: list[str] | None, run: str | None) -> dict[str, str]:
 
 
 def chart(
-    name: Annotated[str, typer.Argument(help="Saved query that says how to draw itself.")],
+    name: Annotated[str, typer.Argument(help="Saved query that draws itself.", autocompletion=completion.charts)],
     run: RunOption = None,
     param: Params = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="FILE.png, .svg, .pdf, .html or .json.")] = None,
-    theme: Annotated[str, typer.Option(help="light or dark.")] = "light",
+    theme: Annotated[str, typer.Option(help="light or dark.", autocompletion=completion.themes)] = "light",
     width: Annotated[int | None, typer.Option(min=40, max=10_000, help="Width of the plot in pixels.")] = None,
     height: Annotated[int | None, typer.Option(min=40, max=10_000, help="Height of the plot in pixels.")] = None,
     scale: Annotated[float, typer.Option(min=0.1, max=10, help="PNG only: pixels of the file per pixel.")] = 2.0,

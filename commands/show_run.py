@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from .completion import themes
 from .terminal import HERE, AllowHost, AnyRun, AsJson, LakePath, open_lake, print_json, say
 
 
@@ -18,7 +19,7 @@ def report(
     sequence: Annotated[
         list[int] | None, typer.Option(help="Show this sequence; may repeat. Else the riskiest, longest, first.")
     ] = None,
-    theme: Annotated[str, typer.Option(help="light or dark.")] = "light",
+    theme: Annotated[str, typer.Option(help="light or dark.", autocompletion=themes)] = "light",
     as_json: AsJson = False,
     lake: LakePath = HERE,
 ) -> None:

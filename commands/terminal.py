@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..lake.printable import printable
+from .completion import runs
 from .streams import steering
 
 if TYPE_CHECKING:
@@ -23,9 +24,15 @@ AllowHost = Annotated[
     typer.Option("--allow-host", metavar="NAME", help="Answer to this host name too, not only to localhost."),
 ]
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="Write to this file instead, replacing it whole.")]
-RunName = Annotated[str, typer.Argument(metavar="RUN", help="Run id, unique prefix, tag, or `latest`.")]
-AnyRun = Annotated[str, typer.Argument(metavar="[RUN]", help="Run id, unique prefix, tag, or `latest`.")]
-RunOption = Annotated[str | None, typer.Option("--run", help="Run id, unique prefix, tag, or `latest`.")]
+RunName = Annotated[
+    str, typer.Argument(metavar="RUN", help="Run id, unique prefix, tag, or `latest`.", autocompletion=runs)
+]
+AnyRun = Annotated[
+    str, typer.Argument(metavar="[RUN]", help="Run id, unique prefix, tag, or `latest`.", autocompletion=runs)
+]
+RunOption = Annotated[
+    str | None, typer.Option("--run", help="Run id, unique prefix, tag, or `latest`.", autocompletion=runs)
+]
 Params = Annotated[list[str] | None, typer.Option("--param", "-p", metavar="NAME=VALUE", help="Value of a parameter.")]
 HERE = Path("lakehouse")
 

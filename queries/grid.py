@@ -145,7 +145,8 @@ def label_layers(found: dict[str, Grid], axes: dict[str, alt.X | alt.Y], theme: 
             continue
         data = alt.Data(values=[{"at": at, "word": word} for at, word in grid.labels])  # type: ignore[call-arg]
         place: dict[str, Any] = {"field": "at", "type": "quantitative"}
-        scale = dict(axes[channel].to_dict()).get("scale")
+        axis: Any = axes[channel].to_dict()
+        scale = axis.get("scale")
         if scale:
             place["scale"] = alt.Scale(**scale)
         if channel == "x":

@@ -65,7 +65,10 @@ class PlainCausal:
             return keep
 
         handles = [block.register_forward_hook(hook(("resid_post", i))) for i, block in enumerate(self.blocks)]
-        handles.append(self.model.base_model.register_forward_hook(hook(("final_norm", N_LAYERS - 1))))
+        # OPT's head calls the decoder inside its base model, the others the base model.
+        base = self.model.base_model
+        for module in filter(None, (base, getattr(base, "decoder", None))):
+            handles.append(module.register_forward_hook(hook(("final_norm", N_LAYERS - 1))))
         try:
             yield
         finally:

@@ -83,13 +83,14 @@ def _unsafe(tree: ast.AST) -> Iterator[str]:
 
 
 def _broad_excepts(tree: ast.AST) -> Iterator[str]:
-    """Handlers that swallow every error; one that ends in a bare `raise` only cleans up, and may."""
+    """Handlers that swallow every error; one that ends in a bare `raise`, or in `raise ... from`, does not."""
     for node in ast.walk(tree):
         if isinstance(node, ast.ExceptHandler):
             caught = node.type.elts if isinstance(node.type, ast.Tuple) else [node.type]
             names = {ast.unparse(kind) if kind else "" for kind in caught}
             last = node.body[-1]
-            if names & {"", "Exception", "BaseException"} and not (isinstance(last, ast.Raise) and last.exc is None):
+            raises = isinstance(last, ast.Raise) and (last.exc is None or last.cause is not None)
+            if names & {"", "Exception", "BaseException"} and not raises:
                 yield f"line {node.lineno}: except {', '.join(sorted(names))}"
 
 
@@ -110,6 +111,7 @@ def _prints(tree: ast.AST) -> Iterator[str]:
         ("try:\n    f()\nexcept Exception:\n    pass", _broad_excepts),
         ("try:\n    f()\nexcept (ValueError, Exception) as e:\n    g(e)", _broad_excepts),
         ("try:\n    f()\nexcept:\n    pass", _broad_excepts),
+        ("try:\n    f()\nexcept Exception:\n    raise ValueError", _broad_excepts),
         ("print('x')", _prints),
     ],
 )

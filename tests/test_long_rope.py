@@ -71,7 +71,7 @@ def lengths_of(lake: object, run: str) -> list[tuple[int, int]]:
     return [(int(tokens["is_prompt"].sum()), len(tokens)) for tokens in sequences_of(lake, run).values()]  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", ["phi3", pytest.param("phimoe", marks=pytest.mark.slow)])
 def test_sequences_on_both_sides_and_across_the_switch(name: str, tmp_path: Path) -> None:
     folder = ending_at_299(unusual_model(name, **MODELS[name]), tmp_path / "model")
     plain = PlainCausal(folder)
@@ -92,7 +92,9 @@ def test_greedy_tokens_across_the_switch_are_those_of_generate(tmp_path: Path) -
         assert ids[n:].tolist() == plain.generate(ids[:n], len(ids) - n)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[] if kind in ("dynamic", "longrope") else pytest.mark.slow) for kind in KINDS]
+)
 def test_every_kind_of_scaling_is_exact(kind: str, tmp_path: Path) -> None:
     """Up to the model's context, where all sequences end: dynamic scaling would begin there."""
     model = unusual_model("llama", rope_parameters=KINDS[kind])

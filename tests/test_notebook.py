@@ -17,6 +17,7 @@ from tracelake.collect.running.collector import Progress
 from tracelake.collect.settings import CollectSettings
 from tracelake.lake.errors import NotFoundError
 from tracelake.queries.open_lake import OpenLake
+from tracelake.queries.report.health import flags
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +65,16 @@ def test_a_run_gives_its_own_rows_only(lake: OpenLake, tmp_path: Path) -> None:
     assert written.file.stat().st_size > 100_000 and written.run_id == run.run_id
     with pytest.raises(NotFoundError, match="first"):
         lake["frist"]
+
+
+def test_text_and_charts_count_the_same_flags(lake: OpenLake) -> None:
+    counted = lake.sql(
+        "select sequence_id, count(*) filter (where is_on) as n from sequence_flags "
+        "where profile = 'default' and run_id = $run group by all",
+        {"run": lake["first"].run_id},
+    )
+    in_text = {row["sequence_id"]: len(flags(row)) for row in lake["first"].query("health").to_dicts()}
+    assert dict(counted.rows()) == in_text
 
 
 def test_charts_show_themselves_without_a_network(lake: OpenLake, renderer: None) -> None:

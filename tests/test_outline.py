@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, BloomConfig, FalconConfig, GPTJCo
 from tracelake.collect.config import CollectConfig
 from tracelake.collect.models.load import load_model
 from tracelake.collect.models.outline import outline
-from tracelake.collect.observing.observation import attention_is_observable
+from tracelake.collect.observing.attention_layers import observable_attention
 from tracelake.collect.running.collector import Collection
 from tracelake.lake.errors import ConfigError
 
@@ -59,7 +59,7 @@ def test_outline_knows_whose_attention_is_observed(kind: type | None, tmp_path: 
     if kind is GPTJConfig:
         config = GPTJConfig(vocab_size=300, n_embd=32, n_layer=2, n_head=4, rotary_dim=4, n_positions=64)
     folder = save(AutoModelForCausalLM.from_config(config), tmp_path)
-    assert attention_is_observable(outline(str(folder))) == attention_is_observable(load_model(str(folder)))
+    assert observable_attention(outline(str(folder))) == observable_attention(load_model(str(folder)))
 
 
 def test_errors_of_a_plan_come_without_weights_too(model_folder: Callable[[str], Path]) -> None:

@@ -36,14 +36,14 @@ def shell(command: str, lake: Path) -> tuple[int, str]:
     ("command", "code", "words"),
     [
         ("lake sql 'select 1' > /dev/full", 8, "disk is full"),
-        ("lake sql 'select 1' -o /dev/full", 8, "/dev/full.*disk is full"),
+        ("lake sql 'select 1' -f csv -o /dev/full", 8, "/dev/full.*disk is full"),
         ("lake --help > /dev/full", 8, "disk is full"),
         ("lake sql 'select 1' >&-", 4, "stdout is closed"),
         ("lake sql 'select range from range(300000)' -f csv | head -1", 0, ""),
         ("lake sql 'selct' 2> /dev/full", 2, ""),
         ("lake sql 'selct' 2>&-", 2, ""),
-        ("lake sql 'select 1' -o {folder}", 4, "is a folder"),
-        ("lake sql 'select 1' -o {folder}/none/x.csv", 4, "No such file"),
+        ("lake sql 'select 1' -f csv -o {folder}", 4, "is a folder"),
+        ("lake sql 'select 1' -o {folder}/none/x.csv", 3, "does not exist"),
         ("lake sql 'select 1' -f csv -o /dev/stdout | grep -q 1", 0, ""),
     ],
 )

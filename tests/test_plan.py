@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tracelake.collect.config import CollectConfig
 from tracelake.collect.inputs.prompts import HubDataset, open_source
 from tracelake.collect.keep import Keep, split_items
-from tracelake.collect.observing.observation import VectorWish, each_once
+from tracelake.collect.observing.vectors import VectorWish, each_once
 from tracelake.collect.running.plan import SEGMENT_BYTES, _segments, batches
 from tracelake.lake.errors import ConfigError, UsageError
 

@@ -208,7 +208,7 @@ READABLE = """
     select * from (pivot token_steps on position in (0, 1) using count(*) group by run_id)
     select * from (unpivot (select 1 as a, 2 as b) on a, b into name n value v)
     select * from token_steps using sample 5
-    select * exclude (run_id), columns('pos.*') from token_steps
+    select * exclude (run_id, position), columns('pos.*') from token_steps
     select extract(year from date '2020-01-01'), timestamp '2020-01-01' at time zone 'UTC', interval 1 day
     select * from range(5) with ordinality
     select table_name from information_schema.tables

@@ -169,7 +169,7 @@ def test_attention_sinks_take_weight_but_are_no_keys() -> None:
     sinks = torch.tensor([-1.0, 2.0, 30.0])
     joint = np.concatenate((scores.double().numpy(), np.broadcast_to(sinks[:, None, None], (2, 3, 6, 1))), axis=-1)
     weights = softmax(joint)[..., :-1]
-    found = attention_rows(scores.clone(), sinks)
+    found = attention_rows(scores.clone(), sinks[None, :, None].expand(1, -1, 6))
     np.testing.assert_allclose(found.entropy_bits, entropy_of(weights), atol=1e-5)
     np.testing.assert_allclose(found.max_weight, weights.max(-1), rtol=1e-5)
     np.testing.assert_allclose(found.total, weights.sum(-1), rtol=1e-5)

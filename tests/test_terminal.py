@@ -57,7 +57,7 @@ VERBS = [
     ["sql", "select prompt::int from sequences"],
     ["sql", "select 1", "--format", TYPED],
     ["sql", "--file", TYPED],
-    ["sql", "select 1", "-o", f"/nowhere/{TYPED}"],
+    ["sql", "select 1", "-f", "csv", "-o", f"/nowhere/{TYPED}"],
     ["query"],
     ["query", "evil"],
     ["query", "evil", "--sql"],

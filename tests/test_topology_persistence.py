@@ -7,6 +7,7 @@ from scipy.sparse.csgraph import minimum_spanning_tree
 from scipy.spatial.distance import pdist, squareform
 
 from tracelake.analysis.persistence import chance, diagram, numbers, permuted_paths
+from tracelake.analysis.planes import reduced
 
 
 def circle(n: int, radius: float = 1.0) -> np.ndarray:
@@ -105,3 +106,10 @@ def test_short_paths(n: int) -> None:
     assert len(found.pairs(0)) == n and len(found.pairs(1)) == 0
     empty = numbers(found.pairs(1), 0.02)
     assert empty.n_pairs == 0 and np.isnan(empty.max_persistence) and np.isnan(empty.entropy_bits)
+
+
+def test_a_path_that_stands_still_has_no_components_in_either_space() -> None:
+    still = np.full((9, 64), 0.1, np.float32)
+    assert np.array_equal(reduced(still), still)
+    for points in (still, reduced(still)):
+        assert numbers(diagram(points, 100).pairs(0), 0.0).n_pairs == 0

@@ -78,7 +78,9 @@ UNCACHED = {"openai-gpt": {"n_embd": D_MODEL, "n_layer": N_LAYERS, "n_head": N_H
 COUNTING = {name: {"is_decoder": True} for name in ("roberta", "camembert", "xlm-roberta", "xlm-roberta-xl", "bert")}
 """Positions count the tokens that are not padding, from its id on (except in BERT)."""
 
-UNUSUAL = {**RECURRENT, **HYBRID, **UNCACHED, **COUNTING}
+OTHER = {"opt": {"ffn_dim": D_MLP, "word_embed_proj_dim": D_MODEL}}
+
+UNUSUAL = {**RECURRENT, **HYBRID, **UNCACHED, **COUNTING, **OTHER}
 
 
 def unusual_model(name: str, *, seed: int = 0, **options: object) -> PreTrainedModel:

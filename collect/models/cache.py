@@ -1,8 +1,10 @@
 """A key-value cache that writes new keys in place instead of copying all of them at every step."""
 
-from torch import Tensor
+import sys
+
+from torch import Tensor, nn
 from transformers import Cache, DynamicCache, EncoderDecoderCache, PreTrainedConfig
-from transformers.cache_utils import DynamicLayer
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 LEAST_ROOM = 64
 GROWTH = 4  # a full layer gets a quarter more room
@@ -51,10 +53,22 @@ def _roomier(old: Tensor, end: int, like: Tensor) -> Tensor:
     return buffer
 
 
-def growing_cache(config: PreTrainedConfig) -> DynamicCache:
-    """An empty cache; layers with a sliding window, or with a kind of cache of their own, keep it."""
+WINDOW_MASKS = ("create_sliding_window_causal_mask", "create_chunked_causal_mask", "create_masks_for_generate")
+
+
+def growing_cache(config: PreTrainedConfig, stack: nn.Module) -> DynamicCache:
+    """An empty cache; layers with a sliding window, or with a kind of cache of their own, keep it.
+
+    A configuration may name a window that the stack knows nothing of (Moshi): then no key may be dropped.
+    """
     cache = DynamicCache(config=config)
-    cache.layers = [RoomyLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    source = sys.modules[type(stack).__module__]
+    kinds = (
+        (DynamicLayer,)
+        if any(hasattr(source, name) for name in WINDOW_MASKS)
+        else (DynamicLayer, DynamicSlidingWindowLayer)
+    )
+    cache.layers = [RoomyLayer() if type(layer) in kinds else layer for layer in cache.layers]
     return cache
 
 

@@ -11,7 +11,7 @@ from transformers.utils.logging import disable_progress_bar
 from ...lake.errors import ConfigError
 from ..tinymath import WEIGHTS
 from .fingerprints import folder_digest
-from .load_errors import check_files, loading
+from .load_errors import FIRST_PASS, check_files, loading
 from .model import DTYPES, LoadedModel
 from .weights import WeightGaps
 
@@ -67,15 +67,16 @@ def load_model(
     model.eval().requires_grad_(False)
     if getattr(model.config, "quantization_config", None) is None:
         model.to(where)  # type: ignore[arg-type]
-    return LoadedModel(
-        name=name,
-        model=model,
-        tokenizer=tokenizer,
-        device=model.device,
-        revision=getattr(config, "_commit_hash", None),
-        weights_sha256=folder_digest(folder) if folder.is_dir() else None,
-        gaps=gaps,
-    )
+    with loading(name, FIRST_PASS):
+        return LoadedModel(
+            name=name,
+            model=model,
+            tokenizer=tokenizer,
+            device=model.device,
+            revision=getattr(config, "_commit_hash", None),
+            weights_sha256=folder_digest(folder) if folder.is_dir() else None,
+            gaps=gaps,
+        )
 
 
 def open_config(name: str, *, revision: str | None = None, trust_remote_code: bool = False) -> tuple[Any, Any]:

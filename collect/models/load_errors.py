@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 
 from ...lake.errors import ConfigError, DamageError, LakeError, NotFoundError
 
+FIRST_PASS = "first pass"
 LFS_POINTER = b"version https://git-lfs"
 GIVE = (
     "Give `tinymath`, a folder with config.json, model.safetensors and a tokenizer, or a Hugging Face id "
@@ -46,6 +47,11 @@ def check_files(name: str, folder: Path) -> None:
 
 def _explained(name: str, part: str, error: BaseException, messages: list[str]) -> LakeError:
     text, what = _first_sentence(error), f"The {part} of model {name!r}"
+    if part == FIRST_PASS and not isinstance(error, ImportError):
+        return ConfigError(
+            f"Model {name!r} cannot run here: {text} Try another --attn-implementation (sdpa, eager), --device or "
+            "--dtype."
+        )
     if isinstance(error, ImportError):
         return ConfigError(
             f"Model {name!r} needs something that is not installed here: {text} Install it, or give a checkpoint "

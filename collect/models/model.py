@@ -115,7 +115,7 @@ class LoadedModel:
     def cache(self) -> Cache:
         """An empty key-value cache of the decoder that keeps sliding windows short."""
         if self.encoder is None:
-            return growing_cache(self.config)
+            return growing_cache(self.config, self.decoder.module)
         return encoder_decoder_cache(self.n_layers)
 
     @property

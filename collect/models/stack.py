@@ -9,14 +9,21 @@ from typing import Any
 from torch import nn
 
 from ...lake.errors import ConfigError
+from .anatomy import Anatomy, BlockParts, block_input, dissect, find_blocks
 from .rotary import LengthSwitch, find_switch
-from .sites import Anatomy, BlockParts, dissect, find_blocks
 from .text_pass import TextPass
 
 DECODER, ENCODER = "decoder", "encoder"
 SELF, CROSS = "self", "cross"
 CACHE_NAMES = ("past_key_values", "cache_params")
 """What models call the cache that they are given."""
+
+
+def largest(config: Any, name: str) -> int | None:
+    """A size that a configuration names; the largest where its layers have their own, None where it names none."""
+    layers = config.per_layer_config if getattr(config, "is_heterogeneous", False) else (config,)
+    sizes = [value for layer in layers if isinstance(value := getattr(layer, name, None), int)]
+    return max(sizes, default=None)
 
 
 @dataclass
@@ -40,8 +47,8 @@ class Stack:
 
     @property
     def n_heads(self) -> int:
-        own = getattr(self.config, f"{self.name}_attention_heads", None)
-        return int(own or getattr(self.config, "num_attention_heads", None) or 0)
+        own = largest(self.config, f"{self.name}_attention_heads")
+        return own or largest(self.config, "num_attention_heads") or 0
 
     @property
     def is_causal(self) -> bool:
@@ -83,11 +90,23 @@ class Stack:
     def anatomy(self) -> Anatomy:
         """The modules of the sites, found by one probing forward pass; ConfigError if states are not one per token."""
         lengths: list[int] = []
-        hook = self.module.register_forward_hook(lambda m, args, out: lengths.append(out.last_hidden_state.shape[1]))
+        n_dims: list[int] = []
+        hooks = (
+            self.module.register_forward_hook(lambda m, args, out: lengths.append(out.last_hidden_state.shape[1])),
+            self.blocks[-1].register_forward_pre_hook(
+                lambda m, args, kwargs: n_dims.append(block_input(args, kwargs).ndim), with_kwargs=True
+            ),
+        )
         try:
             anatomy = dissect(self.blocks, self.probe)
         finally:
-            hook.remove()
+            for hook in hooks:
+                hook.remove()
+        if n_dims and n_dims[0] > 3:
+            raise ConfigError(
+                f"{type(self.module).__name__} cannot be observed: several streams of states run beside each other "
+                "through its blocks (hyper-connections). There must be one state per token."
+            )
         if lengths and anatomy.width != lengths[0]:
             raise ConfigError(
                 f"{type(self.module).__name__} cannot be observed: its blocks compute {anatomy.width} states where it "

@@ -7,20 +7,19 @@ with the implementation it would use anyway. No attention map is ever kept.
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers import AttentionInterface
 
 from .axis import columns_of
 from .edges import StrongestEdges
 from .summaries import AttentionRows, attention_rows
 
 LOWEST = torch.finfo(torch.float32).min
-PREFIX = "tracelake_"
 
 _observers: "WeakKeyDictionary[nn.Module, tuple[AttentionObserver, int]]" = WeakKeyDictionary()
 
@@ -40,6 +39,8 @@ class AttentionObserver:
         self.statistics = statistics
         self.capture = capture
         self.block_bytes = block_bytes
+        self.misses: dict[int, float] | None = None
+        """Where asked for, how far each layer's output is from what the observed weights and values give."""
         self.start(0, None, None)
 
     def start(self, seen: int, middle_columns: tuple[Tensor, Tensor] | None, edges: StrongestEdges | None) -> None:
@@ -56,6 +57,8 @@ class AttentionObserver:
         self.states: dict[tuple[str, int], Tensor] = {}
         self.key_lengths: dict[int, int] = {}
         self._counted: dict[int, tuple[object, Tensor]] = {}
+        self._asked: dict[int, tuple[Tensor, Tensor]] = {}
+        self.repeated = self.conflicts = False
 
     def skip(self, n: int) -> None:
         """Forget the first `n` queries of the last pass."""
@@ -73,7 +76,15 @@ class AttentionObserver:
     def observe(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, options: dict
     ) -> None:
-        """Reduce one layer's attention; shapes `[batch head query d_head]`, keys with their own number of heads."""
+        """Reduce one layer's attention; shapes `[batch head query d_head]`, keys with their own number of heads.
+
+        A layer that weighs several sets of values with the same attention is observed once.
+        """
+        if layer in self._asked:
+            self.repeated = True
+            self.conflicts |= any(a is not b for a, b in zip(self._asked[layer], (query, key), strict=True))
+            return
+        self._asked[layer] = (query, key)
         n_new = query.shape[2]
         for site, tensor in (("rot_q", query), ("rot_k", key[:, :, -n_new:]), ("v", value[:, :, -n_new:])):
             if site in self.capture:
@@ -82,6 +93,29 @@ class AttentionObserver:
             self.n_keys[layer] = self._visible(mask, query, key)
             self.key_lengths[layer] = key.shape[2]
             self.rows[layer] = self._reduce(layer, query, key, mask, options)
+
+    def prove(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, options: dict, output: Any
+    ) -> None:
+        """Compare the output of one layer's attention with that of the weights that are observed."""
+        if self.misses is None:
+            return
+        weights = self._weights(query, key, mask, options)
+        shared = value.shape[1]
+        grouped = weights.unflatten(1, (shared, -1)) @ value.float().unsqueeze(2)
+        ours = grouped.flatten(1, 2).transpose(1, 2)
+        theirs = (output if isinstance(output, Tensor) else output[0]).float()
+        same = theirs.numel() == ours.numel()
+        self.misses[layer] = float((ours - theirs.reshape(ours.shape)).norm() / ours.norm()) if same else float("inf")
+
+    def _weights(self, query: Tensor, key: Tensor, mask: Tensor | None, options: dict) -> Tensor:
+        """All weights of a short pass, `[batch head query key]`."""
+        n_query = query.shape[2]
+        additive = self._additive(mask, n_query, key.shape[2], query.device)
+        scores = _masked(query, key.float(), additive, options, slice(0, n_query))
+        weights = attention_rows(scores, _sinks(options, query), with_weights=True).weights
+        assert weights is not None
+        return weights
 
     def _visible(self, mask: Tensor | None, query: Tensor, key: Tensor) -> Tensor:
         """Number of keys each query may attend to, `[batch query]`; layers that share a mask share the count."""
@@ -100,26 +134,23 @@ class AttentionObserver:
         return count
 
     def _reduce(self, layer: int, query: Tensor, key: Tensor, mask: Tensor | None, options: dict) -> AttentionRows:
-        batch, n_heads, n_query, d_head = query.shape
+        batch, n_heads, n_query, _ = query.shape
         n_key = key.shape[2]
-        scaling = options.get("scaling")
-        scaling = d_head**-0.5 if scaling is None else scaling
         keys = key.float()
         mask = self._additive(mask, n_query, n_key, query.device)
-        position_bias = options.get("position_bias")
+        sinks = _sinks(options, query)
         middle = self._middle_keys(n_key, query.device) if self.middle_columns is not None else None
         block = max(1, self.block_bytes // (4 * batch * n_heads * n_key))
         parts = []
         for start in range(0, n_query, block):
-            scores = _scores(query[:, :, start : start + block], keys, scaling)
-            if options.get("softcap") is not None:
-                scores = torch.tanh(scores / options["softcap"]) * options["softcap"]
             queries = slice(start, start + block)
-            if position_bias is not None:
-                scores = scores.add_(_rows_of(position_bias, queries))
-            if mask is not None:
-                scores = scores.add_(_rows_of(mask, queries))
-            part = attention_rows(scores, options.get("s_aux"), middle, with_weights=self.edges is not None)
+            scores = _masked(query, keys, mask, options, queries)
+            part = attention_rows(
+                scores,
+                None if sinks is None else sinks[:, :, queries],
+                middle,
+                with_weights=self.edges is not None,
+            )
             if self.edges is not None and part.weights is not None:
                 self.edges.add(layer, part.weights, self.seen - n_query + start, self.first_key(n_key))
             parts.append(part._replace(weights=None))
@@ -144,12 +175,33 @@ class AttentionObserver:
         return (columns >= low.unsqueeze(-1)) & (columns < high.unsqueeze(-1))
 
 
+def _masked(query: Tensor, key: Tensor, mask: Tensor | None, options: dict, queries: slice) -> Tensor:
+    """Scores of some queries, scaled, capped, biased and masked."""
+    scaling = options.get("scaling")
+    scores = _scores(query[:, :, queries], key, query.shape[3] ** -0.5 if scaling is None else scaling)
+    if options.get("softcap") is not None:
+        scores = torch.tanh(scores / options["softcap"]) * options["softcap"]
+    for bias in (options.get("position_bias"), mask):
+        if bias is not None:
+            scores = scores.add_(_rows_of(bias, queries))
+    return scores
+
+
 def _scores(query: Tensor, key: Tensor, scaling: float) -> Float[Tensor, "batch head query key"]:
     """Scaled dot products in float32; grouped-query keys are shared by views, not repeated."""
     batch, n_heads, n_query, d_head = query.shape
     n_shared = key.shape[1]
     grouped = (query.float() * scaling).reshape(batch, n_shared, (n_heads // n_shared) * n_query, d_head)
     return (grouped @ key.transpose(-1, -2)).view(batch, n_heads, n_query, key.shape[2])
+
+
+def _sinks(options: dict, query: Tensor) -> Float[Tensor, "row head query"] | None:
+    """The logit of each query that takes weight but is no key: one per head, or (Inkling) one per query."""
+    per_query = options.get("sinks")
+    if per_query is not None:
+        return per_query.float().reshape(-1, query.shape[1], query.shape[2])
+    per_head = options.get("s_aux")
+    return None if per_head is None else per_head.float()[None, :, None].expand(1, -1, query.shape[2])
 
 
 def _rows_of(bias: Tensor, queries: slice) -> Tensor:
@@ -161,43 +213,48 @@ def _rows_of(bias: Tensor, queries: slice) -> Tensor:
     return rows.float()
 
 
-def _observed(base: str) -> Callable:
-    """The attention function registered for `base`: observe, then compute as `base` does."""
+def _observed(name: str, computing: Callable | None) -> Callable:
+    """The attention function that stands in for `name`: observe, then compute as before (None: eagerly)."""
 
     def forward(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options):
         known = _observers.get(module)
         if known is not None:
             observer, layer = known
             observer.observe(layer, query, key, value, attention_mask, options)
-        if base == "eager":
-            compute = sys.modules[type(module).__module__].eager_attention_forward
-        else:
-            compute = ALL_ATTENTION_FUNCTIONS[base]
-        return compute(module, query, key, value, attention_mask, **options)
+        compute = computing or sys.modules[type(module).__module__].eager_attention_forward
+        output = compute(module, query, key, value, attention_mask, **options)
+        if known is not None:
+            observer.prove(layer, query, key, value, attention_mask, options, output)
+        return output
 
+    forward.__name__ = name
     return forward
-
-
-def registered(base: str) -> str:
-    """Register our observing function over `base` ("sdpa" or "eager") and return its name for transformers."""
-    name = PREFIX + base
-    AttentionInterface.register(name, _observed(base))
-    AttentionMaskInterface.register(name, AttentionMaskInterface()[base])
-    return name
 
 
 @contextmanager
 def observing(model: nn.Module, modules: Mapping[nn.Module, tuple[AttentionObserver, int]]) -> Iterator[None]:
-    """Switch the model to the observing attention for the length of the block, and back, also after an error.
+    """Look at what passes through the model's attention function for the length of the block, also after an error.
 
-    `modules` gives the observer and the layer of every module that may call the attention function.
+    `modules` gives the observer and the layer of every module that may call it. The function is replaced under its own
+    name: there are models that compute otherwise where they do not know the name.
     """
-    before = model.config._attn_implementation  # type: ignore[union-attr]
-    model.set_attn_implementation(registered(before))  # type: ignore[operator]
+    names = {name for module in (model, *modules) if (name := _implementation(module)) is not None}
+    mapping = AttentionInterface._global_mapping
+    before = {name: mapping.get(name) for name in names}
+    for name, computing in before.items():
+        AttentionInterface.register(name, _observed(name, computing))
     _observers.update(modules)
     try:
         yield
     finally:
         for module in modules:
             _observers.pop(module, None)
-        model.set_attn_implementation(before)  # type: ignore[operator]
+        for name, computing in before.items():
+            if computing is None:
+                del mapping[name]
+            else:
+                AttentionInterface.register(name, computing)
+
+
+def _implementation(module: nn.Module) -> str | None:
+    return getattr(getattr(module, "config", None), "_attn_implementation", None)

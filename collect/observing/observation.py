@@ -3,8 +3,7 @@
 A row is a token that the stack read. Rows leave as tensors with the row axis first; the caller moves them to the host.
 """
 
-import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -13,69 +12,16 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ...lake.errors import ConfigError
-from ..keep import Keep
 from ..models.model import DTYPES, LoadedModel
-from ..models.site_names import ATTENTION_SITES, CROSS_SITES
-from ..models.sites import Tap
-from ..models.stack import CROSS, DECODER, SELF, Stack
+from ..models.site_names import ATTENTION_SITES
+from ..models.stack import CROSS, SELF, Stack
+from ..models.taps import Tap
 from .attention import AttentionObserver, observing
+from .attention_layers import ObservableAttention
 from .axis import Axis, columns_of
 from .edges import StrongestEdges
 from .summaries import AttentionRows, state_statistics
-
-
-@dataclass(frozen=True)
-class VectorWish:
-    """Vectors of one site and layer to be stored; `scope` is None (all rows), prompt, generated or last."""
-
-    site: str
-    layer: int
-    scope: str | None
-    stack: str = DECODER
-
-    @property
-    def name(self) -> str:
-        return f"vector/{self.site}/{self.layer}/{self.scope or 'all'}"
-
-    @property
-    def lost(self) -> str:
-        """Name of the largest value that the stored format could not hold, see `largest_lost`."""
-        return f"lost/{self.name}"
-
-
-def each_once(wishes: Iterable[VectorWish], *, generates: bool) -> tuple[VectorWish, ...]:
-    """The same vectors without repetitions: where scopes of one site and layer overlap, the wider one stays."""
-    scopes: dict[tuple[str, str, int], set[str | None]] = {}
-    for wish in wishes:
-        scopes.setdefault((wish.stack, wish.site, wish.layer), set()).add(wish.scope)
-    found: list[VectorWish] = []
-    for (stack, site, layer), names in scopes.items():
-        if None in names or {"prompt", "generated"} <= names:
-            names = {None}
-        elif ("generated" if generates else "prompt") in names:
-            names = names - {"last"}
-        found += [VectorWish(site, layer, scope, stack) for scope in sorted(names, key=str)]
-    return tuple(found)
-
-
-def vector_wishes(keep: Keep, stacks: Iterable[Stack], *, observe_prompt: bool) -> list[VectorWish]:
-    """The vectors that `--keep` asks for, of every stack that has the site; ConfigError where none has it."""
-    stacks = tuple(stacks)
-    deepest = max(stack.n_layers for stack in stacks)
-    everywhere = None if observe_prompt else "generated"
-    found = []
-    for item in keep.activations:
-        having = [stack for stack in stacks if CROSS in stack.kinds or item.site not in CROSS_SITES]
-        if not having:
-            raise ConfigError(f"Site {item.site} exists only in the decoder of an encoder-decoder model.")
-        for stack in having:
-            scope = item.scope or everywhere
-            # An encoder reads prompts only.
-            if stack.name == DECODER or scope in (None, "prompt"):
-                layers = item.resolve(stack.n_layers, deepest)
-                found += [VectorWish(item.site, layer, scope, stack.name) for layer in layers]
-    return found
+from .vectors import VectorWish
 
 
 @dataclass(frozen=True)
@@ -90,8 +36,8 @@ class Wishes:
     topk: int = 10
     edges: tuple[float, int] | None = None
     """Threshold and cap per head of the prompt's attention edges; None keeps none."""
-    attention: bool = True
-    """Whether the model's attention can be observed at all."""
+    attention: ObservableAttention = ObservableAttention()
+    """Where the model's attention can be observed."""
     prompt: bool = True
     """Whether the prompt's tokens are observed, or only its last one, which predicts the first generated token."""
 
@@ -102,7 +48,7 @@ class Wishes:
     @property
     def summarises_attention(self) -> bool:
         """Whether heads are to be looked at."""
-        return (self.heads or self.layers or self.edges is not None) and self.attention
+        return (self.heads or self.layers or self.edges is not None) and bool(self.attention)
 
 
 def summary_sites(n_layers: int) -> list[tuple[str, int]]:
@@ -236,7 +182,8 @@ class ObservedStack:
     def _attention_rows(
         self, kind: str, observer: AttentionObserver, select: Tensor | None, found: dict[str, Tensor]
     ) -> None:
-        layers = [observer.rows[layer] for layer in range(self.stack.n_layers)]
+        numbers = self.wishes.attention.layers_of(self.stack, kind)
+        layers = [observer.rows[layer] for layer in numbers]
         entropy, weight = (_by_row(layers, name, select) for name in ("entropy_bits", "max_weight"))
         if self.wishes.layers and kind == SELF:
             found["attention"] = torch.stack(
@@ -245,7 +192,7 @@ class ObservedStack:
         if self.wishes.heads:
             found[f"{kind}/entropy"], found[f"{kind}/weight"] = entropy, weight
             found[f"{kind}/key"] = self._key_positions(kind, observer, layers, select)
-            n_keys = torch.stack([observer.n_keys[layer] for layer in range(len(layers))], dim=-1)
+            n_keys = torch.stack([observer.n_keys[layer] for layer in numbers], dim=-1)
             found[f"{kind}/n_keys"] = _taken(n_keys.flatten(0, 1).to(torch.int32), select)
         if layers[0].middle is not None:
             self._add_basin(observer, layers)
@@ -255,7 +202,7 @@ class ObservedStack:
     ) -> Int[Tensor, "row layer head"]:
         """Key indexes as positions in the sequence: a sliding cache starts late, a padded row starts later."""
         index = torch.stack([rows.max_index for rows in layers])
-        lengths = [observer.key_lengths[layer] for layer in range(len(layers))]
+        lengths = [observer.key_lengths[layer] for layer in self.wishes.attention.layers_of(self.stack, kind)]
         first = torch.tensor([observer.first_key(length) for length in lengths], device=index.device)
         position = index + first[:, None, None, None] + self._keys[kind].origin[None, :, None, None]
         return _taken(position.permute(1, 3, 0, 2).flatten(0, 1).to(torch.int32), select)
@@ -318,25 +265,6 @@ def largest_lost(vectors: Float[Tensor, "row d"], stored: Float[Tensor, "row d"]
         return torch.zeros((), device=vectors.device)
     lost = stored.isinf() & vectors.isfinite()
     return torch.where(lost, vectors, 0.0).abs().amax().float()
-
-
-def attention_is_observable(loaded: LoadedModel) -> bool:
-    """Whether every layer's attention passes through transformers' AttentionInterface; tried with one short pass.
-
-    A shell cannot be run: there it is whether the architecture's file knows the interface at all.
-    """
-    if loaded.is_shell:
-        return hasattr(sys.modules[type(loaded.model).__module__], "ALL_ATTENTION_FUNCTIONS")
-    looking = Wishes(tokens=False, layers=False, heads=True, vectors=(), store_dtype="float32")
-    stacks = [ObservedStack(stack, looking, block_bytes=2**20, columns=2**20) for stack in loaded.stacks]
-    modules = {module: to for stack in stacks for module, to in stack.observed_modules().items()}
-    try:
-        with observing(loaded.model, modules):
-            loaded.probe()
-    except (ValueError, KeyError, AttributeError):
-        # Architectures that choose their attention class by name refuse or ignore a name they do not know.
-        return False
-    return all(len(o.rows) == stack.stack.n_layers for stack in stacks for o in stack.observers.values())
 
 
 def _taken(rows: Tensor, select: Tensor | None) -> Tensor:

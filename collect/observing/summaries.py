@@ -190,23 +190,23 @@ class AttentionRows(NamedTuple):
 
 def attention_rows(
     scores: Float[Tensor, "batch head query key"],
-    sinks: Float[Tensor, " head"] | None = None,
+    sinks: Float[Tensor, "row head query"] | None = None,
     middle_keys: Bool[Tensor, "batch key"] | None = None,
     *,
     with_weights: bool = False,
 ) -> AttentionRows:
     """Entropy, largest weight and its lowest key index of softmax(scores), without a second map for the weights.
 
-    `scores` are masked (masked keys at the lowest float) and scaled. `sinks` add one logit per head that takes weight
+    `scores` are masked (masked keys at the lowest float) and scaled. `sinks` add one logit per query that takes weight
     but is no key (then weights sum to less than 1 and the entropy is over the keys only). `middle_keys` asks for the
     weight on these keys too, `with_weights` for all weights. Overwrites `scores`.
     """
     top, index = scores.max(-1)
-    reference = top if sinks is None else torch.maximum(top, sinks.float()[None, :, None])
+    reference = top if sinks is None else torch.maximum(top, sinks)
     shifted = scores.sub_(reference.unsqueeze(-1)).clamp_min_(LEAST_EXPONENT)
     weight = shifted.exp()
     total = weight.sum(-1)
-    normaliser = total if sinks is None else total + (sinks.float()[None, :, None] - reference).exp()
+    normaliser = total if sinks is None else total + (sinks - reference).exp()
     moment = torch.linalg.vecdot(weight, shifted)
     # H = -sum (w/Z) ln(w/Z) = (ln Z * sum w - sum w*z) / Z ; with no sink sum w = Z.
     entropy = (normaliser.log() * total - moment) / normaliser

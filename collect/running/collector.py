@@ -1,9 +1,8 @@
 """One run: plan it, collect it segment by segment, resume it; the only file that knows both models and the lake."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 import pyarrow as pa
@@ -20,20 +19,23 @@ from ..decoding.sequence import Limits
 from ..decoding.timings import Timings
 from ..embedding.embedder import Embedder
 from ..inputs.prompts import PromptSource, open_source
-from ..inputs.spool import Spool
 from ..inputs.text import TokenText
 from ..inputs.tokenized import PromptTokenizer, TokenizedPrompt
 from ..keep import Keep
 from ..models.load import load_model
 from ..models.model import LoadedModel
 from ..models.outline import outline
-from ..observing.observation import ObservedModel, Wishes, attention_is_observable, each_once, vector_wishes
+from ..models.site_names import ATTENTION_SITES
+from ..observing.attention_layers import ObservableAttention, observable_attention
+from ..observing.observation import ObservedModel, Wishes
+from ..observing.vectors import check_attention_sites, each_once, vector_wishes
 from .consent import consented, resume_command
 from .failure import failing_said
 from .plan import Estimate, Plan, estimate, make_plan, stored_dtype
 from .provenance import check_same, new_run_id, run_json
 from .segment import SegmentRunner, operation_columns
 from .stopping import Stopping, stop_finder, stopped
+from .work_items import WorkItems
 
 
 @dataclass
@@ -87,7 +89,6 @@ class Collection:
         self.notices: list[str] = []
         self.timings = Timings()
         self.source: PromptSource = source or open_source(config)
-        self.spool: Spool | None = None
         with self.timings.measure("load"):
             self.loaded: LoadedModel = self._load() if weights else self._outline()
         if self.loaded.gaps:
@@ -105,7 +106,7 @@ class Collection:
         self.unmeasured: dict[str, str] = {}
         self.wishes = self._wishes()
         self.observed: ObservedModel | None = None
-        self.tokenizer = PromptTokenizer(
+        tokenizer = PromptTokenizer(
             self.loaded.tokenizer,
             config.chat,
             config.on_long,
@@ -113,8 +114,9 @@ class Collection:
             config.max_new_tokens > 0,
             config.chat_template,
         )
+        self.items = WorkItems(self.source, tokenizer)
         with self.timings.measure("plan"):
-            self.plan = plan or self._plan(reading)
+            self.plan = plan or make_plan(self.loaded, config, self.keep, self.items.lengths(), reading)
         if self.plan.reading != reading:
             raise ConfigError(
                 f"{config.model} must now be read otherwise than when the run was planned. Start a new run."
@@ -147,33 +149,29 @@ class Collection:
             trust_remote_code=config.trust_remote_code,
         )
 
-    def _plan(self, reading: Reading) -> Plan:
-        self.spool = Spool()
-        lengths = self.spool.fill(self.source, self.tokenizer.tokenize)
-        if len(lengths) == 0:
-            raise UsageError("There are no prompts: the source is empty.")
-        return make_plan(self.loaded, self.config, self.keep, lengths, reading)
-
     def _wishes(self) -> Wishes:
         """The `--keep` items for this model; what cannot be observed is an error if asked for, else a notice."""
         keep = self.keep
-        observable = not (keep.heads or keep.layers or keep.edges) or attention_is_observable(self.loaded)
-        if not observable:
-            reason = f"{type(self.loaded.model).__name__} does not pass its attention through transformers' interface"
-            if (keep.heads or keep.edges) and "keep" in self.config.model_fields_set:
+        looks = keep.heads or keep.layers or keep.edges
+        taken = [item for item in keep.activations if item.site in ATTENTION_SITES]
+        attention = observable_attention(self.loaded) if looks or taken else ObservableAttention()
+        if attention.reason and looks:
+            if not attention and (keep.heads or keep.edges) and "keep" in self.config.model_fields_set:
                 raise ConfigError(
-                    f"heads and edges cannot be kept: {reason}. Use --keep tokens,layers,activations:resid_post."
+                    f"heads and edges cannot be kept: {attention.reason}. "
+                    "Use --keep tokens,layers,activations:resid_post."
                 )
-            self.notice(f"Attention is not observed: {reason}.")
-            self.unmeasured = {"head_summaries": reason, "layer_summaries.attn_*": reason}
+            self.notice(f"Attention is not observed{' everywhere' if attention else ''}: {attention.reason}.")
+            self.unmeasured = {"head_summaries": attention.reason, "layer_summaries.attn_*": attention.reason}
         asked = vector_wishes(keep, self.loaded.stacks, observe_prompt=self.config.observe_prompt)
+        check_attention_sites(asked, self.loaded, attention)
         vectors = each_once(asked, generates=self.config.max_new_tokens > 0)
         store = stored_dtype(self.loaded, self.config)
-        heads = keep.heads and observable
+        heads = keep.heads and bool(attention)
         edges = (self.config.edge_threshold, self.config.edge_cap) if keep.edges else None
         return Wishes(
             keep.tokens, keep.layers, heads, vectors, store, self.config.topk,
-            edges=edges, attention=observable, prompt=self.config.observe_prompt,
+            edges=edges, attention=attention, prompt=self.config.observe_prompt,
         )  # fmt: skip
 
     def notice(self, text: str) -> None:
@@ -247,11 +245,13 @@ class Collection:
     ) -> None:
         assert self.observed is not None
         self._last_write_ms = 0.0
-        waiting = sorted((self.plan.share(0, 1) if share is None else share) - run.committed)
+        everything = self.plan.share(0, 1)
+        waiting = sorted((everything if share is None else share) - run.committed)
+        others = everything - set(waiting)
         # The first segment also pays for what is imported and allocated once.
         compared = waiting[min(1, len(waiting) - 1)] if self.config.strict_timings and waiting else None
         runner = self._runner(run.run_id, progress, embedder)
-        for index, (start, stop), items in self._pending(waiting):
+        for index, (start, stop), items in self.items.pending(self.plan.segments, others):
             self._check_limits(run)
             with run.segment(index, (start, stop)) as segment:
                 self._collect(runner, segment, start, items, compare=index == compared)
@@ -278,28 +278,6 @@ class Collection:
             replay(self.loaded, runner.batches[:1], self.plan.reading, chunk=self.plan.chunk)
         with self.timings.measure("baseline"):
             replay(self.loaded, runner.batches, self.plan.reading, chunk=self.plan.chunk)
-
-    def _pending(self, waiting: Sequence[int]) -> Iterator[tuple[int, list[int], list[TokenizedPrompt]]]:
-        """Segments still to be collected, with their work items; the source is read once, in order."""
-        prompts = iter(self.source)
-        pieces: Iterator[TokenizedPrompt] | None = None
-        if self.spool is not None:
-            pieces = self.spool.items(prompts)
-        elif self.config.on_long == "split":
-            pieces = iter(self.tokenizer.tokenize(prompts))
-        for index, bounds in enumerate(self.plan.segments):
-            size = bounds[1] - bounds[0]
-            if index not in waiting:
-                # Without pieces each prompt is one work item: what is done already need not be tokenised again.
-                next(islice(prompts if pieces is None else pieces, size, size), None)
-                continue
-            some = self.tokenizer.tokenize(islice(prompts, size)) if pieces is None else islice(pieces, size)
-            taken = list(some)
-            if len(taken) != size:
-                raise ConfigError(
-                    "The prompts have changed since the run was planned: some are missing. Start a new run."
-                )
-            yield index, bounds, taken
 
     def _resume_command(self, run: Any) -> str:
         return resume_command(run.run_id, dict(self.config))

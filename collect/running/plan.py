@@ -12,8 +12,8 @@ from ..config import CollectConfig
 from ..decoding.reading import Reading
 from ..keep import Keep
 from ..models.model import LoadedModel
-from ..models.stack import DECODER, Stack
-from ..observing.observation import vector_wishes
+from ..models.stack import DECODER, Stack, largest
+from ..observing.vectors import vector_wishes
 
 SEGMENT_BYTES = 256 * 2**20
 SEGMENT_BATCHES = 32
@@ -126,17 +126,16 @@ def stored_dtype(loaded: LoadedModel, config: CollectConfig) -> str:
 def site_width(loaded: LoadedModel, stack: Stack, site: str) -> int:
     """Elements of a vector of `site`."""
     config = loaded.config
-    heads = (getattr(config, name, None) for name in ("head_dim", "d_kv"))
-    d_head = next((int(width) for width in heads if width), loaded.d_model // max(1, stack.n_heads))
-    shared = getattr(config, "num_key_value_heads", None) or stack.n_heads
+    d_head = largest(config, "head_dim") or largest(config, "d_kv") or loaded.d_model // max(1, stack.n_heads)
+    shared = largest(config, "num_key_value_heads") or stack.n_heads
     if site in ("z", "rot_q"):
         return stack.n_heads * d_head
     if site in ("v", "rot_k"):
         return shared * d_head
     if site == "mlp_post":
         names = ("intermediate_size", "n_inner", "d_ff", f"{stack.name}_ffn_dim")
-        found = (getattr(config, name, None) for name in names)
-        return next((int(width) for width in found if width), 4 * loaded.d_model)
+        widths = (largest(config, name) for name in names)
+        return next((width for width in widths if width), 4 * loaded.d_model)
     return loaded.d_model
 
 

@@ -89,6 +89,9 @@ class StackRows:
     def ids(self) -> np.ndarray:
         return np.array([s.sequence_id for s in self.batch], dtype=np.int64)
 
+    def _attention_layers(self, kind: str) -> tuple[int, ...]:
+        return self.wishes.attention.numbers(self.stack, kind, self.n_layers)
+
     def _column(self, name: str, order: np.ndarray) -> np.ndarray:
         return np.concatenate([block.values[name] for block in self.states])[order]
 
@@ -122,9 +125,10 @@ class StackRows:
             return {}
         attention = self._column("attention", order)
         spread = np.full((len(order), len(sites), attention.shape[-1]), np.nan, dtype=np.float32)
+        observed = {layer: i for i, layer in enumerate(self._attention_layers("self"))}
         for i, (site, layer) in enumerate(sites):
-            if site == "resid_post":
-                spread[:, i] = attention[:, layer]
+            if site == "resid_post" and layer in observed:
+                spread[:, i] = attention[:, observed[layer]]
         return {name: nullable(spread[:, :, i].reshape(-1)) for i, name in enumerate(ATTENTION_COLUMNS)}
 
     def _write_heads(
@@ -137,7 +141,7 @@ class StackRows:
         per_token = n_layers * n_heads
         columns: dict[str, object] = {name: np.repeat(values, per_token) for name, values in key.items()}
         columns |= {
-            "layer": np.tile(np.repeat(np.arange(n_layers, dtype=np.int32), n_heads), n),
+            "layer": np.tile(np.repeat(np.array(self._attention_layers(kind), dtype=np.int32), n_heads), n),
             "head": np.tile(np.arange(n_heads, dtype=np.int16), n * n_layers),
             "kind": kind,
             "stack": self.stack,

@@ -9,8 +9,9 @@ import streamlit as st
 
 from ...lake.errors import LakeError
 from ..absence import DISTRIBUTION, KEPT, not_kept, why_empty
+from ..chart import Shape
 from ..chart_rows import chart_rows
-from ..report.figures import Spec, chart_spec, full_width
+from ..report.figures import Spec, chart_spec, full_width, is_square
 from ..saved_query import SavedQuery, find
 from .text import literal
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 SHOWN_ROWS = 5_000
 IN_URL: Literal["query-params"] = "query-params"
 """What a widget is set to stands in the address, so that a link and a reload come back to it."""
+NARROW = Shape(text_width=290)
+"""Vega cuts a title that is wider than the plot, which is this narrow in two columns at 1280 pixels."""
 Change = Callable[[Spec], Spec]
 """Something done to a chart before it is shown."""
 
@@ -85,15 +88,20 @@ def show_chart(
     query: SavedQuery, rows: "polars.DataFrame", theme: str, message: str | None = None, *changes: Change
 ) -> None:
     """The chart of these rows, as wide as its column unless it has panels of its own size."""
-    spec = full_width(chart_spec(query, rows, theme, [message] if message else []))
+    spec = full_width(chart_spec(query, rows, theme, [message] if message else [], shape=NARROW))
     for change in changes:
         spec = change(spec)
-    st.vega_lite_chart(spec=_own_data(spec), theme=None, width="content" if "facet" in spec else "stretch")
+    st.vega_lite_chart(spec=_own_data(spec), theme=None, width="content" if _has_own_size(spec) else "stretch")
+
+
+def _has_own_size(spec: Spec) -> bool:
+    """Panels, and maps whose proportions mean something."""
+    return "facet" in spec or is_square(spec)
 
 
 def _own_data(spec: Spec) -> Spec:
     """The chart with its rows one level down: Streamlit would draw it without rows first, which log scales cannot."""
-    if "facet" in spec:
+    if _has_own_size(spec):
         return spec
     outer = {name: value for name, value in spec.items() if name not in ("data", "layer")}
     outer["autosize"] = {"type": "fit-x", "contains": "padding"}  # Streamlit would squeeze the height too

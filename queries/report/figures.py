@@ -65,10 +65,12 @@ def _own_query(name: str) -> SavedQuery:
     return find(name)
 
 
-def chart_spec(query: SavedQuery, rows: "polars.DataFrame", theme: str, notes: Sequence[str] = ()) -> Spec:
+def chart_spec(
+    query: SavedQuery, rows: "polars.DataFrame", theme: str, notes: Sequence[str] = (), *, shape: Shape | None = None
+) -> Spec:
     """The Vega-Lite chart of a saved query's rows, unchecked: Altair takes most of its time to check what it built."""
     with debug_mode(False):
-        return build(query, rows, theme=theme, notes=notes, shape=COLUMN).to_dict(validate=False)
+        return build(query, rows, theme=theme, notes=notes, shape=shape or COLUMN).to_dict(validate=False)
 
 
 def full_width(spec: Spec) -> Spec:

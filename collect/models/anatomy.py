@@ -1,8 +1,6 @@
-"""Where in a block a site is: finds the parts of a model by structure and hooks them for the length of a with-block.
+"""Which modules of a transformer's blocks give which site; found by structure and by trying, not by a table.
 
-Sites are TransformerLens words fixed by identities (definitions A4): resid_pre + attn_out + mlp_out = resid_post, with
-cross_attn_out as a fourth term where a decoder reads an encoder. Which module's output is `attn_out` (the attention, or
-a norm after it) is decided by trying the identity, not by a table.
+Which module's output is `attn_out` (the attention, or a norm after it) is decided by the identity of the sites.
 """
 
 from collections.abc import Callable, Collection, Iterator
@@ -14,14 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from ...lake.errors import ConfigError
-from .site_names import ADDED_SITES, MODULE_SITES, SUMS
+from .site_names import ADDED_SITES, SUMS
 
 ATTENTION_NAMES = ("attn", "self_attn", "attention", "self_attention", "SelfAttention")
 CROSS_ATTENTION_NAMES = ("encoder_attn", "EncDecAttention")
 # In blocks without an MLP module of its own, the down projection alone gives what the MLP adds.
 MLP_NAMES = ("mlp", "feed_forward", "ffn", "block_sparse_moe", "DenseReluDense", "fc2")
-AFTER_ATTENTION_NAMES = ("post_attention_layernorm", "post_self_attn_layernorm", "post_attention_norm")
-AFTER_MLP_NAMES = ("post_feedforward_layernorm", "post_mlp_layernorm", "post_feedforward_norm")
 OUT_PROJECTION_NAMES = ("o_proj", "c_proj", "out_proj", "dense", "wo", "o")
 DOWN_PROJECTION_NAMES = ("down_proj", "c_proj", "dense_4h_to_h", "fc2", "fc_out", "wo", "w2")
 
@@ -55,16 +51,25 @@ def _parts(block: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             yield name, child
 
 
+def _named_parts(block: nn.Module) -> dict[str, nn.Module]:
+    """The parts by name; a name that several have is told apart by their place."""
+    parts = list(_parts(block))
+    names = [name for name, _ in parts]
+    return {name if names.count(name) == 1 else f"{name}#{i}": child for i, (name, child) in enumerate(parts)}
+
+
 def _child(module: nn.Module, names: tuple[str, ...]) -> nn.Module | None:
     children = dict(_parts(module))
     return next((children[name] for name in names if name in children), None)
 
 
-def _first_tensor(output: Any) -> Tensor:
+def first_tensor(output: Any) -> Tensor:
+    """The states among what a module returns."""
     return output if isinstance(output, Tensor) else output[0]
 
 
-def _block_input(args: tuple, kwargs: dict) -> Tensor:
+def block_input(args: tuple, kwargs: dict) -> Tensor:
+    """The residual stream among what a block is called with."""
     if args:
         return args[0]
     return kwargs["hidden_states"] if "hidden_states" in kwargs else next(iter(kwargs.values()))
@@ -77,19 +82,14 @@ class BlockParts:
     attention: nn.Module | None
     cross_attention: nn.Module | None
     mlp: nn.Module | None
-    after_attention: nn.Module | None
-    after_mlp: nn.Module | None
+    after_attention: nn.Module | None = None
+    """A norm between the attention and the residual stream, once it is known to be one; else None."""
+    after_mlp: nn.Module | None = None
 
     @classmethod
     def of(cls, block: nn.Module) -> "BlockParts":
         """The parts found by the names that transformers gives them; None where there is none."""
-        return cls(
-            _child(block, ATTENTION_NAMES),
-            _child(block, CROSS_ATTENTION_NAMES),
-            _child(block, MLP_NAMES),
-            _child(block, AFTER_ATTENTION_NAMES),
-            _child(block, AFTER_MLP_NAMES),
-        )
+        return cls(_child(block, ATTENTION_NAMES), _child(block, CROSS_ATTENTION_NAMES), _child(block, MLP_NAMES))
 
 
 @dataclass
@@ -104,6 +104,8 @@ class Anatomy:
     reason: str = ""
     width: int = 0
     """States of one sequence in the probe."""
+    changed: frozenset[str] = frozenset()
+    """Sites whose tensor the block changes in place after it was computed."""
     parts: list[BlockParts] = field(default_factory=list)
 
     def module(self, site: str, layer: int) -> tuple[nn.Module, bool]:
@@ -148,10 +150,13 @@ def dissect(blocks: nn.ModuleList, probe: Callable[[], object]) -> Anatomy:
     """Find the modules of every site: run `probe` once and test resid_pre + attn_out + mlp_out = resid_post."""
     parts = [BlockParts.of(block) for block in blocks]
     anatomy = Anatomy(blocks, parts=parts)
-    seen: dict[str, Tensor] = {}
-    with torch.no_grad(), _recording(blocks[0], parts[0], seen):
+    number = next((i for i, part in enumerate(parts) if part.attention is not None and part.mlp is not None), 0)
+    recording = Recording(blocks[number], parts[number])
+    with torch.no_grad(), recording.attached():
         probe()
-    kind, anatomy.width = type(blocks[0]).__name__, seen["output"].shape[1]
+    seen = recording.states
+    kind, anatomy.width = type(blocks[number]).__name__, seen["output"].shape[1]
+    anatomy.changed = frozenset(SITE_OF[name] for name in recording.changed() if name in SITE_OF)
     if "mlp" in seen and seen["mlp"].shape != seen["input"].shape:
         # OPT's down projection sees its tokens in one row: nothing tells the sequences apart.
         for part in parts:
@@ -163,24 +168,47 @@ def dissect(blocks: nn.ModuleList, probe: Callable[[], object]) -> Anatomy:
             "is not resid_post."
         )
         return anatomy
-    crossed = seen["input"] + seen["cross_attention"] if "cross_attention" in seen else seen["input"]
-    misses = {
-        (attn_name, mlp_name): _miss(crossed + seen[attn_name] + seen[mlp_name], seen["output"], seen["input"])
-        for attn_name in ("after_attention", "attention")
-        for mlp_name in ("after_mlp", "mlp")
-        if attn_name in seen and mlp_name in seen
-    }
-    best = min(misses, key=misses.__getitem__, default=None)
-    if best is None or not misses[best] <= _largest_miss(seen["output"]):
+    added = _added_parts(seen)
+    if added is None:
         anatomy.reason = f"in {kind} no two modules add up to the change of the residual stream."
         return anatomy
-    attn_name, mlp_name = best
-    anatomy.attn_out = lambda p: getattr(p, attn_name)
-    anatomy.cross_attn_out = lambda p: p.cross_attention
-    anatomy.mlp_out = lambda p: getattr(p, mlp_name)
+    _settle(anatomy, *added)
     read = [state for name, state in seen.items() if name.startswith("read:")]
-    anatomy.parallel = not any(_is_sum(state, seen["input"], seen[attn_name]) for state in read)
+    anatomy.parallel = not any(_is_sum(state, seen["input"], seen[added[0]]) for state in read)
     return anatomy
+
+
+def _added_parts(seen: dict[str, Tensor]) -> tuple[str, str] | None:
+    """What attention and MLP add to the residual stream: their own outputs, or those of norms that ran after them.
+
+    Names in `seen`, in the order in which the modules ran; None if no pair adds up.
+    """
+    if "attention" not in seen or "mlp" not in seen:
+        return None
+    names = list(seen)
+    norms = [name for name in names if name.startswith("wrote:")]
+    behind_mlp = [name for name in norms if names.index(name) > names.index("mlp")]
+    behind_attention = [name for name in norms if names.index(name) > names.index("attention")]
+    start = seen["input"] + seen["cross_attention"] if "cross_attention" in seen else seen["input"]
+    misses = {
+        (attention, mlp): _miss(start + seen[attention] + seen[mlp], seen["output"], seen["input"])
+        for attention in ("attention", *behind_attention)
+        for mlp in ("mlp", *behind_mlp)
+        if attention != mlp and seen[attention].shape == seen[mlp].shape == start.shape
+    }
+    best = min(misses, key=misses.__getitem__, default=None)
+    return best if best is not None and misses[best] <= _largest_miss(seen["output"]) else None
+
+
+def _settle(anatomy: Anatomy, attention: str, mlp: str) -> None:
+    """Name the modules that add to the residual stream, in every block."""
+    for block, part in zip(anatomy.blocks, anatomy.parts, strict=True):
+        children = _named_parts(block)
+        part.after_attention = children.get(attention.removeprefix("wrote:"))
+        part.after_mlp = children.get(mlp.removeprefix("wrote:"))
+    anatomy.attn_out = lambda p: p.attention if attention == "attention" else p.after_attention
+    anatomy.cross_attn_out = lambda p: p.cross_attention
+    anatomy.mlp_out = lambda p: p.mlp if mlp == "mlp" else p.after_mlp
 
 
 def _largest_miss(state: Tensor) -> float:
@@ -207,90 +235,51 @@ def _is_sum(state: Tensor, a: Tensor, b: Tensor) -> bool:
     return bool(error <= LARGEST_MISS_HALF * torch.minimum(a.float().norm(), b.float().norm()))
 
 
-@contextmanager
-def _recording(block: nn.Module, parts: BlockParts, seen: dict[str, Tensor]) -> Iterator[None]:
-    """Keep the block's input and output, its parts' outputs and what its other children read and write."""
-
-    def output(name: str) -> Callable:
-        return lambda module, args, out: seen.__setitem__(name, _first_tensor(out).detach())
-
-    def read(name: str) -> Callable:
-        return lambda module, args, kwargs: seen.__setitem__(name, _block_input(args, kwargs).detach())
-
-    def wrote(name: str) -> Callable:
-        return lambda module, args, out: seen.__setitem__(name, out.detach()) if isinstance(out, Tensor) else None
-
-    handles = [
-        block.register_forward_pre_hook(read("input"), with_kwargs=True),
-        block.register_forward_hook(output("output")),
-    ]
-    known = {name: module for name, module in vars(parts).items() if module is not None}
-    for name, module in known.items():
-        handles.append(module.register_forward_hook(output(name)))
-    for number, (_, child) in enumerate(_parts(block)):
-        handles.append(child.register_forward_pre_hook(read(f"read:{number}"), with_kwargs=True))
-        if not any(child is module for module in known.values()):
-            handles.append(child.register_forward_hook(wrote(f"wrote:{number}")))
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+SITE_OF = {"input": "resid_pre", "output": "resid_post", "attention": "attn_out", "mlp": "mlp_out",
+           "cross_attention": "cross_attn_out"}  # fmt: skip
 
 
-class Tap:
-    """Hooks that keep the states of wanted (site, layer) pairs of the last forward pass, `[batch pos d]` each."""
+class Recording:
+    """One block's input and output, its parts' outputs and what its other children read and write, in order."""
 
-    def __init__(self, anatomy: Anatomy, wanted: set[tuple[str, int]]) -> None:
-        self.anatomy = anatomy
-        self.wanted = wanted
-        self.states: dict[tuple[str, int], Tensor] = {}
-        for site, layer in wanted:
-            # A site that does not exist is an error before anything runs.
-            if site in SUMS:
-                anatomy.modules(site, layer)
-            elif site in MODULE_SITES:
-                anatomy.module(site, layer)
+    def __init__(self, block: nn.Module, parts: BlockParts) -> None:
+        self.block = block
+        self.parts = {name: module for name, module in vars(parts).items() if module is not None}
+        self.states: dict[str, Tensor] = {}
+        self._kept: dict[str, Tensor] = {}
+
+    def changed(self) -> set[str]:
+        """What was written over after it had been recorded."""
+        return {name for name, state in self._kept.items() if not _equal(state, self.states[name])}
+
+    def _record(self, name: str, state: Tensor) -> None:
+        self._kept[name], self.states[name] = state, state.detach().clone()
+
+    def _output(self, name: str) -> Callable:
+        return lambda module, args, out: self._record(name, first_tensor(out))
+
+    def _read(self, name: str) -> Callable:
+        return lambda module, args, kwargs: self._record(name, block_input(args, kwargs))
+
+    def _wrote(self, name: str) -> Callable:
+        return lambda module, args, out: self._record(name, out) if isinstance(out, Tensor) else None
 
     @contextmanager
-    def attached(self) -> Iterator["Tap"]:
+    def attached(self) -> Iterator[None]:
         """The hooks are in place inside the block only."""
-        handles = []
+        block = self.block
+        handles = [
+            block.register_forward_pre_hook(self._read("input"), with_kwargs=True),
+            block.register_forward_hook(self._output("output")),
+        ]
+        for name, module in self.parts.items():
+            handles.append(module.register_forward_hook(self._output(name)))
+        for name, child in _named_parts(block).items():
+            handles.append(child.register_forward_pre_hook(self._read(f"read:{name}"), with_kwargs=True))
+            if not any(child is module for module in self.parts.values()):
+                handles.append(child.register_forward_hook(self._wrote(f"wrote:{name}")))
         try:
-            for site, layer in sorted(self.wanted):
-                handles.extend(self._hook(site, layer))
-            yield self
+            yield
         finally:
             for handle in handles:
                 handle.remove()
-            self.states.clear()
-
-    def skip(self, n: int) -> None:
-        """Forget the first `n` positions of the last pass."""
-        for key, state in self.states.items():
-            self.states[key] = state[:, n:]
-
-    def _hook(self, site: str, layer: int) -> Iterator[Any]:
-        block, keep = self.anatomy.blocks[layer], self.states.__setitem__
-        key = (site, layer)
-        if site == "resid_post":
-            yield block.register_forward_hook(lambda m, args, out: keep(key, _first_tensor(out)))
-        elif site == "resid_pre":
-            yield block.register_forward_pre_hook(
-                lambda m, args, kw: keep(key, _block_input(args, kw)), with_kwargs=True
-            )
-        elif site in SUMS:
-            running: list[Tensor] = []
-            yield block.register_forward_pre_hook(
-                lambda m, args, kw: running.__setitem__(slice(None), [_block_input(args, kw)]), with_kwargs=True
-            )
-            modules = self.anatomy.modules(site, layer)
-            for module in modules:
-                yield module.register_forward_hook(lambda m, args, o: running.append(running[-1] + _first_tensor(o)))
-            yield modules[-1].register_forward_hook(lambda m, args, out: keep(key, running[-1]))
-        elif site in MODULE_SITES:
-            module, is_input = self.anatomy.module(site, layer)
-            if is_input:
-                yield module.register_forward_pre_hook(lambda m, args: keep(key, args[0]))
-            else:
-                yield module.register_forward_hook(lambda m, args, out: keep(key, _first_tensor(out)))

@@ -1,0 +1,84 @@
+"""Which vectors are to be stored: `--keep activations:...` for the stacks of a model."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from ...lake.errors import ConfigError
+from ..keep import Keep
+from ..models.model import LoadedModel
+from ..models.site_names import ATTENTION_SITES, CROSS_SITES
+from ..models.stack import CROSS, DECODER, SELF, Stack
+from .attention_layers import ObservableAttention
+
+
+@dataclass(frozen=True)
+class VectorWish:
+    """Vectors of one site and layer to be stored; `scope` is None (all rows), prompt, generated or last."""
+
+    site: str
+    layer: int
+    scope: str | None
+    stack: str = DECODER
+
+    @property
+    def name(self) -> str:
+        return f"vector/{self.site}/{self.layer}/{self.scope or 'all'}"
+
+    @property
+    def lost(self) -> str:
+        """Name of the largest value that the stored format could not hold, see `largest_lost`."""
+        return f"lost/{self.name}"
+
+
+def each_once(wishes: Iterable[VectorWish], *, generates: bool) -> tuple[VectorWish, ...]:
+    """The same vectors without repetitions: where scopes of one site and layer overlap, the wider one stays."""
+    scopes: dict[tuple[str, str, int], set[str | None]] = {}
+    for wish in wishes:
+        scopes.setdefault((wish.stack, wish.site, wish.layer), set()).add(wish.scope)
+    found: list[VectorWish] = []
+    for (stack, site, layer), names in scopes.items():
+        if None in names or {"prompt", "generated"} <= names:
+            names = {None}
+        elif ("generated" if generates else "prompt") in names:
+            names = names - {"last"}
+        found += [VectorWish(site, layer, scope, stack) for scope in sorted(names, key=str)]
+    return tuple(found)
+
+
+def vector_wishes(keep: Keep, stacks: Iterable[Stack], *, observe_prompt: bool) -> list[VectorWish]:
+    """The vectors that `--keep` asks for, of every stack that has the site; ConfigError where none has it."""
+    stacks = tuple(stacks)
+    deepest = max(stack.n_layers for stack in stacks)
+    everywhere = None if observe_prompt else "generated"
+    found = []
+    for item in keep.activations:
+        having = [stack for stack in stacks if CROSS in stack.kinds or item.site not in CROSS_SITES]
+        if not having:
+            raise ConfigError(f"Site {item.site} exists only in the decoder of an encoder-decoder model.")
+        for stack in having:
+            scope = item.scope or everywhere
+            # An encoder reads prompts only.
+            if stack.name == DECODER or scope in (None, "prompt"):
+                layers = item.resolve(stack.n_layers, deepest)
+                found += [VectorWish(item.site, layer, scope, stack.name) for layer in layers]
+    return found
+
+
+def check_attention_sites(wishes: Iterable[VectorWish], loaded: LoadedModel, attention: ObservableAttention) -> None:
+    """ConfigError for vectors that come from the attention function, where it is not called or has several of them."""
+    stacks = {stack.name: stack for stack in loaded.stacks}
+    for wish in wishes:
+        if wish.site not in ATTENTION_SITES:
+            continue
+        layers = attention.layers_of(stacks[wish.stack], SELF)
+        if wish.layer not in layers:
+            possible = f"Possible: activations:{wish.site}@{','.join(map(str, layers))}." if layers else ""
+            raise ConfigError(
+                f"Site {wish.site} of layer {wish.layer} cannot be kept: {attention.reason}. "
+                f"{possible or 'Leave it out of --keep.'}"
+            )
+        if wish.site == "v" and (wish.stack, SELF) in attention.twice:
+            raise ConfigError(
+                f"Site v cannot be kept: {type(loaded.model).__name__} weighs two sets of values with the same "
+                "attention. Leave it out of --keep."
+            )
