@@ -24,8 +24,8 @@ from tracelake.lake.exchange.vector_files import export_vectors
 
 SOURCES = Path(tracelake.__file__).parent / "lake"
 TOUCHES_DISKS = {"disk.py", "local.py", "checked_files.py", "output.py", "read_only_files.py"}
-"""The local store; what was checked, remembered in the user's cache folder, over descriptors of the store; and outputs of
-the user. exchange/ also reads and writes the user's own files."""
+"""The local store; what was checked (remembered in the user's cache folder, over descriptors of the store); and outputs
+of the user. exchange/ also reads and writes the user's own files."""
 
 
 @pytest.fixture(scope="module")
