@@ -92,7 +92,7 @@ def truth(sound):
 
 def silent_reads(lake, truth, table, damage, rng, reads=READS):
     """Ways of reading that gave a wrong answer without a word, and what the others said, after one damage."""
-    CheckedFiles(lake.path).check(committed_files(lake.snapshot()))  # remembered as right, as after a first look
+    CheckedFiles(lake.store).check(committed_files(lake.snapshot()))  # remembered as right, as after a first look
     path, other = rng.sample(sorted((lake.path / "data").glob(f"{table}/**/*.parquet")), 2)
     DAMAGES[damage](path, other, rng)
     silent, said = [], []
@@ -149,7 +149,7 @@ def test_files_swapped_between_layers_and_runs_are_found(lake):
 
 def test_a_file_outside_its_place_is_refused(lake):
     file = next(committed_files(lake.snapshot(), "activations"))
-    checked = CheckedFiles(lake.path)
+    checked = CheckedFiles(lake.store)
     checked.check([file])
     wrong = [
         CommittedFile("run-two", file.entry),
@@ -223,7 +223,7 @@ def test_decay_that_leaves_every_time_is_found_by_always_only(lake, monkeypatch,
             if name == path.relative_to(lake.path).as_posix():
                 lines[number] = " ".join([digest, *map(str, state), name])
         memory.write_text("\n".join(lines) + "\n")
-    with_memory = CheckedFiles(lake.path)
+    with_memory = CheckedFiles(lake.store)
     with_memory.check(committed_files(lake.snapshot(), "token_steps"))
     monkeypatch.setenv(checked_files.VARIABLE, "always")
     with pytest.raises(DamageError, match=path.name):
