@@ -3,6 +3,7 @@
 lake = tracelake.open("lakehouse")
 lake.sql("select token, surprisal_bits from token_steps limit 5")
 lake.chart("surprisal_trace", run="latest")
+lake.analyze("trajectory", site="resid_post", layer=3)
 tracelake.collect("lakehouse", model="gpt2", prompt="The sky is")
 """
 
@@ -12,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from . import collect
 
 if TYPE_CHECKING:
+    from .facade.open_lake import OpenLake
     from .lake.lake import Lake
-    from .queries.open_lake import OpenLake
 
 __version__ = "0.1.0"
 __all__ = ["Lake", "OpenLake", "collect", "open"]
@@ -21,7 +22,7 @@ __all__ = ["Lake", "OpenLake", "collect", "open"]
 
 def open(path: "str | PathLike[str]" = "lakehouse") -> "OpenLake":
     """Open a lake for reading; NotFoundError if there is none at `path`."""
-    from .queries.open_lake import OpenLake
+    from .facade.open_lake import OpenLake
 
     return OpenLake.open(str(path))
 
@@ -29,7 +30,7 @@ def open(path: "str | PathLike[str]" = "lakehouse") -> "OpenLake":
 def __getattr__(name: str) -> Any:
     """`Lake` and `OpenLake` on first use: the command line must not pay for DuckDB to print its help."""
     if name == "OpenLake":
-        from .queries.open_lake import OpenLake
+        from .facade.open_lake import OpenLake
 
         return OpenLake
     if name == "Lake":

@@ -1,25 +1,24 @@
 """`fingerprints`, `comparisons`, `trajectory_correlations`: what is typical of a run, and how two of them differ."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
 
 from ..lake import Lake
-from ..lake.derived import Analysis, digest, input_digest, stored_analyses
+from ..lake.derived import stored_analyses
 from ..lake.errors import NotFoundError, UsageError, did_you_mean
-from ..lake.schema import SEQUENCES
 from ..lake.snapshot import Snapshot
+from ..lake.tables.tokens import SEQUENCES
 from .correlation import correlation
-from .derived import Derived, Rows, derive
-from .paths import choose_source
 from .permutation import difference, holm
 from .planes import SEED
-from .topology import TopologyOptions, analyze_topology
-from .trajectory import VERSION, TrajectoryOptions, analyze_trajectory, path_parameters
+from .question import Evidence, Question, Reads, Rows
+from .topology import Topology
+from .trajectory import VERSION, Trajectory
 
 STEP_METRICS = ("velocity", "curvature_rad", "cos_to_prompt", "surprisal_bits", "entropy_bits")
 PATH_METRICS = (
@@ -33,78 +32,72 @@ FROM_END = 16
 
 
 @dataclass(frozen=True)
-class ComparisonOptions:
-    """What `lake analyze compare` can be asked."""
+class Comparison(Question):
+    """How two runs, or two groups of one run, differ: fingerprints, tests grouped by prompt, correlations."""
 
-    path: TrajectoryOptions = field(default_factory=TrajectoryOptions)
+    name: ClassVar[str] = "compare"
+    embedder: str | None = None
+    scope: str | None = None
+    site: str | None = None
+    layer: int | None = None
     by: str | None = None
+    """Compare two groups of one run instead, by this column of `sequences`."""
     values: tuple[str, str] | None = None
+    """The two values of that column; the most frequent two if not given."""
     n_permutations: int = 1999
     min_persistence: float = 0.02
 
+    def check(self, run_ids: Sequence[str]) -> None:
+        """UsageError unless two runs, or two groups of one, are asked for."""
+        if len(run_ids) not in (1, 2) or (len(run_ids) == 1) == (self.by is None):
+            raise UsageError("Compare two runs (RUN OTHER), or two groups of one run (--by solution_method).")
+        if self.values is not None and len(self.values) != 2:
+            raise UsageError("Give --value twice: the first group and the second.")
+        if self.n_permutations < 1:
+            raise UsageError("--permutations must be 1 or more.")
+        if len(set(run_ids)) < len(run_ids):
+            raise UsageError(f"Both names mean the same run ({run_ids[0]}).")
 
-@dataclass(frozen=True)
-class _Side:
-    """One run's derived rows: where they come from and what they say."""
+    def needs(self, snapshot: Snapshot) -> Sequence[Question]:
+        """The run's trajectories, with the pictures that stored ones have, and its topology."""
+        path = self._path()
+        wanted = path.resolve(snapshot).path_parameters().items()
+        [log] = snapshot.runs.values()
+        stored = [a for a in stored_analyses(log).values() if a.name == "trajectory" and wanted <= a.parameters.items()]
+        umap = str(stored[-1].parameters["umap"]) if stored else "none"
+        place = (self.embedder, self.scope, self.site, self.layer)
+        return replace(path, umap=umap), Topology(*place, min_persistence=self.min_persistence, null_paths=0)
 
-    run_id: str
-    snapshot: Snapshot
-    trajectory_id: str
-    topology_id: str
+    def _path(self) -> Trajectory:
+        return Trajectory(self.embedder, self.scope, self.site, self.layer, umap="none")
 
-    @property
-    def read(self) -> list[str]:
-        """What the comparison reads of this run."""
-        own = input_digest(self.snapshot, [("sequences", {}), ("token_steps", {})])
-        return [self.trajectory_id, self.topology_id, own]
+    def resolve(self, snapshot: Snapshot) -> Self:
+        """Nothing is open: what the groups are is computed."""
+        return self
 
+    def reads(self) -> Reads:
+        """Besides the answers it needs."""
+        return [("sequences", {}), ("token_steps", {})]
 
-def analyze_comparison(
-    lake: Lake, run: str, other: str | None, options: ComparisonOptions, *, force: bool = False
-) -> Derived:
-    """The comparison of two runs, or of two groups of sequences of one run: found or computed."""
-    if (other is None) == (options.by is None):
-        raise UsageError("Compare two runs (RUN OTHER), or two groups of one run (--by solution_method).")
-    if options.n_permutations < 1:
-        raise UsageError("--permutations must be 1 or more.")
-    run_id = lake.resolve_run(run)
-    other_id = None if other is None else lake.resolve_run(other)
-    if other_id == run_id:
-        raise UsageError(f"{run!r} and {other!r} are the same run ({run_id}).")
-    sides = [_side(lake, name, options) for name in (run_id, other_id) if name is not None]
-    about = asdict(replace(options.path, umap="none"))
-    parameters = about | {
-        "by": options.by,
-        "values": options.values,
-        "n_permutations": options.n_permutations,
-        "min_persistence": options.min_persistence,
-        "other": other_id,
-        "seed": SEED,
-        "version": VERSION,
-    }
-    analysis = Analysis(run_id, "compare", parameters, digest([side.read for side in sides])[:16])
-    return derive(lake, sides[0].snapshot, analysis, lambda _: _compute(lake, sides, options), force=force)
+    def parameters(self, run_ids: Sequence[str]) -> dict[str, Any]:
+        """The paths as they were asked for, and how they are compared."""
+        return self._path().path_parameters() | {
+            "umap": "none",
+            "by": self.by,
+            "values": self.values,
+            "n_permutations": self.n_permutations,
+            "min_persistence": self.min_persistence,
+            "other": run_ids[1] if len(run_ids) > 1 else None,
+            "seed": SEED,
+            "version": VERSION,
+        }
 
-
-def _side(lake: Lake, run_id: str, options: ComparisonOptions) -> _Side:
-    """The run's trajectories and topology, computed if they are not there; pictures are not needed."""
-    path = replace(options.path, umap=_stored_umap(lake, run_id, options.path))
-    trajectory = analyze_trajectory(lake, run_id, path)
-    topology = analyze_topology(lake, run_id, TopologyOptions(path, options.min_persistence, null_paths=0))
-    return _Side(run_id, lake.snapshot(run_id), trajectory.analysis_id, topology.analysis_id)
+    def compute(self, lake: Lake, runs: Sequence[Evidence]) -> Rows:
+        """The rows of `fingerprints`, `comparisons` and `trajectory_correlations`."""
+        return _compute(lake, runs, self)
 
 
-def _stored_umap(lake: Lake, run_id: str, path: TrajectoryOptions) -> str:
-    """The pictures that stored trajectories of the same paths have: their rows do, with or without pictures."""
-    snapshot = lake.snapshot(run_id)
-    source = choose_source(snapshot, embedder=path.embedder, scope=path.scope, site=path.site, layer=path.layer)
-    wanted = path_parameters(source, path).items()
-    stored = stored_analyses(snapshot.runs[run_id]).values()
-    fitting = [a for a in stored if a.name == "trajectory" and wanted <= a.parameters.items()]
-    return str(fitting[-1].parameters["umap"]) if fitting else "none"
-
-
-def _compute(lake: Lake, sides: Sequence[_Side], options: ComparisonOptions) -> Rows:
+def _compute(lake: Lake, sides: Sequence[Evidence], options: Comparison) -> Rows:
     steps, paths = zip(*(_rows(lake, side, options) for side in sides), strict=True)
     step_rows, path_rows = pl.concat(steps), pl.concat(paths)
     labels = _labels(path_rows, sides, options)
@@ -119,10 +112,10 @@ def _compute(lake: Lake, sides: Sequence[_Side], options: ComparisonOptions) -> 
         "comparisons": _columns(compared) | {"other_run_id": other},
         "trajectory_correlations": _correlations(step_rows, path_rows),
     }
-    return Rows(tables, path_rows.height, notices, other)
+    return Rows(tables, path_rows.height, notices)
 
 
-def _rows(lake: Lake, side: _Side, options: ComparisonOptions) -> tuple[pl.DataFrame, pl.DataFrame]:
+def _rows(lake: Lake, side: Evidence, options: Comparison) -> tuple[pl.DataFrame, pl.DataFrame]:
     """One row per step and one per path, with prompt, label and every metric as a float."""
     run = side.run_id
     label = pl.lit(run) if options.by is None else _by(options.by)
@@ -132,7 +125,7 @@ def _rows(lake: Lake, side: _Side, options: ComparisonOptions) -> tuple[pl.DataF
     )  # fmt: skip
     tokens = lake.scan("token_steps", run).select("sequence_id", "position", "surprisal_bits", "entropy_bits")
     steps = (
-        _of(lake, "trajectories", run, side.trajectory_id)
+        _of(lake, "trajectories", run, side.answers["trajectory"])
         .filter(pl.col("step").is_not_null())
         .select("sequence_id", "position", "step", "velocity", "curvature_rad", "cos_to_prompt")
         .join(tokens, on=["sequence_id", "position"], how="left")
@@ -141,7 +134,7 @@ def _rows(lake: Lake, side: _Side, options: ComparisonOptions) -> tuple[pl.DataF
         .with_columns(pl.col(name).cast(pl.Float64) for name in STEP_METRICS)
     )
     loops = (
-        _of(lake, "persistence_summaries", run, side.topology_id)
+        _of(lake, "persistence_summaries", run, side.answers["topology"])
         .filter((pl.col("space") == "pca") & (pl.col("dimension") == 1))
         .select("sequence_id", "n_loops", "total_persistence")
     )
@@ -151,7 +144,7 @@ def _rows(lake: Lake, side: _Side, options: ComparisonOptions) -> tuple[pl.DataF
         *(_early(column).alias(f"early_{column}") for column in ("velocity", "curvature_rad")),
     )
     paths = (
-        _of(lake, "trajectory_summaries", run, side.trajectory_id)
+        _of(lake, "trajectory_summaries", run, side.answers["trajectory"])
         .join(loops, on="sequence_id", how="left")
         .join(means, on="sequence_id", how="left")
         .join(sequences, on="sequence_id")
@@ -182,7 +175,7 @@ def _of(lake: Lake, table: str, run: str, analysis_id: str) -> pl.LazyFrame:
     return lake.scan(table, run).filter(pl.col("analysis_id") == analysis_id)
 
 
-def _labels(paths: pl.DataFrame, sides: Sequence[_Side], options: ComparisonOptions) -> list[str]:
+def _labels(paths: pl.DataFrame, sides: Sequence[Evidence], options: Comparison) -> list[str]:
     """The two groups, the first of which is compared with the second."""
     if options.by is None:
         return [side.run_id for side in sides]
@@ -217,7 +210,7 @@ def _fingerprints(steps: pl.DataFrame, paths: pl.DataFrame) -> dict[str, Any]:
     return {name: frame[name].to_arrow() for name in frame.columns}
 
 
-def _comparisons(paths: pl.DataFrame, labels: list[str], options: ComparisonOptions) -> list[dict[str, Any]]:
+def _comparisons(paths: pl.DataFrame, labels: list[str], options: Comparison) -> list[dict[str, Any]]:
     prompt = paths["prompt_id"].cast(pl.Categorical).to_physical().to_numpy().astype(np.int64)
     in_a = (paths["label"] == labels[0]).to_numpy()
     rows = []

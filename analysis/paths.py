@@ -1,7 +1,8 @@
 """Paths: the vectors of each sequence in the order of its tokens, read from step embeddings or from activations."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Self
 
 import numpy as np
 import polars as pl
@@ -14,6 +15,7 @@ from ..lake.frames import scan_files
 from ..lake.layers import layer_number
 from ..lake.schema import TABLES
 from ..lake.snapshot import Snapshot
+from .question import Question, Reads
 
 PROMPT_SCOPE = "prompt"
 
@@ -85,6 +87,49 @@ class Paths:
             if high - self.starts[first] >= rows or last == len(self):
                 yield self.part(first, last)
                 first = last
+
+
+@dataclass(frozen=True)
+class PathQuestion(Question):
+    """A question about paths: which of them, by what they are made of and of which sequences."""
+
+    embedder: str | None = None
+    """Embedder of the path; the one that is stored if there is one."""
+    scope: str | None = None
+    """Text of the path: completion, prompt+completion or window:N."""
+    site: str | None = None
+    """Take states of this site as the path, e.g. resid_post."""
+    layer: int | None = None
+    """Layer of those states; the last stored one if not given."""
+    include_prompt: bool = False
+    """Let a path of states begin in the prompt."""
+    sequences: tuple[int, ...] | None = None
+    """Only these sequences."""
+
+    def resolve(self, snapshot: Snapshot) -> Self:
+        """The same paths by what is stored of them."""
+        source = choose_source(
+            snapshot, embedder=self.embedder, scope=self.scope, site=self.site, layer=self.layer
+        )  # fmt: skip
+        return replace(self, **asdict(source))
+
+    @property
+    def source(self) -> Source:
+        """What the paths of the resolved question are made of."""
+        return Source(self.embedder, self.scope, self.site, self.layer)
+
+    def path_parameters(self) -> dict[str, Any]:
+        """The part of an analysis' parameters that says which paths it reads."""
+        chosen = sorted(self.sequences) if self.sequences else None
+        return {**asdict(self.source), "include_prompt": self.include_prompt, "sequences": chosen}
+
+    def reads(self) -> Reads:
+        """Sequences, and the vectors of their paths."""
+        source = self.source
+        reads: list[tuple[str, dict[str, int | str]]] = [("sequences", {}), (source.table, source.only)]
+        if source.site is None:
+            reads.append((source.table, {"embedder": str(source.embedder), "scope": PROMPT_SCOPE}))
+        return reads
 
 
 def choose_source(

@@ -2,60 +2,61 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 
 from ..lake import Lake
-from ..lake.derived import Analysis, input_digest
 from ..lake.errors import NotFoundError, UsageError
 from ..lake.snapshot import Snapshot
-from .derived import Derived, Rows, derive
-from .paths import Paths, Source, choose_source, read_paths, read_sequences
+from .paths import PathQuestion, Paths, read_paths, read_sequences
 from .persistence import Diagram, Numbers, chance, diagram, numbers
 from .planes import SEED, reduced
-from .trajectory import VERSION, TrajectoryOptions, nullable, path_parameters, reads
+from .question import Evidence, Rows
+from .trajectory import VERSION, nullable
 
 SPACES = ("pca", "raw")
 
 
 @dataclass(frozen=True)
-class TopologyOptions:
-    """What `lake analyze topology` can be asked."""
+class Topology(PathQuestion):
+    """Persistent homology of each path: components, loops, and the loops that chance would give."""
 
-    path: TrajectoryOptions = field(default_factory=TrajectoryOptions)
+    name: ClassVar[str] = "topology"
     min_persistence: float = 0.02
     """Persistence from which a loop counts, in units of the longest vector of the path (1 for embeddings)."""
     null_paths: int = 39
     max_points: int = 300
 
+    def check(self, run_ids: Sequence[str]) -> None:
+        """UsageError for numbers that cannot be."""
+        super().check(run_ids)
+        if self.min_persistence < 0 or self.null_paths < 0 or self.max_points < 3:
+            raise UsageError("--min-persistence and --null must be 0 or more, --max-points 3 or more.")
 
-def analyze_topology(lake: Lake, run: str, options: TopologyOptions, *, force: bool = False) -> Derived:
-    """The persistence of a run's paths: found in the lake or computed and written."""
-    if options.min_persistence < 0 or options.null_paths < 0 or options.max_points < 3:
-        raise UsageError("--min-persistence and --null must be 0 or more, --max-points 3 or more.")
-    run_id = lake.resolve_run(run)
-    snapshot = lake.snapshot(run_id)
-    path = options.path
-    source = choose_source(snapshot, embedder=path.embedder, scope=path.scope, site=path.site, layer=path.layer)
-    parameters = path_parameters(source, path) | {
-        "min_persistence": options.min_persistence,
-        "null_paths": options.null_paths,
-        "max_points": options.max_points,
-        "seed": SEED,
-        "version": VERSION,
-    }
-    analysis = Analysis(run_id, "topology", parameters, input_digest(snapshot, reads(source)))
-    return derive(lake, snapshot, analysis, lambda seen: _compute(seen, source, options), force=force)
+    def parameters(self, run_ids: Sequence[str]) -> dict[str, Any]:
+        """The paths that are read, and what counts as a loop."""
+        return self.path_parameters() | {
+            "min_persistence": self.min_persistence,
+            "null_paths": self.null_paths,
+            "max_points": self.max_points,
+            "seed": SEED,
+            "version": VERSION,
+        }
+
+    def compute(self, lake: Lake, runs: Sequence[Evidence]) -> Rows:
+        """The rows of `persistence_pairs` and `persistence_summaries`."""
+        return _compute(runs[0].snapshot, self)
 
 
-def _compute(snapshot: Snapshot, source: Source, options: TopologyOptions) -> Rows:
-    sequences = read_sequences(snapshot, options.path.sequences)
+def _compute(snapshot: Snapshot, question: Topology) -> Rows:
+    source = question.source
+    sequences = read_sequences(snapshot, question.sequences)
     pairs, summaries, n_paths = _Pairs(), [], 0
-    for paths in read_paths(snapshot, source, sequences, include_prompt=options.path.include_prompt):
+    for paths in read_paths(snapshot, source, sequences, include_prompt=question.include_prompt):
         for i in range(len(paths)):
-            summaries += _one_path(paths.part(i, i + 1), options, pairs)
+            summaries += _one_path(paths.part(i, i + 1), question, pairs)
             n_paths += 1
     if not n_paths:
         raise NotFoundError(f"The run has no path of {source.text} for these sequences.")
@@ -92,7 +93,7 @@ class _Pairs:
         }
 
 
-def _one_path(path: Paths, options: TopologyOptions, pairs: _Pairs) -> list[dict[str, Any]]:
+def _one_path(path: Paths, options: Topology, pairs: _Pairs) -> list[dict[str, Any]]:
     """The summary rows of one path, in both spaces and dimensions; its pairs are added to `pairs`."""
     sequence, points = int(path.sequence_id[0]), path.vectors
     key = {"sequence_id": sequence, "n_points": len(points)}
@@ -128,7 +129,7 @@ def _sums(sums: Numbers, dimension: int) -> dict[str, Any]:
     }
 
 
-def _null(points: np.ndarray, sums: Numbers, least: float, options: TopologyOptions, sequence: int) -> dict[str, Any]:
+def _null(points: np.ndarray, sums: Numbers, least: float, options: Topology, sequence: int) -> dict[str, Any]:
     found = chance(
         np.asarray(points, np.float64), sums, n_paths=options.null_paths, min_persistence=least,
         max_points=options.max_points, seed=SEED + sequence,

@@ -1,20 +1,19 @@
 """`trajectories` and `trajectory_summaries`: the path of every sequence, in the vectors' own space and as a picture."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, get_args
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, ClassVar, Literal, Self, get_args
 
 import numpy as np
 import pyarrow as pa
 
 from ..lake import Lake
-from ..lake.derived import Analysis, input_digest
 from ..lake.errors import NotFoundError, UsageError, did_you_mean
 from ..lake.snapshot import Snapshot
 from . import geometry
-from .derived import Derived, Rows, derive
-from .paths import PROMPT_SCOPE, Paths, Source, choose_source, read_paths, read_sequences
+from .paths import PathQuestion, Paths, read_paths, read_sequences
 from .planes import SEED, planes, shared_plane
+from .question import Evidence, Rows
 
 VERSION = 1
 """Part of every analysis' identity: raised when the numbers change."""
@@ -25,51 +24,41 @@ Umap = Literal["auto", "none", "sequence", "shared", "both"]
 
 
 @dataclass(frozen=True)
-class TrajectoryOptions:
-    """What `lake analyze trajectory` can be asked."""
+class Trajectory(PathQuestion):
+    """The path of each text through meaning: velocity, curvature, cosines, length, half-life, UMAP."""
 
-    embedder: str | None = None
-    scope: str | None = None
-    site: str | None = None
-    layer: int | None = None
-    include_prompt: bool = False
-    sequences: tuple[int, ...] | None = None
+    name: ClassVar[str] = "trajectory"
     umap: str = "auto"
+    """sequence, shared, both or none; auto makes both for few sequences."""
+    declined: bool = field(default=False, repr=False)
+    """Whether `auto` found too many sequences for pictures; set when the question is resolved."""
 
+    def check(self, run_ids: Sequence[str]) -> None:
+        """UsageError for an unknown kind of picture."""
+        super().check(run_ids)
+        if self.umap not in get_args(Umap):
+            raise UsageError(f"There is no --umap {self.umap!r}.{did_you_mean(self.umap, get_args(Umap))}")
 
-def analyze_trajectory(lake: Lake, run: str, options: TrajectoryOptions, *, force: bool = False) -> Derived:
-    """The trajectories of a run: found in the lake or computed and written."""
-    if options.umap not in get_args(Umap):
-        raise UsageError(f"There is no --umap {options.umap!r}.{did_you_mean(options.umap, get_args(Umap))}")
-    run_id = lake.resolve_run(run)
-    snapshot = lake.snapshot(run_id)
-    source = choose_source(
-        snapshot, embedder=options.embedder, scope=options.scope, site=options.site, layer=options.layer
-    )
-    n_sequences = len(options.sequences) if options.sequences else snapshot.runs[run_id].counters.get("n_sequences", 0)
-    umap = options.umap
-    notices = []
-    if umap == "auto":
-        umap = "both" if n_sequences <= UMAP_UP_TO else "none"
-        if umap == "none":
+    def resolve(self, snapshot: Snapshot) -> Self:
+        """Which paths there are, and whether there are few enough to draw."""
+        resolved = super().resolve(snapshot)
+        if self.umap != "auto":
+            return resolved
+        [log] = snapshot.runs.values()
+        n_sequences = len(self.sequences) if self.sequences else log.counters.get("n_sequences", 0)
+        many = n_sequences > UMAP_UP_TO
+        return replace(resolved, umap="none" if many else "both", declined=many)
+
+    def parameters(self, run_ids: Sequence[str]) -> dict[str, Any]:
+        """The paths that are read, and what is drawn of them."""
+        return {**self.path_parameters(), "umap": self.umap, "seed": SEED, "version": VERSION}
+
+    def compute(self, lake: Lake, runs: Sequence[Evidence]) -> Rows:
+        """The rows of `trajectories` and `trajectory_summaries`."""
+        notices = []
+        if self.declined:
             notices.append(f"No UMAP pictures: more than {UMAP_UP_TO} sequences; ask for them with --umap both.")
-    parameters = {**path_parameters(source, options), "umap": umap, "seed": SEED, "version": VERSION}
-    analysis = Analysis(run_id, "trajectory", parameters, input_digest(snapshot, reads(source)))
-    return derive(lake, snapshot, analysis, lambda seen: _compute(seen, source, options, umap, notices), force=force)
-
-
-def path_parameters(source: Source, options: TrajectoryOptions) -> dict[str, Any]:
-    """The part of an analysis' parameters that says which paths it reads."""
-    chosen = sorted(options.sequences) if options.sequences else None
-    return {**asdict(source), "include_prompt": options.include_prompt, "sequences": chosen}
-
-
-def reads(source: Source) -> list[tuple[str, dict[str, int | str]]]:
-    """What a path is read from."""
-    found: list[tuple[str, dict[str, int | str]]] = [("sequences", {}), (source.table, source.only)]
-    if source.site is None:
-        found.append((source.table, {"embedder": str(source.embedder), "scope": PROMPT_SCOPE}))
-    return found
+        return _compute(runs[0].snapshot, self, notices)
 
 
 @dataclass
@@ -84,12 +73,13 @@ class _Block:
     no_plane: np.ndarray
 
 
-def _compute(snapshot: Snapshot, source: Source, options: TrajectoryOptions, umap: str, notices: list[str]) -> Rows:
-    sequences = read_sequences(snapshot, options.sequences)
+def _compute(snapshot: Snapshot, question: Trajectory, notices: list[str]) -> Rows:
+    source, umap = question.source, question.umap
+    sequences = read_sequences(snapshot, question.sequences)
     own = umap in ("sequence", "both")
     blocks = [
         _block(piece, own)
-        for paths in read_paths(snapshot, source, sequences, include_prompt=options.include_prompt)
+        for paths in read_paths(snapshot, source, sequences, include_prompt=question.include_prompt)
         for piece in paths.chunks()
     ]
     if not blocks:
@@ -216,8 +206,8 @@ def _path_columns(blocks: Sequence[_Block], own: bool) -> dict[str, Any]:
     if len(cut) == len(blocks):
         counts = (np.add.reduceat(c.astype(np.int32), b.paths.starts) for c, b in zip(cut, blocks, strict=True))
         columns["n_truncated"] = _joined(counts)
-    for field in fields(geometry.Shape):
-        columns[field.name] = nullable(_joined(getattr(b.shape, field.name) for b in blocks))
+    for measure in fields(geometry.Shape):
+        columns[measure.name] = nullable(_joined(getattr(b.shape, measure.name) for b in blocks))
     if own:
         columns |= _plane_summary(blocks)
     flags = np.concatenate([_path_flags(block) for block in blocks])

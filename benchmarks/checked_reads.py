@@ -67,7 +67,7 @@ def compare(result: Result, lake: Lake, cache: Path, options) -> None:
     """Each way of asking in each mode."""
     table = result.table("Seconds of one question", "table", "MB", "how", "mode", "ms", "rounds", "over never")
     for name in ("token_steps", "activations"):
-        size = sum(path.stat().st_size for path in lake.layout.data.glob(f"{name}/**/*.parquet")) / 1e6
+        size = sum(path.stat().st_size for path in (lake.path / "data").glob(f"{name}/**/*.parquet")) / 1e6
         for how, ways in (("SQL", by_sql), ("polars", by_polars)):
             ask = ways(lake, name)
             cases = {
@@ -99,7 +99,7 @@ def compare_file_systems(result: Result, lake: Lake, options) -> None:
     )
     os.environ[VARIABLE] = "never"
     for name, wanted in (("token_steps", "avg(logprob), avg(token_id)"), ("activations", "sum(octet_length(vector))")):
-        paths = [str(path) for path in sorted(lake.layout.data.glob(f"{name}/**/*.parquet"))]
+        paths = [str(path) for path in sorted((lake.path / "data").glob(f"{name}/**/*.parquet"))]
         with lake.connect() as ours, duckdb.connect() as theirs:
             ours.execute(f"select count(*) from {name}")
             source = f"read_parquet(getvariable('{name}_files'))"
@@ -133,7 +133,7 @@ def main() -> None:
         cache = Path(folder) / "cache"
         os.environ["XDG_CACHE_HOME"] = str(cache)
         time.sleep(2.5)  # files of this moment are not remembered
-        data = next(lake.layout.data.glob("activations/**/*.parquet")).read_bytes()
+        data = next((lake.path / "data").glob("activations/**/*.parquet")).read_bytes()
         start = time.perf_counter()
         hashlib.sha256(data).digest()
         speed = len(data) / 1e6 / (time.perf_counter() - start)

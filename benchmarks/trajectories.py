@@ -9,8 +9,9 @@ from measurement import Quiet, Result, arguments, interleave, ratio_range, speed
 from report import finish
 
 import tracelake
-from tracelake.analysis.topology import TopologyOptions, analyze_topology
-from tracelake.analysis.trajectory import TrajectoryOptions, analyze_trajectory
+from tracelake.analysis.question import ask
+from tracelake.analysis.topology import Topology
+from tracelake.analysis.trajectory import Trajectory
 from tracelake.collect.embedding.embed_run import read_texts
 from tracelake.collect.embedding.embedder import Embedder, Scope, growing_texts
 from tracelake.lake import Lake
@@ -110,14 +111,12 @@ def analysis(result: Result, options: Any, folder: Path, quick: bool) -> None:
     """Time the analyses, reading and committing included."""
     n_sequences, n_steps = (20, 30) if quick else (1000, 100)
     lake = make_paths(folder, n_sequences, n_steps)
-    path = TrajectoryOptions(umap="none")
+    path = Trajectory(umap="none")
     cases = {
-        "trajectory, computed": timed(lambda: analyze_trajectory(lake, "paths", path, force=True)),
-        "trajectory, looked up": timed(lambda: analyze_trajectory(lake, "paths", path)),
+        "trajectory, computed": timed(lambda: ask(lake, "paths", path, force=True)),
+        "trajectory, looked up": timed(lambda: ask(lake, "paths", path)),
         "a plain loop over steps, nothing written": timed(lambda: plain_loop(lake)),
-        "topology, computed, without a null": timed(
-            lambda: analyze_topology(lake, "paths", TopologyOptions(path, null_paths=0), force=True)
-        ),
+        "topology, computed, without a null": timed(lambda: ask(lake, "paths", Topology(null_paths=0), force=True)),
     }
     found = interleave(cases, options.repeats or (1 if quick else 3), quiet=Quiet(options.patience))
     table = result.table(f"Analysing {n_sequences:,} paths of {n_steps} steps, 384 wide", "case", "seconds", "rounds")
@@ -126,10 +125,10 @@ def analysis(result: Result, options: Any, folder: Path, quick: bool) -> None:
     seconds = found["trajectory, computed"].median
     result.promise(f"Trajectories of {n_sequences:,} x {n_steps} steps", 10, seconds, unit="s", at_most=True)
     few = 2 if quick else 20
-    pictured = TrajectoryOptions(umap="sequence", sequences=tuple(range(few)))
-    drawn = interleave({"umap": timed(lambda: analyze_trajectory(lake, "paths", pictured, force=True))}, 2)["umap"]
-    chance = TopologyOptions(TrajectoryOptions(umap="none", sequences=tuple(range(few))), null_paths=39)
-    judged = interleave({"null": timed(lambda: analyze_topology(lake, "paths", chance, force=True))}, 2)["null"]
+    pictured = Trajectory(umap="sequence", sequences=tuple(range(few)))
+    drawn = interleave({"umap": timed(lambda: ask(lake, "paths", pictured, force=True))}, 2)["umap"]
+    chance = Topology(sequences=tuple(range(few)), null_paths=39)
+    judged = interleave({"null": timed(lambda: ask(lake, "paths", chance, force=True))}, 2)["null"]
     table.add(f"UMAP picture, per sequence (of {few})", round(drawn.median / few, 3), drawn.spread)
     table.add(f"topology with 39 null paths, per sequence (of {few})", round(judged.median / few, 3), judged.spread)
 

@@ -44,21 +44,22 @@ def trajectory(
     lake: LakePath = HERE,
 ) -> None:
     """The path of each text through meaning: velocity, curvature, cosines, length, half-life, UMAP."""
-    from ..analysis.trajectory import TrajectoryOptions, analyze_trajectory
+    from ..analysis.question import ask
+    from ..analysis.trajectory import Trajectory
     from ..lake import Lake
 
     opened = Lake.open(lake)
     chosen = tuple(sequence) if sequence else None
     if figures is not None and umap == "auto":
         umap = "both"
-    options = TrajectoryOptions(embedder, scope, site, layer, include_prompt, chosen, umap)
-    found = analyze_trajectory(opened, run, options, force=force)
+    paths = (embedder, scope, site, layer, include_prompt, chosen)
+    found = ask(opened, run, Trajectory(*paths, umap=umap), force=force)
     results = [found]
     drawn: dict[str, Any] | None = None
     if figures is not None:
-        from ..analysis.topology import TopologyOptions, analyze_topology
+        from ..analysis.topology import Topology
 
-        shapes = analyze_topology(opened, run, TopologyOptions(options, null_paths=0), force=force)
+        shapes = ask(opened, run, Topology(*paths, null_paths=0), force=force)
         results.append(shapes)
         from ..queries.figures import write_figures
 
@@ -86,13 +87,13 @@ def topology(
     lake: LakePath = HERE,
 ) -> None:
     """Persistent homology of each path: components, loops, and the loops that chance would give."""
-    from ..analysis.topology import TopologyOptions, analyze_topology
-    from ..analysis.trajectory import TrajectoryOptions
+    from ..analysis.question import ask
+    from ..analysis.topology import Topology
     from ..lake import Lake
 
-    path = TrajectoryOptions(embedder, scope, site, layer, include_prompt, tuple(sequence) if sequence else None)
-    options = TopologyOptions(path, min_persistence, null, max_points)
-    _report([analyze_topology(Lake.open(lake), run, options, force=force)], as_json)
+    chosen = tuple(sequence) if sequence else None
+    question = Topology(embedder, scope, site, layer, include_prompt, chosen, min_persistence, null, max_points)
+    _report([ask(Lake.open(lake), run, question, force=force)], as_json)
 
 
 @app.command()
@@ -119,17 +120,13 @@ def compare(
     lake: LakePath = HERE,
 ) -> None:
     """How two runs, or two groups of one run, differ: fingerprints, tests grouped by prompt, correlations."""
-    from ..analysis.comparison import ComparisonOptions, analyze_comparison
-    from ..analysis.trajectory import TrajectoryOptions
+    from ..analysis.comparison import Comparison
+    from ..analysis.question import ask
     from ..lake import Lake
-    from ..lake.errors import UsageError
 
-    if value and len(value) != 2:
-        raise UsageError("Give --value twice: the first group and the second.")
-    pair = (value[0], value[1]) if value else None
-    path = TrajectoryOptions(embedder, scope, site, layer)
-    options = ComparisonOptions(path, by, pair, permutations, min_persistence)
-    _report([analyze_comparison(Lake.open(lake), run, other, options, force=force)], as_json)
+    pair: Any = tuple(value) if value else None
+    question = Comparison(embedder, scope, site, layer, by, pair, permutations, min_persistence)
+    _report([ask(Lake.open(lake), [run] if other is None else [run, other], question, force=force)], as_json)
 
 
 @app.command("list")
@@ -161,8 +158,9 @@ def remove(
 ) -> None:
     """Remove an analysis: its rows leave all tables at once; `lake vacuum` frees the bytes."""
     from ..lake import Lake
+    from ..lake.analyses import remove_analysis
 
-    result = Lake.open(lake).remove_analysis(analysis_id, dry_run=not yes, now=now).as_dict()
+    result = remove_analysis(Lake.open(lake), analysis_id, dry_run=not yes, now=now).as_dict()
     if as_json:
         return print_json(result)
     verb = "removed" if yes else "would remove (add --yes)"

@@ -162,6 +162,8 @@ def _print_runs(runs: Any, as_json: bool) -> None:
         print_json({"runs": [vars(run) for run in runs]})
         return
     for run in runs:
+        if run.already:
+            say(f"imported already: run {run.run_id} is complete; --again imports it once more")
         say(f"{run.n_sequences:,} sequences, {run.n_tokens:,} tokens of {run.model}")
         print(run.run_id)
     if not runs:

@@ -12,9 +12,9 @@ from .commits import FileEntry
 from .errors import DamageError, NotFoundError
 from .layers import layer_number
 from .layout import PART, SAFE_NAME, check_name
-from .schema import ACTIVATIONS
 from .snapshot import Snapshot
 from .table import Table
+from .tables.states import ACTIVATIONS
 from .vectors import from_binary, to_float32
 
 
@@ -87,12 +87,12 @@ def read_commits(
 def _batches(
     snapshot: Snapshot, files: Sequence[CommittedFile], *, raw: bool, batch_rows: int
 ) -> Iterator[tuple[pa.Table, np.ndarray]]:
-    checked = CheckedFiles(snapshot.layout.root)
+    checked = CheckedFiles(snapshot.store)
     for file in files:
         checked.check([file])
         path = file.entry.path
         try:
-            with pq.ParquetFile(snapshot.layout.root / path, page_checksum_verification=True) as opened:
+            with pq.ParquetFile(snapshot.store.open(path), page_checksum_verification=True) as opened:
                 dtype = opened.schema_arrow.field("vector").metadata[b"dtype"].decode()
                 for batch in opened.iter_batches(batch_rows):
                     stored = from_binary(batch.column("vector"), dtype)

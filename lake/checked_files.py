@@ -17,6 +17,7 @@ from typing import NamedTuple
 from .commits import FileEntry
 from .errors import ConfigError, DamageError, did_you_mean
 from .snapshot import Snapshot
+from .store import Store
 
 MODES = ("always", "first", "never")
 VARIABLE = "TRACELAKE_VERIFY"
@@ -63,8 +64,8 @@ def committed_files(snapshot: Snapshot, table: str | None = None, run: str | Non
 def checked_paths(snapshot: Snapshot, files: Iterable[CommittedFile]) -> list[str]:
     """Absolute paths of files for readers that open them by themselves; DamageError if one is not as committed."""
     files = list(files)
-    CheckedFiles(snapshot.layout.root).check(files)
-    return [f"{snapshot.layout.root}/{file.entry.path}" for file in files]
+    CheckedFiles(snapshot.store).check(files)
+    return snapshot.store.urls([file.entry.path for file in files])
 
 
 def mode(given: str | None = None) -> str:
@@ -78,10 +79,10 @@ def mode(given: str | None = None) -> str:
 class CheckedFiles:
     """Opens committed files of one lake; safe to use from several threads."""
 
-    def __init__(self, root: Path, verify: str | None = None) -> None:
+    def __init__(self, store: Store, verify: str | None = None) -> None:
         """`verify`: `always` reads each file once in this object's life, `first` once ever, `never` compares sizes."""
-        self.root, self.mode = root, mode(verify)
-        self._memory = Memory(root)
+        self.mode = mode(verify)
+        self._store, self._memory = store, Memory(store.path)
         self._known: dict[str, tuple[str, Identity]] = {}
         self._locks: dict[str, threading.Lock] = {}
 
@@ -103,22 +104,13 @@ class CheckedFiles:
             os.close(self.open(file))
 
     def _descriptor(self, file: CommittedFile) -> int:
-        """The file, reached from the root folder by folder: no link may stand in the way, no pipe is waited for."""
-        *folders, name = file.entry.path.split("/")
+        """The file, reached through the store: no link may stand in the way, no pipe is waited for."""
         try:
-            parent = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY)
-            for folder in folders:
-                above = parent
-                try:
-                    parent = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=above)
-                finally:
-                    os.close(above)
-            try:
-                return os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent)
-            finally:
-                os.close(parent)
+            return self._store.descriptor(file.entry.path)
         except FileNotFoundError:
             raise _damage(file, "is missing") from None
+        except DamageError as error:
+            raise _damage(file, f"cannot be read ({error})") from error
         except OSError as error:
             raise _damage(file, f"cannot be read ({os.strerror(error.errno or 0)})") from error
 

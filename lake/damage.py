@@ -1,11 +1,11 @@
 """Damaged files: what a look at their ends tells, and which one has other bytes than committed."""
 
 import hashlib
-import os
 from collections.abc import Iterator
-from pathlib import Path
 
+from .errors import DamageError
 from .snapshot import Snapshot
+from .store import Store
 
 
 def damaged_files(snapshot: Snapshot, run: str | None) -> Iterator[tuple[str, str, str]]:
@@ -14,21 +14,28 @@ def damaged_files(snapshot: Snapshot, run: str | None) -> Iterator[tuple[str, st
         if log.removed or (run is not None and run_id != run):
             continue
         for entry in log.files:
-            if why := visible_damage(snapshot.layout.root / entry.path, entry.size):
+            if why := visible_damage(snapshot.store, entry.path, entry.size):
                 yield entry.path, run_id, why
 
 
-def visible_damage(path: Path, size: int) -> str | None:
-    """What a look at the ends of a file tells: missing, of the wrong size, or not Parquet."""
+def visible_damage(store: Store, name: str, size: int, *, parquet: bool = True) -> str | None:
+    """What a look at a file tells: missing, no plain file, of the wrong size, or not Parquet."""
     try:
-        if (found := path.stat().st_size) != size:
-            return f"has {found} bytes instead of {size}"
-        with path.open("rb") as file:
+        entry = store.entry(name)
+        if entry is None:
+            return "is missing"
+        if entry.kind != "file":
+            return "is a link" if entry.kind == "link" else "is no file"
+        if entry.size != size:
+            return f"has {entry.size} bytes instead of {size}"
+        if not parquet:
+            return None
+        with store.open(name) as file:
             start = file.read(4)
-            file.seek(-4, os.SEEK_END)
+            file.seek(max(0, size - 4))
             end = file.read(4)
-    except FileNotFoundError:
-        return "is missing"
+    except DamageError:
+        return "lies behind a link"
     except OSError as error:
         return f"cannot be read ({error.strerror})"
     return None if start == end == b"PAR1" else "is no Parquet file any more"
@@ -46,12 +53,15 @@ def changed_file(snapshot: Snapshot, run: str | None, *, budget: int = 2 << 30) 
         budget -= entry.size
         if budget < 0:
             return None
-        if file_sha256(snapshot.layout.root / entry.path) != entry.sha256:
+        if file_sha256(snapshot.store, entry.path) != entry.sha256:
             return entry.path, run_id
     return None
 
 
-def file_sha256(path: Path) -> str:
+def file_sha256(store: Store, name: str) -> str:
     """SHA-256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    digest = hashlib.sha256()
+    with store.open(name) as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""Analyses of a run: what identifies one, writing its rows, finding it again, taking it out.
+"""Analyses of a run: what identifies one, and which are stored. `analyses` writes them and takes them out.
 
 An analysis is named by a hash of its name, its parameters and the committed files it read, so equal work is found, not
 done again. Its rows lie beside the run's own, committed by the writer `derived`; a later record may replace it.
@@ -9,16 +9,10 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from .commits import FileEntry, Record
-from .disk import explained
-from .errors import NotFoundError, did_you_mean
-from .layout import DERIVED_WRITER
+from .commits import Record
 from .snapshot import RunLog, Snapshot
-
-if TYPE_CHECKING:
-    from .lake import Lake
 
 
 @dataclass(frozen=True)
@@ -60,22 +54,6 @@ class StoredAnalysis:
         return asdict(self)
 
 
-@dataclass(frozen=True)
-class AnalysisRemoval:
-    """What removing an analysis did, or would do."""
-
-    run_id: str
-    analysis_id: str
-    dry_run: bool
-    now: bool
-    files: int
-    bytes: int
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return asdict(self)
-
-
 def digest(value: Any) -> str:
     """SHA-256 of a JSON value, its keys in order, as hex digits."""
     text = json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False)
@@ -106,34 +84,6 @@ def stored_analyses(log: RunLog) -> dict[str, StoredAnalysis]:
     return found
 
 
-def commit_analysis(
-    lake: "Lake",
-    analysis: Analysis,
-    tables: Mapping[str, Mapping[str, Any]],
-    vectors: Sequence[Mapping[str, Any]] = (),
-    *,
-    replace: bool = True,
-) -> None:
-    """Write the rows of an analysis in one commit; `replace` takes out older answers to the same question.
-
-    `tables` are columns by table as `SegmentWriter.append` takes them; `vectors` are calls of `append_vectors`.
-    """
-    about = {
-        "analysis_id": analysis.analysis_id,
-        "name": analysis.name,
-        "question": analysis.question,
-        "parameters": dict(analysis.parameters),
-        "snapshot": analysis.snapshot,
-    }
-    with lake.resume_run(analysis.run_id, writer=DERIVED_WRITER) as run:
-        same = {r.analysis["analysis_id"] for r in run.derived if r.analysis["question"] == analysis.question}
-        with run.derive(about, sorted(same) if replace else []) as writer:
-            for table, columns in tables.items():
-                writer.append(table, columns)
-            for call in vectors:
-                writer.append_vectors(**call)
-
-
 def analysis_row(analysis: Analysis, n_sequences: int, notices: Sequence[str], other: str | None) -> dict[str, Any]:
     """The row of `analyses`, as columns."""
     return {
@@ -148,33 +98,10 @@ def analysis_row(analysis: Analysis, n_sequences: int, notices: Sequence[str], o
     }
 
 
-def remove_analysis(lake: "Lake", analysis_id: str, *, dry_run: bool, now: bool) -> AnalysisRemoval:
-    """Take an analysis out: its rows leave at once; its bytes leave with `vacuum`, or at once if `now`."""
-    logs = {
-        found: log
-        for log in lake.snapshot().runs.values()
-        if not log.removed
-        for found in stored_analyses(log)
-    }  # fmt: skip
-    if analysis_id not in logs:
-        raise NotFoundError(f"There is no analysis {analysis_id!r}.{did_you_mean(analysis_id, logs)}")
-    log = logs[analysis_id]
-    entries = [e for r in log.derived if r.analysis["analysis_id"] == analysis_id for e in r.files]
-    if not dry_run:
-        with lake.resume_run(log.run_id, writer=DERIVED_WRITER) as run:
-            run.publish(op="derive", replaces=[analysis_id])
-            if now:
-                with explained(f"removing analysis {analysis_id}"):
-                    for entry in entries:
-                        lake.disk.unlink(lake.layout.root / entry.path)
-    size = sum(entry.size for entry in entries)
-    return AnalysisRemoval(log.run_id, analysis_id, dry_run, now, len(entries), size)
-
-
-def replaced_entries(chain: Sequence[Record]) -> Iterator[tuple[FileEntry, datetime]]:
+def replaced_entries(chain: Sequence[Record]) -> Iterator[tuple[str, datetime]]:
     """Files of analyses that no reader sees any more, and since when."""
     for place, record in enumerate(chain):
         for later in chain[place + 1 :]:
             if record.analysis and record.analysis["analysis_id"] in later.replaces:
-                yield from ((entry, datetime.fromisoformat(later.time)) for entry in record.files)
+                yield from ((path, datetime.fromisoformat(later.time)) for path, _, _ in record.paths)
                 break

@@ -23,10 +23,11 @@ from .damage import changed_file, damaged_files
 from .errors import DamageError, LakeError, NotFoundError, UsageError, did_you_mean
 from .explanation import explained
 from .result_columns import for_polars, readable
-from .schema import RUNS, stored_tables
+from .schema import stored_tables
 from .snapshot import Snapshot
 from .statement import one_line, reading_statement
 from .table import Table
+from .tables.runs import RUNS
 from .vectors import decode_column
 
 if TYPE_CHECKING:
@@ -151,7 +152,7 @@ class Connection:
             from .read_only_files import ReadOnlyFiles  # fsspec takes a tenth of a second: not for `select 1`
 
             files = {file.entry.path: file for file in committed_files(self.snapshot, run=self.run)}
-            self._files = ReadOnlyFiles(files, CheckedFiles(self.snapshot.layout.root))
+            self._files = ReadOnlyFiles(files, CheckedFiles(self.snapshot.store))
             self.duckdb.register_filesystem(self._files)
 
     def _create_views(self, runs: Sequence[dict[str, Any]]) -> None:

@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 from . import keys
 from .commits import FileEntry, Record
 from .invariants import broken_invariants
-from .layout import Layout
 from .schema import TABLES
+from .store import Store
 from .table import Table
 from .vectors import STORED, from_binary, width
 
@@ -32,17 +32,15 @@ class _Seen:
     """(sequence, position) of vectors with NaN or infinity."""
 
 
-def inspect_segment(
-    layout: Layout, record: Record, entries: Sequence[FileEntry]
-) -> tuple[list[Finding], list[Finding]]:
+def inspect_segment(store: Store, record: Record, entries: Sequence[FileEntry]) -> tuple[list[Finding], list[Finding]]:
     """Problems and notes of the given files of one segment."""
-    seen = [_inspect_file(layout, record, entry) for entry in entries]
+    seen = [_inspect_file(store, record, entry) for entry in entries]
     problems = [(s.entry.path, text) for s in seen for text in s.problems]
     if problems:
         return problems, []  # what follows reads the files again and would only repeat it
     problems += _disagreements(seen)
-    problems += _repeated_keys(layout, entries)
-    flagged, summarised = _flagged(layout, entries)
+    problems += _repeated_keys(store, entries)
+    flagged, summarised = _flagged(store, entries)
     notes = []
     for one in seen:
         place = (one.entry.partition.get("layer"), one.entry.partition.get("site"))
@@ -57,14 +55,14 @@ def inspect_segment(
     return problems, notes
 
 
-def _inspect_file(layout: Layout, record: Record, entry: FileEntry) -> _Seen:
+def _inspect_file(store: Store, record: Record, entry: FileEntry) -> _Seen:
     seen = _Seen(entry)
     table = TABLES.get(entry.table)
     if table is None:
         seen.problems.append(f"its table {entry.table!r} is unknown to this version")
         return seen
     try:
-        with pq.ParquetFile(layout.root / entry.path, page_checksum_verification=True) as file:
+        with pq.ParquetFile(store.open(entry.path), page_checksum_verification=True) as file:
             seen.problems += _schema_problems(table, file.schema_arrow, set(record.columns.get(entry.table, ())))
             if not seen.problems:
                 for group in range(file.num_row_groups):
@@ -149,7 +147,7 @@ def _disagreements(seen: Sequence[_Seen]) -> Iterator[Finding]:
         yield path, f"has no tokens of the sequences {lacking[:5]}"
 
 
-def _repeated_keys(layout: Layout, entries: Iterable[FileEntry]) -> Iterator[Finding]:
+def _repeated_keys(store: Store, entries: Iterable[FileEntry]) -> Iterator[Finding]:
     """Files of one table and partition that a spill split: no key may be in two of them."""
     groups: dict[tuple[object, ...], list[FileEntry]] = {}
     for entry in entries:
@@ -157,20 +155,20 @@ def _repeated_keys(layout: Layout, entries: Iterable[FileEntry]) -> Iterator[Fin
     for group in groups.values():
         if len(group) > 1:
             names = [name for name in TABLES[group[0].table].key if name != "run_id"]
-            rows = pa.concat_tables(_columns(layout, entry, names) for entry in group)
+            rows = pa.concat_tables(_columns(store, entry, names) for entry in group)
             key = {name: rows.column(name).combine_chunks() for name in names}
             if keys.order_rows(key).duplicate is not None:
                 yield group[0].path, "shares a key with another file of its segment"
 
 
-def _flagged(layout: Layout, entries: Iterable[FileEntry]) -> tuple[set[tuple], set[tuple]]:
+def _flagged(store: Store, entries: Iterable[FileEntry]) -> tuple[set[tuple], set[tuple]]:
     """(sequence, position, layer, site) whose summary counts NaN or infinity, and all that have a summary."""
     flagged: set[tuple] = set()
     summarised: set[tuple] = set()
     names = ["sequence_id", "position", "layer", "site"]
     for entry in entries:
         if entry.table == "layer_summaries":
-            rows = _columns(layout, entry, [*names, "n_nan", "n_inf"])
+            rows = _columns(store, entry, [*names, "n_nan", "n_inf"])
             counts = zip(rows["n_nan"].to_pylist(), rows["n_inf"].to_pylist(), strict=True)
             odd = [bool(nan or inf) for nan, inf in counts]
             places = list(zip(*(rows[name].to_pylist() for name in names), strict=True))
@@ -179,6 +177,6 @@ def _flagged(layout: Layout, entries: Iterable[FileEntry]) -> tuple[set[tuple], 
     return flagged, summarised
 
 
-def _columns(layout: Layout, entry: FileEntry, names: list[str]) -> pa.Table:
-    with pq.ParquetFile(layout.root / entry.path) as file:
+def _columns(store: Store, entry: FileEntry, names: list[str]) -> pa.Table:
+    with pq.ParquetFile(store.open(entry.path)) as file:
         return file.read(columns=names)

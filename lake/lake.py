@@ -1,59 +1,64 @@
-"""`Lake`: a directory of tables. Opens it, starts and resumes runs, and reads what is committed."""
+"""`Lake`: a directory of tables. Opens it, starts, joins and resumes runs, and reads what is committed."""
 
 import json
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, overload
 
-from . import commits
-from .disk import Disk, Folders, explained
+from . import commits, layout
 from .errors import ConfigError, DamageError, LockedError, NewerFormatError, NotFoundError, UsageError, did_you_mean
-from .layout import RUN_ID, WRITER, Layout, check_name
-from .locks import WriterLock
-from .schema import SCHEMA_VERSION, TABLES
-from .snapshot import Snapshot, read_run, read_run_json, run_ids, take_snapshot
+from .json_values import parse
+from .layout import RUN_ID, WRITER, check_name
+from .local import LocalStore
+from .notices import name_damaged
+from .run_json import FORMAT_VERSION, OWN, encode_run_json, read_run_json
+from .schema import TABLES
+from .snapshot import RunLog, Snapshot, read_run, run_ids, take_snapshot
+from .store import Lease, Store, explained
 
 if TYPE_CHECKING:
     import numpy as np
     import polars as pl
     import pyarrow as pa
 
-    from .derived import AnalysisRemoval, StoredAnalysis
+    from .derived import StoredAnalysis
     from .duck import Connection
-    from .maintenance import Removal, Vacuumed
+    from .removal import Removal
     from .selection import Selected
+    from .vacuum import Vacuumed
     from .verify import Report
     from .writer import RunWriter
 
-FORMAT_VERSION = 1
+PATIENCE_S = 1.0
+"""How long a writer waits for a reader's look at its lease, or for a vacuum, to pass."""
 
 
 class Lake:
-    """One lake on disk. Cheap to make: nothing is read before it is asked for."""
+    """One lake in a store. Cheap to make: nothing is read before it is asked for."""
 
-    def __init__(self, path: str | Path, *, disk: Disk | None = None) -> None:
-        self.path = Path(path).absolute()
-        self.layout = Layout(self.path)
-        self.disk = disk or Disk()
-
-    # -- opening ---------------------------------------------------------------------------------------------------
+    def __init__(self, path: str | Path, *, store: Store | None = None) -> None:
+        self.store: Store = store or LocalStore(path)
+        self.path = self.store.path
 
     @classmethod
-    def create(cls, path: str | Path, *, disk: Disk | None = None) -> Self:
+    def create(cls, path: str | Path, *, store: Store | None = None) -> Self:
         """Open the lake at `path`, making it if there is none."""
-        lake = cls(path, disk=disk)
-        if not lake.layout.marker.exists():
+        lake = cls(path, store=store)
+        try:
+            return cls.open(path, store=store)
+        except NotFoundError:
             with explained(f"making the lake {lake.path}"):
                 lake._make()
-        return cls.open(path, disk=disk)
+        return cls.open(path, store=store)
 
     @classmethod
-    def open(cls, path: str | Path, *, disk: Disk | None = None) -> Self:
+    def open(cls, path: str | Path, *, store: Store | None = None) -> Self:
         """Open an existing lake; NotFoundError if there is none, NewerFormatError if it is from a later version."""
-        lake = cls(path, disk=disk)
+        lake = cls(path, store=store)
+        where = f"{lake.path}/{layout.MARKER}"
         try:
-            marker = json.loads(lake.disk.read(lake.layout.marker))
+            marker = parse(lake.store.read(layout.MARKER), where)
             version = int(marker["format_version"])
         except (FileNotFoundError, NotADirectoryError):
             raise NotFoundError(
@@ -62,8 +67,8 @@ class Lake:
             ) from None
         except OSError as error:
             raise ConfigError(f"The lake at {lake.path} cannot be read: {error.strerror}.") from error
-        except (ValueError, KeyError, TypeError) as error:
-            raise DamageError(f"{lake.layout.marker} is damaged: {error}.") from error
+        except (ValueError, KeyError, TypeError, DamageError) as error:
+            raise DamageError(f"{where} is damaged: {error}") from error
         if version > FORMAT_VERSION:
             raise NewerFormatError(
                 f"The lake at {lake.path} has format {version}; this tracelake reads up to {FORMAT_VERSION}. "
@@ -72,86 +77,117 @@ class Lake:
         return lake
 
     def check_writable(self) -> None:
-        """Raise ConfigError (or DiskFullError) if this process cannot write here."""
-        probe = self.layout.all_staging / f"probe-{secrets.token_hex(4)}.part"
+        """Raise ConfigError (or DiskFullError) if segments could not be committed here."""
         with explained(f"writing to the lake {self.path}"):
-            Folders(self.disk, self.path).make([self.layout.all_staging])
-            file = self.disk.create(probe)
-            file.close()
-            self.disk.unlink(probe)
+            self.store.check_writable()
 
     def _make(self) -> None:
-        for path in reversed([self.path, *self.path.parents]):
-            if not path.exists():
-                self.disk.make_folder(path)
-                self.disk.sync_folder(path.parent)
-        layout = self.layout
-        folders = Folders(self.disk, self.path)
-        folders.make([layout.data, layout.runs, layout.all_staging, layout.locks, layout.trash])
+        store = self.store
+        store.make_root()
+        store.make([layout.DATA, layout.RUNS, layout.STAGING, layout.LOCKS, layout.TRASH])
         body = {"format_version": FORMAT_VERSION, "lake_id": secrets.token_hex(8), "created_at": commits.now()}
-        draft = layout.all_staging / f"lake-{secrets.token_hex(4)}.part"
+        draft = f"{layout.STAGING}/lake-{secrets.token_hex(4)}.part"
         try:
-            commits.publish(self.disk, (json.dumps(body, indent=2) + "\n").encode(), draft, layout.marker)
+            commits.publish(store, (json.dumps(body, indent=2) + "\n").encode(), layout.MARKER, draft=draft)
         except LockedError:
             return  # another process made it in the same moment: as good as ours
 
-    # -- writing ---------------------------------------------------------------------------------------------------
-
-    def start_run(self, run_id: str, run_json: dict[str, Any], writer: str = "w0") -> "RunWriter":
+    def start_run(self, run_id: str, run_json: Mapping[str, Any], writer: str = "w0") -> "RunWriter":
         """Publish run.json and open the run for writing; LockedError or UsageError if the run exists."""
-        from .writer import RunWriter
-
-        check_name(run_id, RUN_ID, "run id")
-        body = {"run_id": run_id, "format_version": FORMAT_VERSION, "schema_version": SCHEMA_VERSION}
-        body |= {"created_at": commits.now()} | run_json
-        if body["run_id"] != run_id:
-            raise UsageError(f"run.json is of run {body['run_id']!r}, not {run_id!r}.")
-        data = (json.dumps(body, ensure_ascii=False, indent=1, allow_nan=False) + "\n").encode()
-        lock = self._take_lock(run_id, writer)
+        data = encode_run_json(run_id, run_json)
+        lease = self._take_lease(run_id, writer)
         try:
-            if self.layout.run(run_id).exists() and self.disk.names(self.layout.run(run_id)) not in ([], ["commits"]):
+            if self._is_started(run_id):
                 raise UsageError(f"Run {run_id!r} exists already. Resume it, or choose another id.")
-            with explained(f"starting run {run_id}"):
-                folders = Folders(self.disk, self.path)
-                folders.make([self.layout.commits(run_id), self.layout.staging(run_id, writer)])
-                draft = self.layout.staging(run_id, writer) / "run.json.part"
-                commits.publish(self.disk, data, draft, self.layout.run_json(run_id))
-            return RunWriter(self.disk, self.layout, run_id, writer, lock=lock)
+            self._publish_run_json(run_id, writer, data)
+            return self._writer(run_id, writer, lease)
         except BaseException:
-            lock.release()
+            lease.release()
+            raise
+
+    def join_run(self, run_id: str, run_json: Mapping[str, Any], writer: str) -> "RunWriter":
+        """Start the run, or join it if another writer did: all must bring the same run.json; ConfigError otherwise.
+
+        Calling it again after a crash goes on where this writer was.
+        """
+        data = encode_run_json(run_id, run_json)
+        lease = self._take_lease(run_id, writer)
+        try:
+            if not self._is_started(run_id):
+                try:
+                    self._publish_run_json(run_id, writer, data)
+                except LockedError:
+                    pass  # another writer started it in the same moment
+            self._check_not_removed(run_id)
+            ours, there = json.loads(data), read_run_json(self.store, run_id)[0]
+            if differing := sorted(key for key in ours | there if key not in OWN and ours.get(key) != there.get(key)):
+                raise ConfigError(
+                    f"Run {run_id} cannot be joined: {', '.join(differing)} of its run.json differ from what this "
+                    f"writer ({writer}) brings. All writers of a run need the same configuration."
+                )
+            return self._writer(run_id, writer, lease)
+        except BaseException:
+            lease.release()
             raise
 
     def resume_run(self, run_id: str, writer: str = "w0") -> "RunWriter":
         """Open an existing run for writing; LockedError if this writer is at work in another process."""
-        from .writer import RunWriter
-
         run_id = self.resolve_run(run_id)
-        lock = self._take_lock(run_id, writer)
+        lease = self._take_lease(run_id, writer)
         try:
-            if self.layout.tombstone(run_id).exists():
-                raise NotFoundError(f"Run {run_id!r} was removed.")
-            return RunWriter(self.disk, self.layout, run_id, writer, lock=lock)
+            self._check_not_removed(run_id)
+            return self._writer(run_id, writer, lease)
         except BaseException:
-            lock.release()
+            lease.release()
             raise
 
-    def _take_lock(self, run_id: str, writer: str) -> WriterLock:
-        path = self.layout.lock(check_name(run_id, RUN_ID, "run id"), check_name(writer, WRITER, "writer id"))
-        with explained(f"locking run {run_id}"):
-            Folders(self.disk, self.path).make([self.layout.locks])
-            return WriterLock(path).acquire(f"run {run_id} (writer {writer})")
+    def _is_started(self, run_id: str) -> bool:
+        return self.store.names(layout.run_folder(run_id)) not in ([], ["commits"])
 
-    # -- reading ---------------------------------------------------------------------------------------------------
+    def _check_not_removed(self, run_id: str) -> None:
+        if self.store.exists(layout.tombstone(run_id)):
+            raise NotFoundError(f"Run {run_id!r} was removed.")
+
+    def _publish_run_json(self, run_id: str, writer: str, data: bytes) -> None:
+        with explained(f"starting run {run_id}"):
+            self.store.settle(layout.commits(run_id))
+            draft = f"{layout.staging(run_id, writer)}/run.json.part"
+            commits.publish(self.store, data, layout.run_json(run_id), draft=draft)
+
+    def _writer(self, run_id: str, writer: str, lease: Lease) -> "RunWriter":
+        from .writer import RunWriter
+
+        return RunWriter(self.store, run_id, writer, lease=lease)
+
+    def _take_lease(self, run_id: str, writer: str) -> Lease:
+        name = layout.lock(check_name(run_id, RUN_ID, "run id"), check_name(writer, WRITER, "writer id"))
+        with explained(f"locking run {run_id}"):
+            self.store.check_places()
+            lease = self.store.lease(name, patience_s=PATIENCE_S)
+        if lease is None:
+            raise LockedError(
+                f"Another process is writing run {run_id} (writer {writer}). Wait for it to finish, or stop it, then "
+                "try again."
+            )
+        return lease
 
     def snapshot(self, run: str | None = None) -> Snapshot:
-        """The commits that exist now, of all runs or of one."""
-        return take_snapshot(self.disk, self.layout, None if run is None else self.resolve_run(run))
+        """The commits that exist now, of all runs or of one; of all, those that are damaged are named and left out."""
+        if run is not None:
+            return take_snapshot(self.store, self.resolve_run(run))
+        snapshot = take_snapshot(self.store)
+        name_damaged(self.path, snapshot.damaged)
+        return snapshot
+
+    def rows_of_runs(self, logs: Iterable[RunLog]) -> list[dict[str, Any]]:
+        """Rows of the table `runs`, one per log, oldest first."""
+        from .runs import run_rows
+
+        return run_rows(logs, self.store)
 
     def runs(self) -> list[dict[str, Any]]:
         """One dict per run, oldest first, with the columns of the table `runs`."""
-        from .runs import run_rows
-
-        return run_rows(self.snapshot().runs.values(), self.layout)
+        return self.rows_of_runs(self.snapshot().runs.values())
 
     def runs_table(self) -> "pa.Table":
         """The table `runs` in Arrow."""
@@ -161,26 +197,25 @@ class Lake:
 
     def run_json(self, run: str) -> dict[str, Any]:
         """Configuration and provenance of a run."""
-        return read_run_json(self.disk, self.layout, self.resolve_run(run))[0]
+        return read_run_json(self.store, self.resolve_run(run))[0]
 
     def run_status(self, run: str) -> str:
         """running, complete, interrupted or failed."""
         from .runs import status
 
-        return status(read_run(self.disk, self.layout, self.resolve_run(run)), self.layout)
+        return status(read_run(self.store, self.resolve_run(run)), self.store)
 
     def resolve_run(self, text: str) -> str:
-        """The id of the run that `text` means: an id, a unique prefix, a tag, or `latest`."""
-        from .runs import resolve
+        """The id of the run that `text` means: an id, a unique prefix, a tag, or `latest`; an id reads no other run."""
+        from .runs import known_runs, resolve
 
-        known = []
-        for run_id in run_ids(self.disk, self.layout):
-            if run_id == text and not self.layout.tombstone(run_id).exists():
-                return run_id
-            body = read_run_json(self.disk, self.layout, run_id)[0]
-            removed = self.layout.tombstone(run_id).exists()
-            known.append((str(body.get("created_at") or ""), run_id, body.get("tag"), removed))
-        return resolve(text, [(run_id, tag, removed) for _, run_id, tag, removed in sorted(known, key=lambda k: k[:2])])
+        if RUN_ID.fullmatch(text):
+            names = self.store.names(layout.run_folder(text))
+            if "run.json" in names and "tombstone.json" not in names:
+                return text
+        known, damaged = known_runs(self.store)
+        name_damaged(self.path, damaged)
+        return resolve(text, known)
 
     def connect(
         self, *, run: str | None = None, extra_views: Sequence[tuple[str, str, str]] = (), locked: bool = False
@@ -190,11 +225,10 @@ class Lake:
         `locked` allows single SELECTs over the lake's own files and nothing else.
         """
         from .duck import Connection
-        from .runs import run_rows
 
         run_id = None if run is None else self.resolve_run(run)
         snapshot = self.snapshot(run_id)
-        rows = run_rows(snapshot.runs.values(), self.layout)
+        rows = self.rows_of_runs(snapshot.runs.values())
         return Connection(snapshot, rows, run=run_id, extra_views=extra_views, locked=locked)
 
     def sql(self, query: str, parameters: "Sequence[Any] | dict[str, Any] | None" = None) -> "pl.DataFrame":
@@ -277,6 +311,13 @@ class Lake:
         span = (pc.call_function("min", [ids]).as_py(), pc.call_function("max", [ids]).as_py())
         return select_vectors(rows, read_vectors(snapshot, layer, site, raw=raw, batch_rows=batch_rows, sequences=span))
 
+    def blob(self, run: str, name: str) -> bytes:
+        """The latest blob of this name that a run committed, its checksum verified."""
+        from .blobs import find_blob, read_blob
+
+        run_id = self.resolve_run(run)
+        return read_blob(self.store, find_blob(self.snapshot(run_id).runs[run_id], name))
+
     def analyses(self, run: str | None = None) -> "list[StoredAnalysis]":
         """What was computed from the lake's runs and is stored, oldest first within each run."""
         from .derived import stored_analyses
@@ -284,30 +325,22 @@ class Lake:
         logs = [log for log in self.snapshot(run).runs.values() if not log.removed]
         return [analysis for log in logs for analysis in stored_analyses(log).values()]
 
-    # -- maintenance -----------------------------------------------------------------------------------------------
-
     def verify(self, level: str = "quick", run: str | None = None) -> "Report":
         """Check what is on disk against the records: quick (names, sizes, footers), full (SHA-256), deep (values)."""
         from .verify import verify
 
-        return verify(self.disk, self.layout, level, None if run is None else self.resolve_run(run))
+        return verify(self.store, level, None if run is None else self.resolve_run(run))
 
     def remove(self, run_id: str, *, dry_run: bool = True, now: bool = False) -> "Removal":
         """Remove a run: its rows vanish at once, its files go to the trash (`now`: are deleted)."""
-        from .maintenance import remove
+        from .removal import remove
 
-        buried = now and run_id in run_ids(self.disk, self.layout)  # a removed run may still be deleted for good
-        found = run_id if buried else self.resolve_run(run_id)
-        return remove(self.disk, self.layout, found, dry_run=dry_run, now=now)
-
-    def remove_analysis(self, analysis_id: str, *, dry_run: bool = True, now: bool = False) -> "AnalysisRemoval":
-        """Take an analysis out: its rows vanish at once, its files with `vacuum` (`now`: at once)."""
-        from .derived import remove_analysis
-
-        return remove_analysis(self, analysis_id, dry_run=dry_run, now=now)
+        buried = now and run_id in run_ids(self.store)  # a removed run may still be deleted for good
+        named = run_id if buried else self.resolve_run(run_id)
+        return remove(self.store, named, dry_run=dry_run, now=now)
 
     def vacuum(self, older_than_days: float = 7, dry_run: bool = True) -> "Vacuumed":
         """Delete old trash and leftovers of dead writers."""
-        from .maintenance import vacuum
+        from .vacuum import vacuum
 
-        return vacuum(self.disk, self.layout, older_than_days=older_than_days, dry_run=dry_run)
+        return vacuum(self.store, older_than_days=older_than_days, dry_run=dry_run)

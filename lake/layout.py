@@ -1,20 +1,38 @@
-"""Where things lie in a lake: names that are safe as path parts, and the paths built from them. Touches no disk."""
+"""Where things lie in a lake: names relative to its root, and the parts that may make one up. Touches no disk."""
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
 
-from .errors import DamageError, UsageError
+from .errors import UsageError
+
+MARKER = "lake.json"
+"""Format version and lake id."""
+DATA = "data"
+"""The Parquet files and blobs, all of them complete."""
+RUNS = "_runs"
+"""One folder of records per run."""
+LOCKS = "_locks"
+"""Leases, meaningless unless held."""
+TRASH = "_trash"
+"""Removed files until vacuum."""
+STAGING = "_staging"
+"""Drafts of all writers."""
+BLOBS = "blobs"
+"""The folder below data/ of what is no table."""
 
 RUN_ID = re.compile(r"[a-z][a-z0-9_-]{2,63}")
 WRITER = re.compile(r"[a-z][a-z0-9_]{0,31}")  # no hyphen: it separates the parts of a file name
 SAFE_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
-PART = re.compile(r"part-(?P<writer>[a-z][a-z0-9_]{0,31})-(?P<seq>\d{6,})-(?P<nonce>[0-9a-f]{8})\.parquet")
-DATA_PATH = re.compile(r"data(?:/(?!\.)[A-Za-z0-9_=.-]+)+/(?!\.)[A-Za-z0-9_.-]+\.parquet")
+PART = re.compile(r"part-(?P<writer>[a-z][a-z0-9_]{0,31})-(?P<seq>\d{6,})-(?P<nonce>[0-9a-f]{8})(?:\.parquet)?")
+"""A data file, or the folder of one commit's blobs."""
+BLOB_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}(?:\.[A-Za-z0-9_-]{1,16})*\.(?:safetensors|npy|json)")
+_FOLDERS = r"data(?:/(?!\.)[A-Za-z0-9_=.-]+)+"
+DATA_PATH = re.compile(rf"{_FOLDERS}/(?!\.)[A-Za-z0-9_.-]+\.parquet")
+BLOB_PATH = re.compile(rf"{_FOLDERS}/{BLOB_NAME.pattern}")
 DERIVED_WRITER = "derived"
 """The one writer of a run's analyses: its records have an order, so that the last word counts."""
 RECORD = re.compile(r"(?P<writer>[a-z][a-z0-9_]{0,31})-(?P<seq>\d{6,})\.json")
+END = re.compile(r"(?P<writer>[a-z][a-z0-9_]{0,31})-(?P<seq>\d{6,})\.(?P<digest>[0-9a-f]{64})")
 
 
 def check_name(value: str, pattern: re.Pattern[str], what: str) -> str:
@@ -24,81 +42,60 @@ def check_name(value: str, pattern: re.Pattern[str], what: str) -> str:
     return value
 
 
-def check_data_path(path: str, record: str) -> str:
-    """A path from a commit record, if it is relative, normal and under data/; DamageError otherwise."""
-    if not DATA_PATH.fullmatch(path):
-        raise DamageError(f"{record} names the file {path!r}, which is not a normal relative path under data/.")
-    return path
+def run_folder(run_id: str) -> str:
+    """Folder of one run's records."""
+    return f"{RUNS}/{check_name(run_id, RUN_ID, 'run id')}"
 
 
-@dataclass(frozen=True)
-class Layout:
-    """Paths of one lake."""
+def run_json(run_id: str) -> str:
+    """Configuration and provenance of a run."""
+    return f"{run_folder(run_id)}/run.json"
 
-    root: Path
 
-    @property
-    def marker(self) -> Path:
-        """lake.json: format version and lake id."""
-        return self.root / "lake.json"
+def commits(run_id: str) -> str:
+    """Folder of a run's commit records."""
+    return f"{run_folder(run_id)}/commits"
 
-    @property
-    def data(self) -> Path:
-        """The Parquet files, all of them complete."""
-        return self.root / "data"
 
-    @property
-    def runs(self) -> Path:
-        """One folder per run."""
-        return self.root / "_runs"
+def record(run_id: str, writer: str, seq: int) -> str:
+    """One commit record."""
+    return f"{commits(run_id)}/{record_name(writer, seq)}"
 
-    @property
-    def locks(self) -> Path:
-        """Lock files, meaningless unless held."""
-        return self.root / "_locks"
 
-    @property
-    def trash(self) -> Path:
-        """Removed files until vacuum."""
-        return self.root / "_trash"
+def record_name(writer: str, seq: int) -> str:
+    """File name of a commit record."""
+    return f"{writer}-{seq:06d}.json"
 
-    @property
-    def all_staging(self) -> Path:
-        """Open files of all writers."""
-        return self.root / "_staging"
 
-    def run(self, run_id: str) -> Path:
-        """Folder of one run's records."""
-        return self.runs / check_name(run_id, RUN_ID, "run id")
+def ends(run_id: str) -> str:
+    """Folder of what names the last records of writers that finished."""
+    return f"{run_folder(run_id)}/ends"
 
-    def run_json(self, run_id: str) -> Path:
-        """Configuration and provenance of a run."""
-        return self.run(run_id) / "run.json"
 
-    def commits(self, run_id: str) -> Path:
-        """Folder of a run's commit records."""
-        return self.run(run_id) / "commits"
+def end(run_id: str, writer: str, seq: int, digest: str) -> str:
+    """A file whose name says that record `seq` of the writer exists, with this digest."""
+    return f"{ends(run_id)}/{writer}-{seq:06d}.{digest}"
 
-    def record(self, run_id: str, writer: str, seq: int) -> Path:
-        """One commit record."""
-        return self.commits(run_id) / f"{writer}-{seq:06d}.json"
 
-    def tombstone(self, run_id: str) -> Path:
-        """Present when the run was removed."""
-        return self.run(run_id) / "tombstone.json"
+def tombstone(run_id: str) -> str:
+    """Present when the run was removed."""
+    return f"{run_folder(run_id)}/tombstone.json"
 
-    def lock(self, run_id: str, writer: str) -> Path:
-        """Lock file of one writer of a run."""
-        return self.locks / f"{check_name(run_id, RUN_ID, 'run id')}.{check_name(writer, WRITER, 'writer id')}.lock"
 
-    def staging(self, run_id: str, writer: str) -> Path:
-        """Open files of one writer."""
-        return self.all_staging / check_name(run_id, RUN_ID, "run id") / check_name(writer, WRITER, "writer id")
+def lock(run_id: str, writer: str) -> str:
+    """Lease of one writer of a run."""
+    return f"{LOCKS}/{check_name(run_id, RUN_ID, 'run id')}.{check_name(writer, WRITER, 'writer id')}.lock"
 
-    def part(self, table: str, run_id: str, partition: Mapping[str, int | str], name: str) -> str:
-        """Path of a data file relative to the root, with forward slashes as records store it."""
-        folders = [f"{key}={partition_value(key, value)}" for key, value in partition.items()]
-        return "/".join(["data", table, f"run={check_name(run_id, RUN_ID, 'run id')}", *folders, name])
+
+def staging(run_id: str, writer: str) -> str:
+    """Drafts of one writer."""
+    return f"{STAGING}/{check_name(run_id, RUN_ID, 'run id')}/{check_name(writer, WRITER, 'writer id')}"
+
+
+def part(table: str, run_id: str, partition: Mapping[str, int | str], name: str) -> str:
+    """A data file, or the folder of a commit's blobs."""
+    folders = [f"{key}={partition_value(key, value)}" for key, value in partition.items()]
+    return "/".join([DATA, table, f"run={check_name(run_id, RUN_ID, 'run id')}", *folders, name])
 
 
 def partition_value(key: str, value: int | str) -> str:

@@ -5,19 +5,19 @@ import secrets
 from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from . import keys
-from .commits import FileEntry
-from .disk import Disk, DiskFile
-from .layout import Layout
+from . import keys, layout
+from .commits import BlobEntry, FileEntry
 from .schema import SCHEMA_VERSION
+from .store import NewFile, Store
 from .table import Table
 
+Partition = Mapping[str, int | str]
 ENCODERS = 2  # files written at once: encoding is bound by one core's memory traffic
 ROW_GROUP_BYTES = 16 << 20
 _HASH_BYTES = 1 << 20  # handed to the hashing thread at once
@@ -28,10 +28,10 @@ _VECTOR_PAGE_BYTES = 256 << 10  # pages that stay in the processor's cache while
 class Threads:
     """Where encoding, hashing and syncing run, or in line if the disk is a model of one."""
 
-    def __init__(self, disk: Disk) -> None:
-        self._encode = ThreadPoolExecutor(ENCODERS, "lake-encode") if disk.parallel else None
-        self._hash = ThreadPoolExecutor(1, "lake-hash") if disk.parallel else None
-        self._sync = ThreadPoolExecutor(4, "lake-sync") if disk.parallel else None
+    def __init__(self, store: Store) -> None:
+        self._encode = ThreadPoolExecutor(ENCODERS, "lake-encode") if store.parallel else None
+        self._hash = ThreadPoolExecutor(1, "lake-hash") if store.parallel else None
+        self._sync = ThreadPoolExecutor(4, "lake-sync") if store.parallel else None
 
     def each(self, write: Callable[[Any], None], items: list[Any]) -> None:
         """Call `write` with each item, some at a time; the first error is raised when all have ended."""
@@ -50,20 +50,11 @@ class Threads:
             return _feed(digest, pieces)
         return self._hash.submit(_feed, digest, pieces)
 
-    def sync(self, file: DiskFile) -> Future[None] | None:
+    def sync(self, file: NewFile) -> Future[None] | None:
         """Sync the file; the caller waits for the future before it trusts the bytes."""
         if self._sync is None:
             return file.sync()
         return self._sync.submit(file.sync)
-
-    def sync_folders(self, disk: Disk, folders: list[Path]) -> None:
-        """Sync all folders; together they cost little more than one."""
-        if self._sync is None:
-            for folder in folders:
-                disk.sync_folder(folder)
-        else:
-            for future in [self._sync.submit(disk.sync_folder, folder) for folder in folders]:
-                future.result()
 
     def close(self) -> None:
         """End the threads."""
@@ -82,7 +73,7 @@ class HashedFile:
 
     closed = False
 
-    def __init__(self, file: DiskFile, threads: Threads) -> None:
+    def __init__(self, file: NewFile, threads: Threads) -> None:
         self.file = file
         self.size = 0
         self._threads = threads
@@ -146,29 +137,46 @@ class HashedFile:
         return False
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where one commit of one writer writes."""
+
+    store: Store
+    run_id: str
+    writer: str
+    seq: int
+
+    @property
+    def staging(self) -> str:
+        """The writer's drafts."""
+        return layout.staging(self.run_id, self.writer)
+
+    def part_name(self) -> str:
+        """A name that nothing else has or will have."""
+        return f"part-{self.writer}-{self.seq:06d}-{secrets.token_hex(4)}"
+
+
 class PartFile:
     """One Parquet file of a segment, from its first row group to its entry in the commit record."""
 
-    def __init__(
-        self, disk: Disk, threads: Threads, table: Table, schema: pa.Schema, *, staging: Path, place: Mapping[str, Any]
-    ) -> None:
-        name = f"part-{place['writer']}-{place['seq']:06d}-{secrets.token_hex(4)}.parquet"
+    def __init__(self, place: "Place", threads: Threads, table: Table, schema: pa.Schema, partition: Partition) -> None:
+        name = f"{place.part_name()}.parquet"
         self.table = table
-        self.partition: dict[str, int | str] = dict(place["partition"])
-        self.target = Layout(Path()).part(table.name, place["run_id"], self.partition, name)
-        self.draft = staging / f"{table.name}-{name.removesuffix('.parquet')}.part"
+        self.partition: dict[str, int | str] = dict(partition)
+        self.target = layout.part(table.name, place.run_id, self.partition, name)
+        self.draft = f"{place.staging}/{table.name}-{name.removesuffix('.parquet')}.part"
         self.last_key: keys.Key | None = None
         self.rows = 0
         self._ranges: dict[str, list[int | str]] = {}
-        self._disk, self._threads = disk, threads
+        self._store, self._threads = place.store, threads
         self._syncing: Future[None] | None = None
-        self._file = disk.create(self.draft)
+        self._file = self._store.create(self.draft)
         self._sink = HashedFile(self._file, threads)
         try:
             self._writer = pq.ParquetWriter(self._sink, _with_metadata(schema, table), **_options(table))
         except OSError:
             self._file.close()
-            disk.unlink(self.draft)
+            self._store.remove([self.draft])
             raise
         self._row_group_rows = _row_group_rows(table, schema)
 
@@ -212,7 +220,34 @@ class PartFile:
         if self._syncing is not None:
             self._syncing.exception()
         self._file.close()
-        self._disk.unlink(self.draft)
+        self._store.remove([self.draft])
+
+
+class BlobFile:
+    """One blob of a commit: written forward, hashed on the way."""
+
+    def __init__(self, place: Place, threads: Threads, folder: str, name: str) -> None:
+        self.name = name
+        self.target = f"{folder}/{name}"
+        self.draft = f"{place.staging}/{folder.rpartition('/')[2]}-{name}.part"
+        self._store, self._threads = place.store, threads
+        self._file = place.store.create(self.draft)
+        self._sink = HashedFile(self._file, threads)
+
+    def write(self, data: bytes) -> int:
+        """Append all of `data`."""
+        return self._sink.write(data)
+
+    def entry(self) -> BlobEntry:
+        """Make the bytes durable; what the commit record says of the blob."""
+        self._file.sync()
+        self._file.close()
+        return BlobEntry(self.name, self.target, self._sink.size, self._sink.sha256())
+
+    def drop(self) -> None:
+        """Close and remove the draft."""
+        self._file.close()
+        self._store.remove([self.draft])
 
 
 def _with_metadata(schema: pa.Schema, table: Table) -> pa.Schema:

@@ -7,37 +7,34 @@ from typing import Any
 
 import pyarrow as pa
 
-from .errors import NotFoundError, UsageError, did_you_mean
-from .layout import DERIVED_WRITER, Layout
-from .locks import held_writers
-from .schema import RUNS
-from .snapshot import RunLog
-
-_FROM_MODEL = {
-    "model": "name",
-    "model_revision": "revision",
-    **{
-        name: name
-        for name in (
-            "weights_sha256", "tokenizer_sha256", "architecture", "attn_implementation", "quantization",
-            "is_encoder_decoder", "n_layers", "n_heads", "d_model", "d_vocab", "dtype", "device",
-        )
-    },
-}  # fmt: skip
+from . import layout
+from .errors import LakeError, NotFoundError, UsageError, did_you_mean
+from .layout import DERIVED_WRITER, LOCKS
+from .run_json import MODEL_KEYS, read_run_json
+from .snapshot import RunLog, run_ids
+from .store import Store
+from .tables.runs import RUNS
+from .tombstone import check_tombstone
 
 
-def status(log: RunLog, layout: Layout) -> str:
+def status(log: RunLog, store: Store) -> str:
     """running, complete, interrupted, failed or removed."""
     if log.removed:
         return "removed"
     if log.outcome == "complete":
         return "complete"
-    if set(held_writers(layout.locks, log.run_id)) - {DERIVED_WRITER}:
+    if set(held_writers(store, log.run_id)) - {DERIVED_WRITER}:
         return "running"
     return log.outcome or "interrupted"
 
 
-def run_row(log: RunLog, layout: Layout) -> dict[str, Any]:
+def held_writers(store: Store, run_id: str) -> list[str]:
+    """Writers of a run whose leases are held now."""
+    names = [name for name in store.names(LOCKS) if name.startswith(f"{run_id}.") and name.endswith(".lock")]
+    return [name.split(".")[1] for name in names if store.held(f"{LOCKS}/{name}")]
+
+
+def run_row(log: RunLog, store: Store) -> dict[str, Any]:
     """One row of `runs`."""
     given, completion, counters = log.run_json, log.completion, log.counters
     model = given.get("model") or {}
@@ -45,10 +42,10 @@ def run_row(log: RunLog, layout: Layout) -> dict[str, Any]:
         "run_id": log.run_id,
         "tag": given.get("tag"),
         "kind": given.get("kind"),
-        "status": status(log, layout),
+        "status": status(log, store),
         "created_at": _time(given.get("created_at")),
         "finished_at": _time(completion.time) if completion and log.outcome else None,
-        **{column: model.get(key) for column, key in _FROM_MODEL.items()},
+        **{column: model.get(key) for column, key in MODEL_KEYS.items()},
         "seed": given.get("seed"),
         "config": _json(given.get("config")),
         "versions": _json(given.get("versions")),
@@ -59,9 +56,9 @@ def run_row(log: RunLog, layout: Layout) -> dict[str, Any]:
     return {name: row[name] for name in RUNS.names}
 
 
-def run_rows(logs: Iterable[RunLog], layout: Layout) -> list[dict[str, Any]]:
+def run_rows(logs: Iterable[RunLog], store: Store) -> list[dict[str, Any]]:
     """All rows of `runs`, oldest first."""
-    return [run_row(log, layout) for log in sorted(logs, key=created)]
+    return [run_row(log, store) for log in sorted(logs, key=created)]
 
 
 def runs_table(rows: Sequence[dict[str, Any]]) -> pa.Table:
@@ -72,6 +69,26 @@ def runs_table(rows: Sequence[dict[str, Any]]) -> pa.Table:
 def created(log: RunLog) -> tuple[str, str]:
     """Sort key: time of creation, then id."""
     return (str(log.run_json.get("created_at") or ""), log.run_id)
+
+
+def known_runs(store: Store) -> tuple[list[tuple[str, str | None, bool]], dict[str, LakeError]]:
+    """(id, tag, removed) of all runs, oldest first, and those whose run.json cannot be read, which have no tag."""
+    known: list[tuple[str, str, str | None, bool]] = []
+    damaged: dict[str, LakeError] = {}
+    for run_id in run_ids(store):
+        body: dict[str, Any] = {}
+        removed = False
+        try:
+            body = read_run_json(store, run_id)[0]
+            removed = store.exists(layout.tombstone(run_id))
+            if removed:
+                check_tombstone(store, run_id, body, None)
+        except NotFoundError:
+            continue  # removed for good between the listing and the look
+        except LakeError as error:
+            damaged[run_id], removed = error, False
+        known.append((str(body.get("created_at") or ""), run_id, body.get("tag"), removed))
+    return [(run_id, tag, removed) for _, run_id, tag, removed in sorted(known, key=lambda k: k[:2])], damaged
 
 
 def resolve(text: str, runs: Sequence[tuple[str, str | None, bool]]) -> str:

@@ -4,42 +4,56 @@ Order of a seal: files written and synced in staging, renamed into data/, folder
 published create-only and its folder synced. Only then does progress count.
 """
 
-from collections.abc import Mapping
-from contextlib import suppress
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from . import layout
 from .buffers import TableBuffer
-from .commits import FileEntry
-from .disk import explained
+from .commits import check_blob_name
 from .errors import UsageError, did_you_mean
 from .keys import key_of
-from .parts import PartFile, Threads
+from .parts import BlobFile, PartFile, Place, Threads
 from .schema import TABLES, stored_tables
+from .store import explained
 from .table import Table
 from .vectors import check_vectors
 
-if TYPE_CHECKING:
-    from .writer import RunWriter
+
+@dataclass(frozen=True)
+class Commit:
+    """What a segment becomes: where it writes, what its record says, and how the record is published."""
+
+    what: str
+    place: Place
+    fields: Mapping[str, Any]
+    publish: Callable[..., object]
+    """Called with the record's fields."""
+    is_unsure: Callable[[], bool]
+    """Whether it is unknown, after an error, if the record counts."""
+    release: Callable[[], None]
+    """Called when the segment ends, whatever became of it."""
 
 
 class SegmentWriter:
     """One segment: buffers rows of all tables, spills when the buffers are full, seals when the block ends well."""
 
-    def __init__(self, run: "RunWriter", what: str, record: Mapping[str, Any], *, buffer_bytes: int) -> None:
-        self.run, self.what = run, what
-        self._record = dict(record)
+    def __init__(self, commit: Commit, *, buffer_bytes: int) -> None:
+        self.run_id, self.what = commit.place.run_id, commit.what
         self.bytes_buffered = 0
+        self._commit, self._place = commit, commit.place
         self._written = 0
         self._limit = buffer_bytes
-        self._disk, self._layout, self._folders = run.environment()
         self._threads: Threads | None = None
         self._buffers: dict[tuple[Any, ...], TableBuffer] = {}
         self._open: dict[tuple[Any, ...], PartFile] = {}
         self._parts: list[PartFile] = []
+        self._blobs: list[BlobFile] = []
+        self._blob_folder = layout.part(layout.BLOBS, self.run_id, {}, commit.place.part_name())
         self._counters: dict[str, int] = {}
         self._sealed = False
 
@@ -86,7 +100,7 @@ class SegmentWriter:
         dim = matrix.shape[1]
         key = (table, *partition.values(), dtype, dim)
         if key not in self._buffers:
-            self._layout.part(table, self.run.run_id, partition, "x")  # refuses values that cannot be folders, now
+            layout.part(table, self.run_id, partition, "x")  # refuses values that cannot be folders, now
         self._add(
             key,
             declared,
@@ -94,6 +108,25 @@ class SegmentWriter:
             columns,
             matrix,
         )
+
+    @contextmanager
+    def blob(self, name: str) -> Iterator[BlobFile]:
+        """A file of this commit that is no table, to be written forward: .safetensors, .npy or .json.
+
+        The blobs of one commit lie in one folder under their names, so that a folder that belongs together stays one.
+        """
+        if check_blob_name(name) in [blob.name for blob in self._blobs]:
+            raise UsageError(f"{self.what.capitalize()} of run {self.run_id} has a blob {name!r} already.")
+        with explained(f"writing {name} of {self.what} of run {self.run_id}"):
+            self._threads = self._threads or Threads(self._place.store)
+            file = BlobFile(self._place, self._threads, self._blob_folder, name)
+            self._blobs.append(file)
+            yield file
+
+    def add_blob(self, name: str, data: bytes) -> None:
+        """A whole blob at once."""
+        with self.blob(name) as file:
+            file.write(data)
 
     def count(self, **counters: int) -> None:
         """Add to the counters of the commit record, e.g. n_sequences and n_tokens."""
@@ -109,17 +142,17 @@ class SegmentWriter:
         vectors: np.ndarray | None,
     ) -> None:
         if place not in self._buffers:
-            self._buffers[place] = TableBuffer(table, {"run_id": self.run.run_id, **constants})
+            self._buffers[place] = TableBuffer(table, {"run_id": self.run_id, **constants})
         self.bytes_buffered += self._buffers[place].append(columns, vectors)
         if self.bytes_buffered > self._limit:
-            with explained(f"writing {self.what} of run {self.run.run_id}"):
+            with explained(f"writing {self.what} of run {self.run_id}"):
                 self._spill()
 
     def _spill(self) -> None:
         """Write what is buffered to the open files, two at a time."""
         full = [place for place, buffer in self._buffers.items() if buffer.n_rows]
         if full:
-            self._threads = self._threads or Threads(self._disk)
+            self._threads = self._threads or Threads(self._place.store)
             self._threads.each(self._write, full)
         self.bytes_buffered = 0
 
@@ -138,9 +171,7 @@ class SegmentWriter:
     def _new_part(self, buffer: TableBuffer) -> PartFile:
         assert self._threads is not None
         partition = {name: buffer.constants[name] for name in buffer.table.partitions}
-        place = {"run_id": self.run.run_id, "writer": self.run.writer, "seq": self.run.next_seq, "partition": partition}
-        schema, staging = buffer.file_schema(), self.run.staging
-        part = PartFile(self._disk, self._threads, buffer.table, schema, staging=staging, place=place)
+        part = PartFile(self._place, self._threads, buffer.table, buffer.file_schema(), partition)
         self._parts.append(part)
         return part
 
@@ -149,31 +180,20 @@ class SegmentWriter:
         self._parts.sort(key=lambda part: part.target)  # threads finish in any order
         for part in self._open.values():
             part.finish()
-        entries = [part.entry() for part in self._parts]
-        moved: list[Path] = []
-        try:
-            self._publish(entries, moved)
-        except BaseException:
-            if not self.run.broken:
-                for path in moved:
-                    with suppress(OSError):
-                        self._disk.unlink(path)
-            raise
-        self._written, self._sealed = sum(entry.size for entry in entries), True
-
-    def _publish(self, entries: list[FileEntry], moved: list[Path]) -> None:
-        targets = [self._layout.root / entry.path for entry in entries]
-        folders = list(dict.fromkeys(target.parent for target in targets))
-        self._folders.make(folders)
-        for part, target in zip(self._parts, targets, strict=True):
-            self._disk.rename(part.draft, target)
-            moved.append(target)
-        if self._threads is not None:
-            self._threads.sync_folders(self._disk, folders)
-        rows = {name: sum(e.rows for e in entries if e.table == name) for name in ("sequences", "token_steps")}
+        files, blobs = [part.entry() for part in self._parts], [blob.entry() for blob in self._blobs]
+        moves = [(one.draft, one.target) for one in (*self._parts, *self._blobs)]
+        rows = {name: sum(e.rows for e in files if e.table == name) for name in ("sequences", "token_steps")}
         counters = {"n_sequences": rows["sequences"], "n_tokens": rows["token_steps"]} | self._counters
-        columns = {entry.table: TABLES[entry.table].names for entry in entries}
-        self.run.publish(**self._record, files=entries, columns=columns, counters=counters)
+        columns = {entry.table: TABLES[entry.table].names for entry in files}
+        try:
+            self._place.store.place(moves)
+            self._commit.publish(**self._commit.fields, files=files, blobs=blobs, columns=columns, counters=counters)
+        except BaseException:
+            if not self._commit.is_unsure():
+                with suppress(OSError):
+                    self._place.store.remove(target for _, target in moves)
+            raise
+        self._written, self._sealed = sum(entry.size for entry in (*files, *blobs)), True
 
     def __enter__(self) -> "SegmentWriter":
         return self
@@ -183,7 +203,7 @@ class SegmentWriter:
     ) -> None:
         try:
             if kind is None:
-                with explained(f"writing {self.what} of run {self.run.run_id}"):
+                with explained(f"writing {self.what} of run {self.run_id}"):
                     self._seal()
         finally:
             if not self._sealed:
@@ -192,11 +212,11 @@ class SegmentWriter:
                 self._threads.close()
             self._buffers.clear()
             self.bytes_buffered = 0
-            self.run.release_segment()
+            self._commit.release()
 
     def _drop(self) -> None:
         """Forget the segment: its staging files go, and nothing of it was ever visible."""
-        for part in self._parts:
+        for part in (*self._parts, *self._blobs):
             with suppress(OSError):  # on a failing disk the error that matters is the first; resuming cleans up too
                 part.drop()
 

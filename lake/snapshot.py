@@ -1,17 +1,17 @@
 """What a reader sees: the commit records of each run, read once, and the files they name."""
 
-import hashlib
-import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from . import commits
-from .commits import FileEntry, Record
-from .disk import Disk
-from .errors import DamageError, NotFoundError
-from .layout import DERIVED_WRITER, RUN_ID, Layout
+from . import commits, layout
+from .commits import BlobEntry, FileEntry, Record
+from .errors import DamageError, LakeError, NotFoundError
+from .layout import DERIVED_WRITER, RUN_ID
+from .run_json import read_run_json
+from .store import Store
+from .tombstone import check_tombstone
 
 
 @dataclass(frozen=True)
@@ -46,11 +46,11 @@ class RunLog:
     @cached_property
     def derived(self) -> list[Record]:
         """Records of the analyses that count: those that no later record replaces, in order."""
-        found: list[Record] = []
+        counted: list[Record] = []
         for record in self.chains.get(DERIVED_WRITER, []):
-            found = [earlier for earlier in found if earlier.analysis["analysis_id"] not in record.replaces]
-            found += [record] if record.analysis else []
-        return found
+            counted = [earlier for earlier in counted if earlier.analysis["analysis_id"] not in record.replaces]
+            counted += [record] if record.analysis else []
+        return counted
 
     @property
     def visible(self) -> list[Record]:
@@ -61,6 +61,11 @@ class RunLog:
     def files(self) -> list[FileEntry]:
         """Files of all committed segments and analyses."""
         return [entry for record in self.visible for entry in record.files]
+
+    @property
+    def blobs(self) -> list[BlobEntry]:
+        """Blobs of all committed segments and analyses, in the order of their commits."""
+        return [entry for record in self.visible for entry in record.blobs]
 
     @property
     def counters(self) -> dict[str, int]:
@@ -85,54 +90,67 @@ class RunLog:
         completion = self.completion
         if completion is None or completion.status == "failed":
             return completion and completion.status
-        plan = self.run_json.get("plan") or {}
-        planned = len(plan.get("segments") or []) if isinstance(plan, dict) else 0
+        planned = len((self.run_json.get("plan") or {}).get("segments") or [])
         return "complete" if self.committed >= set(range(planned)) else None
 
 
-def read_run(disk: Disk, layout: Layout, run_id: str) -> RunLog:
-    """Read one run; NotFoundError if there is none, DamageError if a record is torn, edited or missing."""
-    run_json, digest = read_run_json(disk, layout, run_id)
-    chains = commits.read_records(disk, layout, run_id, digest)
-    for problem in missing_heads(chains):
-        raise DamageError(f"Run {run_id}: {problem} Run `lake verify` to see what is hit.")
-    return RunLog(run_id, run_json, digest, chains, layout.tombstone(run_id).exists())
+def read_run(store: Store, run_id: str) -> RunLog:
+    """Read one run; NotFoundError if there is none, DamageError if a record is torn, edited or missing.
 
-
-def read_run_json(disk: Disk, layout: Layout, run_id: str) -> tuple[dict[str, Any], str]:
-    """run.json and the digest that the first records carry."""
-    path = layout.run_json(run_id)
-    if not path.exists():
-        raise NotFoundError(f"There is no run {run_id!r} in the lake {layout.root}.")
-    data = commits.read(disk, path, run_id)
+    Of a removed run nothing is damage: a removal may have been stopped anywhere.
+    """
+    names = store.names(layout.run_folder(run_id))
+    removed = "tombstone.json" in names
     try:
-        run_json = json.loads(data)
-    except ValueError as error:
-        raise DamageError(f"run.json of run {run_id} is no JSON ({path}): {error}. Run `lake verify`.") from error
-    return run_json, hashlib.sha256(data).hexdigest()
+        run_json, digest = read_run_json(store, run_id)
+        chains = _read_chains(store, run_id, digest, has_ends="ends" in names)
+    except LakeError as error:
+        if isinstance(error, NotFoundError) and "run.json" not in names:
+            raise
+        if not removed and not store.exists(layout.tombstone(run_id)):
+            raise
+        check_tombstone(store, run_id, None, None)
+        return RunLog(run_id, {}, "", {}, removed=True)
+    if removed:
+        check_tombstone(store, run_id, run_json, digest)
+    return RunLog(run_id, run_json, digest, chains, removed)
 
 
-def missing_heads(chains: dict[str, list[Record]]) -> Iterator[str]:
-    """Records that a completion record has seen and that are gone."""
-    known = {(r.writer, r.seq): r.digest for chain in chains.values() for r in chain}
-    for chain in chains.values():
-        for record in chain:
-            for writer, (seq, digest) in record.heads.items():
-                if known.get((writer, int(seq))) != digest:
-                    yield f"the commit record {writer}-{int(seq):06d}.json is missing or was changed."
+def _read_chains(store: Store, run_id: str, digest: str, *, has_ends: bool) -> dict[str, list[Record]]:
+    problem = ""
+    for _ in range(3):  # a listing taken while writers commit may miss an earlier name
+        # Before the records: what an end names is committed earlier than the end.
+        ends = store.names(layout.ends(run_id)) if has_ends else []
+        chains = commits.read_records(store, run_id, digest)
+        problem = next(commits.missing_heads(chains, ends), "")
+        if not problem:
+            return chains
+    raise DamageError(f"Run {run_id}: {problem} Run `lake verify` to see what is hit.")
 
 
-def run_ids(disk: Disk, layout: Layout) -> list[str]:
+def run_ids(store: Store) -> list[str]:
     """Ids of all runs that have a run.json, removed ones included."""
-    return [name for name in disk.names(layout.runs) if RUN_ID.fullmatch(name) and layout.run_json(name).exists()]
+    ids = [name for name in store.names(layout.RUNS) if RUN_ID.fullmatch(name)]
+    return [run_id for run_id in ids if _has_run_json(store, run_id)]
+
+
+def _has_run_json(store: Store, run_id: str) -> bool:
+    try:
+        return "run.json" in store.names(layout.run_folder(run_id))
+    except DamageError:
+        return True  # a link or a file where the run's folder belongs: to be named when it is read
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A fixed set of commits: what it names does not change while others write."""
+    """A fixed set of commits: what it names does not change while others write.
 
-    layout: Layout
+    `damaged` are the runs that could not be read, with the reason: the others are not hidden by them.
+    """
+
+    store: Store
     runs: dict[str, RunLog]
+    damaged: dict[str, LakeError] = field(default_factory=dict)
 
     def files(self, table: str, run: str | None = None) -> list[FileEntry]:
         """Files of one table, of all runs or of one, removed runs left out."""
@@ -156,7 +174,19 @@ class Snapshot:
                         yield entry, columns
 
 
-def take_snapshot(disk: Disk, layout: Layout, run: str | None = None) -> Snapshot:
-    """Read the records of all runs, or of one."""
-    ids = [run] if run is not None else run_ids(disk, layout)
-    return Snapshot(layout, {run_id: read_run(disk, layout, run_id) for run_id in ids})
+def take_snapshot(store: Store, run: str | None = None) -> Snapshot:
+    """Read the records of all runs, or of one; among several, one that cannot be read is set aside."""
+    if run is not None:
+        return Snapshot(store, {run: read_run(store, run)})
+    runs: dict[str, RunLog] = {}
+    damaged: dict[str, LakeError] = {}
+    for run_id in [name for name in store.names(layout.RUNS) if RUN_ID.fullmatch(name)]:
+        try:
+            runs[run_id] = read_run(store, run_id)
+        except NotFoundError:
+            continue  # a start that died, or a run that was removed for good
+        except LakeError as error:
+            damaged[run_id] = error
+    if damaged and all(log.removed for log in runs.values()):
+        raise next(iter(damaged.values()))  # there is nothing else to read
+    return Snapshot(store, runs, damaged)

@@ -1,17 +1,18 @@
-"""One writer of one run: its lock, its chain of commit records, and the segments it opens."""
+"""One writer of one run: its lease, its chain of commit records, and the segments it opens."""
 
+from contextlib import suppress
 from functools import cache
 from importlib.metadata import version
 from typing import Any, Literal
 
-from . import commits
+from . import commits, layout
 from .commits import Record
-from .disk import Disk, Folders, explained
 from .errors import LakeError, NotFoundError, UsageError
-from .layout import Layout
-from .locks import WriterLock
-from .segments import SegmentWriter
+from .layout import DERIVED_WRITER
+from .parts import Place
+from .segments import Commit, SegmentWriter
 from .snapshot import RunLog, read_run
+from .store import Lease, Store, explained
 
 BUFFER_BYTES = 256 << 20
 
@@ -23,24 +24,23 @@ def tool_version() -> str:
 
 
 class RunWriter:
-    """One writer of one run. Holds the writer's lock from start to `finish` or `close`."""
+    """One writer of one run. Holds the writer's lease from start to `finish` or `close`."""
 
-    def __init__(self, disk: Disk, layout: Layout, run_id: str, writer: str, *, lock: WriterLock) -> None:
+    def __init__(self, store: Store, run_id: str, writer: str, *, lease: Lease) -> None:
         self.run_id, self.writer = run_id, writer
-        self._disk, self._layout, self._lock = disk, layout, lock
-        self._folders = Folders(disk, layout.root)
+        self.store, self._lease = store, lease
         self._broken = False
         self._open: SegmentWriter | None = None
         self.closed = False
-        self.staging = layout.staging(run_id, writer)
         with explained(f"opening run {run_id} for writing"):
-            self._folders.make([layout.commits(run_id), self.staging])
-            for name in disk.names(self.staging):
-                disk.unlink(self.staging / name)
+            staging = layout.staging(run_id, writer)
+            store.remove(f"{staging}/{name}" for name in store.names(staging))
             # A record that a killed writer linked but did not sync must be durable before it counts as done.
-            disk.sync_folder(layout.commits(run_id))
-        self._log: RunLog = read_run(disk, layout, run_id)
+            store.settle(layout.commits(run_id))
+        self._log: RunLog = read_run(store, run_id)
         self._chain = list(self._log.chains.get(writer, []))
+        if self._chain and _is_end(self._chain[-1]):
+            self._publish_end(self._chain[-1])  # an earlier process may have died before it did
 
     @property
     def run_json(self) -> dict[str, Any]:
@@ -61,29 +61,43 @@ class RunWriter:
     @property
     def bytes_committed(self) -> int:
         """Bytes of all committed files of the run."""
-        return sum(entry.size for entry in self._current().files)
+        return sum(size for record in self._current().visible for _, size, _ in record.paths)
 
     @property
     def finished(self) -> bool:
         """Whether the run is complete: nothing is left to do."""
         return self._current().outcome == "complete"
 
-    def segment(self, index: int, items: tuple[int, int], *, buffer_bytes: int = BUFFER_BYTES) -> "SegmentWriter":
+    @property
+    def next_seq(self) -> int:
+        """Number of this writer's next commit record."""
+        return len(self._chain)
+
+    def segment(self, index: int, items: tuple[int, int], *, buffer_bytes: int = BUFFER_BYTES) -> SegmentWriter:
         """The writer of one segment, covering the half-open range `items`; use it as a context manager."""
         self._check_open()
         if index in self.committed:
             raise UsageError(f"Segment {index} of run {self.run_id} is committed already.")
         if self._open is not None:
             raise UsageError(f"{self._open.what.capitalize()} of run {self.run_id} is still open.")
-        record = {"op": "segment", "segment": index, "items": list(items)}
-        self._open = SegmentWriter(self, f"segment {index}", record, buffer_bytes=buffer_bytes)
-        return self._open
+        fields = {"op": "segment", "segment": index, "items": list(items)}
+        return self._opened(f"segment {index}", fields, buffer_bytes)
 
-    def derive(self, analysis: dict[str, Any], replaces: list[str]) -> "SegmentWriter":
+    def derive(self, analysis: dict[str, Any], replaces: list[str]) -> SegmentWriter:
         """The writer of an analysis' rows, which replace those of the analyses called `replaces`."""
         self._check_open()
-        record = {"op": "derive", "analysis": analysis, "replaces": replaces}
-        self._open = SegmentWriter(self, f"analysis {analysis['analysis_id']}", record, buffer_bytes=BUFFER_BYTES)
+        fields = {"op": "derive", "analysis": analysis, "replaces": replaces, "heads": self._heads(self._log)}
+        return self._opened(f"analysis {analysis['analysis_id']}", fields, BUFFER_BYTES)
+
+    def withdraw(self, analysis_id: str) -> None:
+        """Record that an analysis counts no more."""
+        self._check_open()
+        self._publish(op="derive", replaces=[analysis_id], heads=self._heads(self._log))
+
+    def _opened(self, what: str, fields: dict[str, Any], buffer_bytes: int) -> SegmentWriter:
+        place = Place(self.store, self.run_id, self.writer, self.next_seq)
+        commit = Commit(what, place, fields, self._publish, lambda: self._broken, self._release_segment)
+        self._open = SegmentWriter(commit, buffer_bytes=buffer_bytes)
         return self._open
 
     @property
@@ -97,19 +111,16 @@ class RunWriter:
         error: str | None = None,
         extra: dict[str, Any] | None = None,
     ) -> None:
-        """Record that this writer's work is done (or failed), and release the lock."""
+        """Record that this writer's work is done (or failed), and release the lease."""
         self._check_open()
-        others = read_run(self._disk, self._layout, self.run_id).chains
-        heads: dict[str, list[int | str]] = {
-            w: [c[-1].seq, c[-1].digest] for w, c in others.items() if w != self.writer
-        }
-        self.publish(op="finish", status=status, error=error, extra=extra or {}, heads=heads)
+        heads = self._heads(read_run(self.store, self.run_id))
+        self._publish(op="finish", status=status, error=error, extra=extra or {}, heads=heads)
         self.close()
 
     def close(self) -> None:
-        """Release the lock; an unfinished run is then `interrupted`."""
+        """Release the lease; an unfinished run is then `interrupted`."""
         self.closed = True
-        self._lock.release()
+        self._lease.release()
 
     def __enter__(self) -> "RunWriter":
         return self
@@ -117,44 +128,50 @@ class RunWriter:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def publish(self, **fields: Any) -> Record:
-        """Publish this writer's next commit record; part of sealing, not for callers."""
-        layout, previous = self._layout, self._chain[-1].digest if self._chain else self._log.digest
+    def _heads(self, log: RunLog) -> dict[str, list[int | str]]:
+        """The last record of every other writer: what this one's next record will vouch for."""
+        return {w: [chain[-1].seq, chain[-1].digest] for w, chain in log.chains.items() if w != self.writer}
+
+    def _publish(self, **fields: Any) -> Record:
+        """Publish this writer's next commit record."""
+        previous = self._chain[-1].digest if self._chain else self._log.digest
         place = {"run_id": self.run_id, "writer": self.writer, "seq": self.next_seq}
-        record = Record(**place, previous=previous, time=commits.now(), tool_version=version("tracelake"), **fields)
+        record = Record(**place, previous=previous, time=commits.now(), tool_version=tool_version(), **fields)
         data, digest = commits.encode(record)
-        if layout.tombstone(self.run_id).exists():
+        if self.store.exists(layout.tombstone(self.run_id)):
             raise NotFoundError(f"Run {self.run_id} was removed while it was being written.")
         target = layout.record(self.run_id, self.writer, self.next_seq)
+        staging = layout.staging(self.run_id, self.writer)
         with explained(f"publishing the commit record {record.name} of run {self.run_id}"):
             try:
-                commits.publish(self._disk, data, self.staging / f"{record.name}.part", target)
+                commits.publish(self.store, data, target, draft=f"{staging}/{record.name}.part")
             except BaseException:
                 # Linked but not synced: neither committed nor not. A fresh start reads what is really there.
-                self._broken = target.exists()
+                self._broken = self.store.exists(target)
                 raise
         record = commits.decode(data, record.name, self.run_id)
         assert record.digest == digest
         self._chain.append(record)
+        if _is_end(record):
+            self._publish_end(record)
         return record
 
-    @property
-    def next_seq(self) -> int:
-        """Number of this writer's next record."""
-        return len(self._chain)
+    def _publish_end(self, record: Record) -> None:
+        """Say outside the chain where it ends, so that a lost end is noticed; what it said before is taken away."""
+        folder, leaf = layout.end(self.run_id, record.writer, record.seq, record.digest).rsplit("/", 1)
+        known = self.store.names(folder)
+        if leaf not in known:
+            draft = f"{layout.staging(self.run_id, self.writer)}/end.part"
+            self._broken = True  # until it is there: what is committed must not be taken back
+            with explained(f"publishing the end of run {self.run_id}"):
+                commits.publish(self.store, b"", f"{folder}/{leaf}", draft=draft)
+            self._broken = False
+        earlier = [name for name in known if name != leaf and name.startswith(f"{record.writer}-")]
+        with suppress(OSError):  # an end too many is no harm
+            self.store.remove(f"{folder}/{name}" for name in earlier)
 
-    @property
-    def broken(self) -> bool:
-        """Whether a record was published without being acknowledged."""
-        return self._broken
-
-    def release_segment(self) -> None:
-        """Called by a segment when it ends."""
+    def _release_segment(self) -> None:
         self._open = None
-
-    def environment(self) -> tuple[Disk, Layout, Folders]:
-        """What a segment needs to write files."""
-        return self._disk, self._layout, self._folders
 
     def _current(self) -> RunLog:
         return self._log.with_chain(self.writer, self._chain)
@@ -167,3 +184,8 @@ class RunWriter:
                 f"The last commit of run {self.run_id} could not be made durable. Stop here and resume the run: "
                 "what is on disk then decides."
             )
+
+
+def _is_end(record: Record) -> bool:
+    """Whether losing this record would make the run look as it was earlier, without anything in the chain to tell."""
+    return record.op == "finish" or record.writer == DERIVED_WRITER

@@ -10,9 +10,9 @@ import pytest
 from typer.testing import CliRunner
 
 import tracelake
-from tracelake.analysis.comparison import ComparisonOptions, analyze_comparison
-from tracelake.analysis.topology import TopologyOptions, analyze_topology
-from tracelake.analysis.trajectory import TrajectoryOptions
+from tracelake.analysis.comparison import Comparison
+from tracelake.analysis.question import ask
+from tracelake.analysis.topology import Topology
 from tracelake.cli import app
 from tracelake.collect.embedding import embed_run as embedding
 from tracelake.collect.embedding.embed_run import embed_run
@@ -141,7 +141,7 @@ def test_states_of_a_site_make_paths_too(folder: Path) -> None:
     whole = lake_json(folder, "trajectory", "first", "--site", "resid_post", "--include-prompt", "--umap", "none")
     assert whole["n_rows"]["trajectories"] > found["n_rows"]["trajectories"]
     with pytest.raises(NotFoundError, match="resid_post@5"):
-        analyze_topology(lake, "first", TopologyOptions(TrajectoryOptions(site="resid_post", layer=3)))
+        ask(lake, "first", Topology(site="resid_post", layer=3))
 
 
 def test_topology_rows_are_ripsers(folder: Path) -> None:
@@ -188,18 +188,18 @@ def test_compare_two_runs_and_two_groups(folder: Path) -> None:
     assert rows["n_steps"]["p_value"] is not None
     assert lake.query("path_fingerprint", run="first").height > 20
     assert lake.sql("select distinct label from trajectory_correlations").height == 2
-    options = ComparisonOptions(by="item_id", values=("0", "1"), n_permutations=99)
-    grouped = analyze_comparison(Lake.open(folder), "first", None, options)
+    options = Comparison(by="item_id", values=("0", "1"), n_permutations=99)
+    grouped = ask(Lake.open(folder), "first", options)
     rows = lake.query("path_comparison", run="first", analysis=grouped.analysis_id)
     assert set(rows["label_a"]) == {"0"} and all("fewer than two prompts" in reason for reason in rows["reason"])
     for arguments, message in (
         (("first", "first"), "same run"),
-        (("first", None), "two groups of one run"),
+        (("first",), "two groups of one run"),
     ):
         with pytest.raises(UsageError, match=message):
-            analyze_comparison(Lake.open(folder), *arguments, ComparisonOptions())
+            ask(Lake.open(folder), arguments, Comparison())
     with pytest.raises(UsageError, match="Did you mean 'solution_method'"):
-        analyze_comparison(Lake.open(folder), "first", None, ComparisonOptions(by="solution_metod"))
+        ask(Lake.open(folder), "first", Comparison(by="solution_metod"))
 
 
 def test_list_and_rm(folder: Path) -> None:

@@ -12,7 +12,7 @@ import tracelake
 from tracelake.lake import Lake
 
 ROOT = Path(tracelake.__file__).parent
-FOLDERS = ("analysis", "collect", "commands", "lake", "queries")
+FOLDERS = ("analysis", "collect", "commands", "facade", "lake", "queries")
 SOURCES = sorted([*ROOT.glob("*.py"), *(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))])
 HEAVY = ("torch", "transformers", "sentence_transformers", "umap", "ripser", "sklearn", "altair")
 LONGEST_FUNCTION, LONGEST_FILE = 60, 350

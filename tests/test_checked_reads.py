@@ -92,8 +92,8 @@ def truth(sound):
 
 def silent_reads(lake, truth, table, damage, rng, reads=READS):
     """Ways of reading that gave a wrong answer without a word, and what the others said, after one damage."""
-    CheckedFiles(lake.path).check(committed_files(lake.snapshot()))  # remembered as right, as after a first look
-    path, other = rng.sample(sorted(lake.layout.data.glob(f"{table}/**/*.parquet")), 2)
+    CheckedFiles(lake.store).check(committed_files(lake.snapshot()))  # remembered as right, as after a first look
+    path, other = rng.sample(sorted((lake.path / "data").glob(f"{table}/**/*.parquet")), 2)
     DAMAGES[damage](path, other, rng)
     silent, said = [], []
     for name, read in reads.items():
@@ -135,7 +135,7 @@ def test_files_swapped_between_layers_and_runs_are_found(lake):
         ("run=run-one/layer=1", "run=run-two/layer=1"),
     ):
         a, b = (
-            next((lake.layout.data / "activations" / place / "site=z").glob("*0-*.parquet"))
+            next(((lake.path / "data") / "activations" / place / "site=z").glob("*0-*.parquet"))
             for place in (first, second)
         )
         assert a.stat().st_size == b.stat().st_size
@@ -149,7 +149,7 @@ def test_files_swapped_between_layers_and_runs_are_found(lake):
 
 def test_a_file_outside_its_place_is_refused(lake):
     file = next(committed_files(lake.snapshot(), "activations"))
-    checked = CheckedFiles(lake.path)
+    checked = CheckedFiles(lake.store)
     checked.check([file])
     wrong = [
         CommittedFile("run-two", file.entry),
@@ -210,7 +210,7 @@ def test_always_reads_again_and_never_does_not(lake, monkeypatch):
 def test_decay_that_leaves_every_time_is_found_by_always_only(lake, monkeypatch, cache):
     """What a disk does by itself; here the memory is told that the damaged state is the one that was right."""
     by_sql(lake)
-    path = next((lake.layout.data / "token_steps").rglob("*.parquet"))
+    path = next(((lake.path / "data") / "token_steps").rglob("*.parquet"))
     data = bytearray(path.read_bytes())
     data[len(data) // 3] ^= 1
     path.write_bytes(data)
@@ -223,7 +223,7 @@ def test_decay_that_leaves_every_time_is_found_by_always_only(lake, monkeypatch,
             if name == path.relative_to(lake.path).as_posix():
                 lines[number] = " ".join([digest, *map(str, state), name])
         memory.write_text("\n".join(lines) + "\n")
-    with_memory = CheckedFiles(lake.path)
+    with_memory = CheckedFiles(lake.store)
     with_memory.check(committed_files(lake.snapshot(), "token_steps"))
     monkeypatch.setenv(checked_files.VARIABLE, "always")
     with pytest.raises(DamageError, match=path.name):

@@ -89,7 +89,7 @@ def test_code_of_a_received_model_does_not_run(model_folder, tmp_path: Path):
     config["auto_map"] = {"AutoModelForCausalLM": "modeling_evil.Evil", "AutoConfig": "modeling_evil.Evil"}
     config["model_type"] = "evil"
     (folder / "config.json").write_text(json.dumps(config))
-    path = lake.layout.run_json(run_id)
+    path = lake.path / "_runs" / run_id / "run.json"
     about = json.loads(path.read_text())
     about["config"]["trust_remote_code"] = True
     # A forger makes the records fit run.json; here it is enough to look at the one who resumes.

@@ -7,7 +7,7 @@ import tracelake
 
 ROOT = Path(tracelake.__file__).parent
 TEXT = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-FLOORS = ("lake", "collect", "queries", "analysis", "commands")
+FLOORS = ("lake", "collect", "queries", "analysis", "facade", "commands")
 
 
 def _rows(heading: str) -> list[list[str]]:

@@ -6,15 +6,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tracelake.analysis.trajectory import TrajectoryOptions, analyze_trajectory
+import tracelake
+from tracelake.analysis.question import ask
+from tracelake.analysis.trajectory import Trajectory
 from tracelake.lake import Lake
+from tracelake.lake.analyses import commit_analysis, remove_analysis
 from tracelake.lake.commits import Record
-from tracelake.lake.derived import Analysis, commit_analysis, replaced_entries
-from tracelake.lake.errors import NotFoundError
+from tracelake.lake.derived import Analysis, replaced_entries
+from tracelake.lake.errors import NotFoundError, UsageError
 from tracelake.lake.layout import DERIVED_WRITER
 
 LENGTHS = (1, 2, 3, 12, 12)
-NO_PICTURE = TrajectoryOptions(umap="none")
+NO_PICTURE = Trajectory(umap="none")
 
 
 def write_segment(run, index: int, *, dim: int = 8, prompt: bool = True) -> None:
@@ -58,21 +61,21 @@ def lake(tmp_path: Path) -> Lake:
 
 
 def test_the_second_call_is_a_look_up_and_force_computes_again(lake: Lake) -> None:
-    first = analyze_trajectory(lake, "latest", NO_PICTURE)
-    again = analyze_trajectory(lake, "paths", NO_PICTURE)
+    first = ask(lake, "latest", NO_PICTURE)
+    again = ask(lake, "paths", NO_PICTURE)
     assert (first.computed, again.computed) == (True, False)
     assert first.analysis_id == again.analysis_id and first.n_rows == again.n_rows and first.notices == again.notices
-    forced = analyze_trajectory(lake, "paths", NO_PICTURE, force=True)
+    forced = ask(lake, "paths", NO_PICTURE, force=True)
     assert forced.computed and forced.analysis_id == first.analysis_id
     assert lake.sql("select count(*) from trajectories").item() == 2 * sum(LENGTHS)
     assert lake.sql("select count(*) from analyses").item() == 1
-    other = analyze_trajectory(lake, "paths", TrajectoryOptions(umap="none", sequences=(3,)))
+    other = ask(lake, "paths", Trajectory(umap="none", sequences=(3,)))
     assert other.analysis_id != first.analysis_id and other.n_rows["trajectories"] == 12
     assert lake.sql("select name, parameters ->> 'umap' from analyses").unique().rows() == [("trajectory", "none")]
 
 
 def test_values_equal_a_plain_computation_from_the_table(lake: Lake) -> None:
-    found = analyze_trajectory(lake, "paths", NO_PICTURE)
+    found = ask(lake, "paths", NO_PICTURE)
     vectors = lake.scan("step_embeddings").collect()
     rows = lake.sql(
         f"select * from trajectories where sequence_id = 8 and analysis_id = '{found.analysis_id}' order by position"
@@ -88,7 +91,7 @@ def test_values_equal_a_plain_computation_from_the_table(lake: Lake) -> None:
 
 
 def test_short_and_still_paths_have_nulls_with_reasons(lake: Lake) -> None:
-    analyze_trajectory(lake, "paths", TrajectoryOptions(umap="sequence"))
+    ask(lake, "paths", Trajectory(umap="sequence"))
     rows = {r["sequence_id"]: r for r in lake.sql("from trajectory_summaries").to_dicts()}
     assert rows[0]["mean_velocity"] is None and "1 step" in rows[0]["reason"] and "umap" in rows[0]["reason"]
     assert rows[1]["mean_velocity"] > 0 and rows[1]["mean_curvature_rad"] is None and "2 steps" in rows[1]["reason"]
@@ -109,24 +112,24 @@ def test_a_missing_prompt_is_said(tmp_path: Path) -> None:
     with lake.start_run("bare", {}) as run:
         write_segment(run, 0, prompt=False)
         run.finish()
-    found = analyze_trajectory(lake, "bare", NO_PICTURE)
+    found = ask(lake, "bare", NO_PICTURE)
     assert "5 sequences have no vector of the prompt" in found.notices[0]
     rows = lake.sql("select cos_to_prompt, reason from trajectories")
     assert rows["cos_to_prompt"].null_count() == rows.height
     assert all("not stored" in reason for reason in rows["reason"])
     with pytest.raises(NotFoundError, match="Stored: e, completion"):
-        analyze_trajectory(lake, "bare", TrajectoryOptions(scope="window:3"))
+        ask(lake, "bare", Trajectory(scope="window:3"))
 
 
 def test_more_rows_of_the_run_replace_the_older_answer(tmp_path: Path) -> None:
     lake = Lake.create(tmp_path / "lake")
     with lake.start_run("grows", {"plan": {"segments": [[0, 5], [5, 10]]}}) as run:
         write_segment(run, 0)
-        before = analyze_trajectory(lake, "grows", NO_PICTURE)  # while the run is being written
+        before = ask(lake, "grows", NO_PICTURE)  # while the run is being written
         assert lake.run_status("grows") == "running"
         write_segment(run, 1)
     assert lake.run_status("grows") == "interrupted"
-    after = analyze_trajectory(lake, "grows", NO_PICTURE)
+    after = ask(lake, "grows", NO_PICTURE)
     assert after.computed and after.analysis_id != before.analysis_id
     assert [a.analysis_id for a in lake.analyses("grows")] == [after.analysis_id]
     assert lake.sql("select count(*) from trajectories").item() == 2 * sum(LENGTHS)
@@ -137,38 +140,38 @@ def test_more_rows_of_the_run_replace_the_older_answer(tmp_path: Path) -> None:
 
 
 def test_removed_analyses_leave_at_once_and_their_bytes_with_vacuum(lake: Lake) -> None:
-    found = analyze_trajectory(lake, "paths", NO_PICTURE)
-    files = list((lake.layout.data / "trajectories").rglob("*.parquet"))
-    planned = lake.remove_analysis(found.analysis_id)
+    found = ask(lake, "paths", NO_PICTURE)
+    files = list(((lake.path / "data") / "trajectories").rglob("*.parquet"))
+    planned = remove_analysis(lake, found.analysis_id)
     assert planned.dry_run and planned.files == 3 and lake.analyses()
-    lake.remove_analysis(found.analysis_id, dry_run=False)
+    remove_analysis(lake, found.analysis_id, dry_run=False)
     assert not lake.analyses() and lake.sql("select count(*) from trajectories").item() == 0 and files[0].exists()
     assert lake.verify("deep").ok and not lake.verify("full").notes
     assert lake.vacuum(dry_run=False).files == 0, "too young"
     assert lake.vacuum(older_than_days=0, dry_run=False).files == 3 and not files[0].exists()
     assert lake.verify("deep").ok
-    assert analyze_trajectory(lake, "paths", NO_PICTURE).computed
-    lake.remove_analysis(found.analysis_id, dry_run=False, now=True)
-    assert not list((lake.layout.data / "trajectories").rglob("*.parquet")) and lake.verify("deep").ok
+    assert ask(lake, "paths", NO_PICTURE).computed
+    remove_analysis(lake, found.analysis_id, dry_run=False, now=True)
+    assert not list(((lake.path / "data") / "trajectories").rglob("*.parquet")) and lake.verify("deep").ok
     with pytest.raises(NotFoundError, match="no analysis"):
-        lake.remove_analysis(found.analysis_id)
+        remove_analysis(lake, found.analysis_id)
 
 
 def test_verify_sees_damage_of_an_analysis_and_rm_takes_it_with_the_run(lake: Lake) -> None:
-    analyze_trajectory(lake, "paths", NO_PICTURE)
+    ask(lake, "paths", NO_PICTURE)
     assert lake.verify("deep").ok
-    [file] = (lake.layout.data / "trajectory_summaries").rglob("*.parquet")
+    [file] = ((lake.path / "data") / "trajectory_summaries").rglob("*.parquet")
     file.write_bytes(file.read_bytes()[:-1])
     assert [p.path for p in lake.verify("quick").problems] == [file.relative_to(lake.path).as_posix()]
     lake.remove("paths", dry_run=False, now=True)
-    assert not list(lake.layout.data.rglob("*.parquet")) and not lake.analyses()
+    assert not list((lake.path / "data").rglob("*.parquet")) and not lake.analyses()
 
 
 def test_a_failed_commit_leaves_nothing(lake: Lake) -> None:
     analysis = Analysis("paths", "trajectory", {"x": 1}, "0" * 16)
     with pytest.raises(Exception, match="no column 'nonsense'"):
         commit_analysis(lake, analysis, {"trajectories": {"nonsense": [1]}})
-    assert not lake.analyses() and lake.verify("deep").ok and not list(lake.layout.all_staging.rglob("*.part"))
+    assert not lake.analyses() and lake.verify("deep").ok and not list((lake.path / "_staging").rglob("*.part"))
     commit_analysis(lake, analysis, {"analyses": {"analysis_id": analysis.analysis_id, "name": "trajectory",
                                                   "parameters": "{}", "snapshot": "0"}})  # fmt: skip
     assert [a.analysis_id for a in lake.analyses()] == [analysis.analysis_id]
@@ -187,3 +190,16 @@ def test_the_last_word_counts() -> None:
 
     assert [r.seq for r in RunLog("r", {}, "", {DERIVED_WRITER: chain}, False).derived] == [3]
     assert [r.seq for r in RunLog("r", {}, "", {DERIVED_WRITER: chain[:2]}, False).derived] == [0, 1]
+
+
+def test_asked_by_name(lake: Lake) -> None:
+    opened = tracelake.open(lake.path)
+    first = opened.analyze("trajectory", "paths", umap="none")
+    assert first.computed and not ask(lake, "paths", NO_PICTURE).computed
+    assert opened.analyze("topology", null_paths=0, sequences=(3, 4)).n_rows["persistence_summaries"] == 8
+    with pytest.raises(NotFoundError, match="Did you mean 'topology'"):
+        opened.analyze("topologie")
+    with pytest.raises(UsageError, match="Did you mean 'layer'"):
+        opened.analyze("trajectory", layers=3)
+    with pytest.raises(UsageError, match="asked of one run"):
+        opened.analyze("trajectory", ["paths", "paths"])

@@ -14,7 +14,8 @@ from tracelake.collect.config import CollectConfig
 from tracelake.collect.keep import Keep
 from tracelake.collect.models.fingerprints import tokenizer_digest
 from tracelake.collect.models.load import load_model
-from tracelake.collect.observing.observation import ObservedModel, Wishes, vector_wishes
+from tracelake.collect.observing.observation import ObservedModel, Wishes
+from tracelake.collect.observing.vectors import vector_wishes
 from tracelake.collect.running.collector import Callbacks, Collection, resume_run
 from tracelake.lake import Lake
 from tracelake.lake.errors import ConfigError, StoppedError

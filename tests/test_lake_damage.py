@@ -49,11 +49,11 @@ def lake(sound, tmp_path):
 
 
 def file_of(lake, table, index=0):
-    return sorted(lake.layout.data.glob(f"{table}/**/*.parquet"))[index]
+    return sorted((lake.path / "data").glob(f"{table}/**/*.parquet"))[index]
 
 
 def record_of(lake, number):
-    return lake.layout.commits(RUN) / f"w0-{number:06d}.json"
+    return (lake.path / "_runs" / RUN / "commits") / f"w0-{number:06d}.json"
 
 
 def test_a_flipped_bit_anywhere_is_found(lake):
@@ -158,14 +158,14 @@ def test_the_completion_has_seen_the_last_record_of_other_writers(lake):
         other.finish()
     with lake.resume_run(RUN) as run:
         run.finish()
-    (lake.layout.commits(RUN) / "w1-000001.json").unlink()
+    ((lake.path / "_runs" / RUN / "commits") / "w1-000001.json").unlink()
     with pytest.raises(DamageError, match="w1-000001.json is missing"):
         lake.snapshot()
     assert not lake.verify("quick").ok
 
 
 def test_an_edited_run_json_is_found(lake):
-    path = lake.layout.run_json(RUN)
+    path = lake.path / "_runs" / RUN / "run.json"
     path.write_text(path.read_text().replace("good-run", "evil-run"))
     assert not lake.verify("quick").ok
     path.write_text("{")
@@ -198,7 +198,7 @@ def rewrite(lake, table, change):
     import pyarrow.parquet as pq
 
     from tracelake.lake.commits import sealed, unsealed
-    from tracelake.lake.verify import file_sha256
+    from tracelake.lake.damage import file_sha256
 
     path = file_of(lake, table)
     rows = pq.ParquetFile(path).read()
@@ -209,10 +209,16 @@ def rewrite(lake, table, change):
         for entry in body["files"]:
             if entry["path"] == path.relative_to(lake.path).as_posix():
                 rows = pq.read_metadata(path).num_rows
-                entry |= {"size": path.stat().st_size, "sha256": file_sha256(path), "rows": rows}
+                entry |= {
+                    "size": path.stat().st_size,
+                    "sha256": file_sha256(lake.store, path.relative_to(lake.path).as_posix()),
+                    "rows": rows,
+                }
         body["previous"] = previous or body["previous"]
         data, previous = sealed(body)
         record_of(lake, number).write_bytes(data)
+    [end] = (lake.path / "_runs" / RUN / "ends").iterdir()
+    end.rename(end.with_name(f"w0-000003.{previous}"))
     assert lake.verify("full").ok, lake.verify("full").problems
 
 
@@ -284,7 +290,7 @@ SHAPES = (
 @pytest.mark.parametrize("statement", SHAPES)
 def test_no_filter_hides_damage(lake, statement):
     """Files that cannot be opened must not read as no rows: an optimizer may prove a filter false over nothing."""
-    for path in lake.layout.data.glob("token_steps/**/*.parquet"):
+    for path in (lake.path / "data").glob("token_steps/**/*.parquet"):
         path.unlink()
     with pytest.raises(DamageError):
         lake.sql(statement)

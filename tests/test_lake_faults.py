@@ -10,23 +10,24 @@ import pytest
 from tracelake.lake.disk import Disk, DiskFile
 from tracelake.lake.errors import ConfigError, DiskFullError, LakeError
 from tracelake.lake.lake import Lake
+from tracelake.lake.local import LocalStore
 
 RUN = "fault-run"
 PLAN = {"plan": {"segments": [[0, 2], [2, 4]]}}
 
 
 class FailingFile(DiskFile):
-    def __init__(self, path, disk):
-        super().__init__(path)
+    def __init__(self, file, disk):
+        self.__dict__ = file.__dict__
         self.disk = disk
 
     def write(self, data):
-        if len(data) > 1000 or self.path.name.endswith(".json.part"):  # Parquet writes many tiny pieces
-            self.disk.step("write", self.path)
+        if len(data) > 1000 or self.name.endswith(".json.part"):  # Parquet writes many tiny pieces
+            self.disk.step("write", self.name)
         super().write(data)
 
     def sync(self):
-        self.disk.step("sync", self.path)
+        self.disk.step("sync", self.name)
 
 
 class FailingDisk(Disk):
@@ -34,7 +35,8 @@ class FailingDisk(Disk):
 
     parallel = False
 
-    def __init__(self, at=None, code=errno.ENOSPC, *, stays=False):
+    def __init__(self, root, at=None, code=errno.ENOSPC, *, stays=False):
+        super().__init__(root)
         self.at, self.code, self.stays, self.steps = at, code, stays, 0
 
     def step(self, what, path):
@@ -44,7 +46,7 @@ class FailingDisk(Disk):
 
     def create(self, path):
         self.step("create", path)
-        return FailingFile(path, self)
+        return FailingFile(super().create(path), self)
 
     def rename(self, source, target):
         self.step("rename", target)
@@ -82,7 +84,7 @@ def whole_life(root, disk):
     """Make a lake and a run of two segments; returns what was acknowledged before an error, and the error."""
     acknowledged = set()
     try:
-        lake = Lake.create(root, disk=disk)
+        lake = Lake.create(root, store=LocalStore(root, disk))
         run = lake.start_run(RUN, PLAN)
         try:
             for index in range(2):
@@ -97,7 +99,7 @@ def whole_life(root, disk):
 
 
 def n_operations(tmp_path):
-    disk = FailingDisk()
+    disk = FailingDisk(tmp_path / "count")
     assert whole_life(tmp_path / "count", disk) == ({0, 1}, None)
     return disk.steps
 
@@ -113,14 +115,13 @@ def test_every_operation_may_fail(tmp_path, code, stays, kind):
     # Failing for good differs from failing once only in the cleaning up: a sample of it is enough.
     for at in range(1, steps + 1, 3 if stays else 1):
         root = tmp_path / f"lake{at}"
-        acknowledged, error = whole_life(root, FailingDisk(at, code, stays=stays))
+        acknowledged, error = whole_life(root, FailingDisk(root, at, code, stays=stays))
         # Cleaning up after a success may fail without harm; anything else must be told.
         assert error is None or isinstance(error, kind), f"step {at}: {error!r}"
         assert error is not None or acknowledged == {0, 1}
         if isinstance(error, DiskFullError):
             assert "free some room" in str(error) and error.exit_code == 8
-        calm = FailingDisk()
-        lake = Lake.create(root, disk=calm)
+        lake = Lake.create(root, store=LocalStore(root, FailingDisk(root)))
         try:
             run = lake.resume_run(RUN) if RUN in lake.snapshot().runs else lake.start_run(RUN, PLAN)
         except LakeError as again:
@@ -139,12 +140,13 @@ def test_every_operation_may_fail(tmp_path, code, stays, kind):
 
 
 def test_a_failed_segment_leaves_nothing_and_the_writer_goes_on(tmp_path):
-    disk = FailingDisk()
-    run = Lake.create(tmp_path / "lake", disk=disk).start_run(RUN, PLAN)
+    root = tmp_path / "lake"
+    disk = FailingDisk(root)
+    run = Lake.create(root, store=LocalStore(root, disk)).start_run(RUN, PLAN)
     disk.at = disk.steps + 6
     with pytest.raises(DiskFullError):
         write_segment(run, 0)
-    assert not list((tmp_path / "lake").rglob("*.parquet")) and not list(run.staging.iterdir())
+    assert not list((tmp_path / "lake").rglob("*.parquet")) and not list((tmp_path / "lake").rglob("*.part"))
     disk.at = None
     write_segment(run, 0)
     assert run.committed == {0}
@@ -153,10 +155,12 @@ def test_a_failed_segment_leaves_nothing_and_the_writer_goes_on(tmp_path):
 
 def test_after_an_unacknowledged_commit_only_resuming_helps(tmp_path):
     root = tmp_path / "lake"
-    disk = FailingDisk()
-    run = Lake.create(root, disk=disk).start_run(RUN, PLAN)
+    disk = FailingDisk(root)
+    run = Lake.create(root, store=LocalStore(root, disk)).start_run(RUN, PLAN)
     original = disk.sync_folder
-    disk.sync_folder = lambda path: (_ for _ in ()).throw(OSError(errno.EIO, "no")) if path.name == "commits" else None
+    disk.sync_folder = lambda path: (
+        (_ for _ in ()).throw(OSError(errno.EIO, "no")) if path.endswith("/commits") else None
+    )
     with pytest.raises(LakeError):
         write_segment(run, 0)
     disk.sync_folder = original
@@ -200,9 +204,9 @@ def test_a_really_full_disk(tmp_path):
 
 
 def test_an_unwritable_lake_says_so(tmp_path):
-    lake = Lake.create(tmp_path / "lake", disk=FailingDisk())
-    lake.check_writable()
-    lake.disk = FailingDisk(1, errno.EROFS, stays=True)
+    root = tmp_path / "lake"
+    Lake.create(root, store=LocalStore(root, FailingDisk(root))).check_writable()
+    lake = Lake.open(root, store=LocalStore(root, FailingDisk(root, 1, errno.EROFS, stays=True)))
     with pytest.raises(ConfigError, match="Not permitted"):
         lake.check_writable()
     (tmp_path / "file").write_text("")

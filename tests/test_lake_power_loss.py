@@ -19,15 +19,16 @@ import pytest
 from tracelake.lake.disk import Disk, DiskFile
 from tracelake.lake.errors import LakeError
 from tracelake.lake.lake import Lake
+from tracelake.lake.local import LocalStore
 
 RUN = "power-run"
 MODES = ("kept", "lost", "names only", "torn", "zeros", "data only", "mixed")
 
 
 class NotingFile(DiskFile):
-    def __init__(self, path, notes):
-        super().__init__(path)
-        self.notes = notes
+    def __init__(self, file, path, notes):
+        self.__dict__ = file.__dict__
+        self.path, self.notes = path, notes
 
     def write(self, data):
         super().write(data)
@@ -44,34 +45,42 @@ class NotingDisk(Disk):
 
     parallel = False
 
-    def __init__(self):
+    def __init__(self, root):
+        super().__init__(root)
         self.notes = []
 
-    def create(self, path):
-        file = NotingFile(path, self.notes)
-        self.notes.append(("create", path))
+    def note(self, what, *names):
+        self.notes.append((what, *(self.root / name for name in names)))
+
+    def create(self, name):
+        file = NotingFile(super().create(name), self.root / name, self.notes)
+        self.note("create", name)
         return file
 
     def rename(self, source, target):
         super().rename(source, target)
-        self.notes.append(("rename", source, target))
+        self.note("rename", source, target)
 
     def link(self, source, target):
         super().link(source, target)
-        self.notes.append(("link", source, target))
+        self.note("link", source, target)
 
-    def unlink(self, path):
-        if path.exists():
-            super().unlink(path)
-            self.notes.append(("unlink", path))
+    def unlink(self, name):
+        if (self.root / name).exists():
+            super().unlink(name)
+            self.note("unlink", name)
 
-    def make_folder(self, path):
-        if not path.exists():
-            super().make_folder(path)
-            self.notes.append(("mkdir", path))
+    def make_folder(self, name):
+        if not (self.root / name).exists():
+            super().make_folder(name)
+            self.note("mkdir", name)
 
-    def sync_folder(self, path):
-        self.notes.append(("sync_folder", path))
+    def remove_folder(self, name):
+        super().remove_folder(name)
+        self.note("unlink", name)
+
+    def sync_folder(self, name):
+        self.note("sync_folder", name)
 
 
 @dataclass
@@ -170,9 +179,9 @@ def write_segment(run, index):
 
 def the_notes(root):
     """A whole life of a small lake, with what was acknowledged noted in between."""
-    disk = NotingDisk()
+    disk = NotingDisk(root)
     note = disk.notes.append
-    lake = Lake.create(root, disk=disk)
+    lake = Lake.create(root, store=LocalStore(root, disk))
     note(("acknowledge", "lake"))
     run = lake.start_run(RUN, {"plan": {"segments": [[0, 2], [2, 4]]}})
     note(("acknowledge", "run"))
@@ -193,7 +202,7 @@ class Recovery(Disk):
         pass
 
     def create(self, path):
-        file = DiskFile(path)
+        file = super().create(path)
         file.sync = lambda: None
         return file
 
@@ -207,7 +216,8 @@ def violation(root, acknowledged):
 
 
 def _violation(root, acknowledged):
-    lake = Lake.open(root, disk=Recovery()) if "lake" in acknowledged else Lake.create(root, disk=Recovery())
+    opening = Lake.open if "lake" in acknowledged else Lake.create
+    lake = opening(root, store=LocalStore(root, Recovery(root)))
     logs = lake.snapshot().runs
     if "run" in acknowledged and RUN not in logs:
         return "the run is gone"
@@ -326,8 +336,8 @@ def test_a_record_linked_but_not_synced_is_made_durable_before_it_counts(tmp_pat
     for path, data in model.left(root, "kept", random.Random(0)).items():
         (target / path).parent.mkdir(parents=True, exist_ok=True)
         (target / path).mkdir(exist_ok=True) if data is None else (target / path).write_bytes(data)
-    disk = NotingDisk()
-    run = Lake.open(target, disk=disk).resume_run(RUN)
+    disk = NotingDisk(target)
+    run = Lake.open(target, store=LocalStore(target, disk)).resume_run(RUN)
     assert run.committed == {0}
     run.close()
     for note in disk.notes:

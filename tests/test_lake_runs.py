@@ -133,7 +133,7 @@ def test_locks(lake):
 
 
 def test_a_start_that_died_before_run_json_can_be_repeated(lake):
-    lake.layout.commits("half-run").mkdir(parents=True)
+    (lake.path / "_runs" / "half-run" / "commits").mkdir(parents=True)
     assert lake.runs() == [] and lake.verify().ok
     lake.start_run("half-run", {}).close()
 
@@ -172,17 +172,19 @@ def test_remove_keeps_until_vacuum(lake):
     lake.remove("goner", dry_run=False)
     assert lake.sql("select distinct run_id from token_steps").rows() == [("stays",)]
     assert {row["run_id"]: row["status"] for row in lake.runs()} == {"goner": "removed", "stays": "complete"}
-    assert not list(lake.layout.trash.rglob("*.parquet")) and len(list(lake.layout.trash.rglob("*.trash"))) >= 2
-    assert not list(lake.layout.data.glob("*/run=goner")) and lake.verify("deep").ok
+    assert (
+        not list((lake.path / "_trash").rglob("*.parquet")) and len(list((lake.path / "_trash").rglob("*.trash"))) >= 2
+    )
+    assert not list((lake.path / "data").glob("*/run=goner")) and lake.verify("deep").ok
     for call in (lake.resume_run, lake.remove):
         with pytest.raises(NotFoundError, match="removed"):
             call("goner")
     with pytest.raises(UsageError, match="exists already"):
         lake.start_run("goner", {})
     assert lake.vacuum().files == 0
-    assert lake.vacuum(older_than_days=0).files > 0 and list(lake.layout.trash.rglob("*.trash"))
+    assert lake.vacuum(older_than_days=0).files > 0 and list((lake.path / "_trash").rglob("*.trash"))
     lake.vacuum(older_than_days=0, dry_run=False)
-    assert not list(lake.layout.trash.iterdir()) and lake.verify("deep").ok
+    assert not list((lake.path / "_trash").iterdir()) and lake.verify("deep").ok
     assert [row["run_id"] for row in lake.runs()] == ["stays"]
 
 
@@ -202,13 +204,13 @@ def test_remove_now_leaves_no_byte_of_text(lake):
 
 def test_a_removal_that_died_is_completed_by_vacuum(lake, monkeypatch):
     finished(lake, "goner")
-    monkeypatch.setattr("tracelake.lake.maintenance._clear", lambda *a: (_ for _ in ()).throw(OSError(5, "died")))
+    monkeypatch.setattr("tracelake.lake.removal._clear", lambda *a: (_ for _ in ()).throw(OSError(5, "died")))
     with pytest.raises(LakeError):
         lake.remove("goner", dry_run=False)
     monkeypatch.undo()
     assert lake.sql("from token_steps").height == 0 and lake.verify("full").ok
     lake.vacuum(older_than_days=0, dry_run=False)
-    assert not list(lake.layout.data.rglob("*.parquet"))
+    assert not list((lake.path / "data").rglob("*.parquet"))
 
 
 def age(path, days):
@@ -219,10 +221,11 @@ def age(path, days):
 def test_vacuum_takes_only_what_is_surely_garbage(lake):
     run = lake.start_run("working", {})
     write(run, 0)
-    folder = next(lake.layout.data.glob("token_steps/*"))
+    folder = next((lake.path / "data").glob("token_steps/*"))
     named = next(folder.iterdir())
     orphan, stray = folder / "part-w0-000007-0123abcd.parquet", folder / "notes.txt"
-    draft = run.staging / "x.part"
+    draft = lake.path / "_staging" / "working" / "w0" / "x.part"
+    draft.parent.mkdir(parents=True, exist_ok=True)
     for path in (orphan, stray, draft):
         path.write_bytes(b"x")
         age(path, 3)
@@ -235,7 +238,7 @@ def test_vacuum_takes_only_what_is_surely_garbage(lake):
     orphan.write_bytes(b"x")
     assert lake.vacuum(dry_run=False).files == 0, "too young"
     age(orphan, 3)
-    (lake.layout.commits("working") / "w0-000000.json").write_bytes(b"torn")
+    ((lake.path / "_runs" / "working" / "commits") / "w0-000000.json").write_bytes(b"torn")
     result = lake.vacuum(dry_run=False)
     assert result.files == 0 and "records are damaged" in result.kept[0] and named.exists()
 
@@ -243,19 +246,19 @@ def test_vacuum_takes_only_what_is_surely_garbage(lake):
 def test_opening_what_is_no_lake(tmp_path, lake):
     with pytest.raises(NotFoundError, match="lake collect"):
         Lake.open(tmp_path / "nowhere")
-    marker = json.loads(lake.layout.marker.read_text())
-    lake.layout.marker.write_text(json.dumps(marker | {"format_version": 2}))
+    marker = json.loads((lake.path / "lake.json").read_text())
+    (lake.path / "lake.json").write_text(json.dumps(marker | {"format_version": 2}))
     for opening in (Lake.open, Lake.create):
         with pytest.raises(NewerFormatError, match="newer tracelake"):
             opening(lake.path)
-    lake.layout.marker.write_text("{")
+    (lake.path / "lake.json").write_text("{")
     with pytest.raises(LakeError, match="lake.json is damaged"):
         Lake.open(lake.path)
 
 
 def test_creating_twice_opens(lake):
-    before = lake.layout.marker.read_bytes()
-    assert Lake.create(lake.path).layout.marker.read_bytes() == before
+    before = (lake.path / "lake.json").read_bytes()
+    assert (Lake.create(lake.path).path / "lake.json").read_bytes() == before
 
 
 @pytest.mark.parametrize("run_id", ["", "ab", "Abc", "1abc", "a/b", "../abc", "abc.", "a" * 65, "abc\n", "abç"])

@@ -267,7 +267,7 @@ def test_spills_bound_memory_and_keep_files_sorted(tmp_path):
             assert not list(lake.path.rglob("*.parquet"))
         assert run.bytes_committed == segment.bytes_written > 600_000 and segment.bytes_buffered == 0
     assert lake.verify("deep").ok
-    files = sorted(lake.layout.data.rglob("*.parquet"))
+    files = sorted((lake.path / "data").rglob("*.parquet"))
     assert len(files) > 2  # interleaved rows: each spill starts its own sorted file
     for path in files:
         rows = pq.ParquetFile(path).read(columns=["sequence_id", "position"]).to_pylist()
@@ -290,7 +290,7 @@ def test_one_long_sequence_spills_into_one_file(tmp_path):
                 vectors=np.ones((100, 16), np.float32),
                 dtype="float32",
             )
-    (path,) = lake.layout.data.rglob("*.parquet")
+    (path,) = (lake.path / "data").rglob("*.parquet")
     assert pq.ParquetFile(path).num_row_groups > 3 and lake.verify("deep").ok
 
 
@@ -307,7 +307,7 @@ def test_row_groups_of_vectors_are_small(tmp_path):
             segment.append_vectors(
                 "activations", layer=layer, site="z", columns=columns, vectors=vectors, dtype="float32"
             )
-    for path in lake.layout.data.rglob("*.parquet"):
+    for path in (lake.path / "data").rglob("*.parquet"):
         meta = pq.ParquetFile(path).metadata
         for group in range(meta.num_row_groups):
             vector = meta.row_group(group).column(meta.num_columns - 1)

@@ -15,7 +15,8 @@ from test_chart_files import Page
 from test_queries_rows import HOSTILE, OTHER, RUN, append, frames, typed, without, write_lake
 
 import tracelake
-from tracelake.analysis.trajectory import TrajectoryOptions, analyze_trajectory
+from tracelake.analysis.question import ask
+from tracelake.analysis.trajectory import Trajectory
 from tracelake.collect.inputs.vocabulary import token_texts as tokenizer_texts
 from tracelake.lake import Lake
 from tracelake.lake.errors import NotFoundError, UsageError
@@ -400,7 +401,7 @@ def test_paths_are_drawn_once_they_have_been_computed(tmp_path: Path) -> None:
     titles = {find(name).header.title for name in ("path_profiles", "shared_trajectories", "trajectory")}
     assert not titles & {spec["title"]["text"] for spec in specs(before)}
     assert "lake analyze trajectory" in (tmp_path / "report.html").read_text()
-    analyze_trajectory(opened, run, TrajectoryOptions(site="resid_post", umap="both"))
+    ask(opened, run, Trajectory(site="resid_post", umap="both"))
     after = Page(written(opened, tmp_path, run=run))
     found = [spec["title"]["text"] for spec in specs(after)]
     assert titles <= set(found)

@@ -140,7 +140,7 @@ def writers(target: Path) -> list[str]:
 # What is in the catalogue and reads the catalogue: it may answer, but only with rows.
 def test_whatever_the_statement_nothing_changes_and_every_error_is_ours(lake, locked):
     before, answered = state(lake.path), []
-    for statement in writers(lake.layout.data):
+    for statement in writers(lake.path / "data"):
         try:
             locked.arrow(statement)
             answered.append(statement)
@@ -158,7 +158,7 @@ def test_without_the_first_wall_nothing_is_written_either(lake, monkeypatch):
     with lake.connect(locked=True) as connection:
         connection.arrow("select count(*) from token_steps")  # its files are known now
         monkeypatch.setattr(duck, "reading_statement", lambda _, text: Statement(text, frozenset()))
-        target = lake.layout.data
+        target = lake.path / "data"
         committed = next(target.rglob("*.parquet")).relative_to(lake.path)
         before = state(lake.path)
         refused = 0

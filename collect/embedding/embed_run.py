@@ -6,8 +6,9 @@ from dataclasses import asdict, dataclass
 import polars as pl
 
 from ...lake import Lake
+from ...lake.analyses import commit_analysis
 from ...lake.checked_files import checked_paths, committed_files
-from ...lake.derived import Analysis, analysis_row, commit_analysis, input_digest
+from ...lake.derived import Analysis, analysis_row, input_digest
 from ...lake.errors import UsageError
 from ...lake.snapshot import Snapshot
 from .embedder import MINILM, PROMPT, Embedder, Scope, SequenceText, embed_texts

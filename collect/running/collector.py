@@ -173,16 +173,9 @@ class Collection:
         heads = keep.heads and bool(attention)
         edges = (self.config.edge_threshold, self.config.edge_cap) if keep.edges else None
         return Wishes(
-            keep.tokens,
-            keep.layers,
-            heads,
-            vectors,
-            store,
-            self.config.topk,
-            edges=edges,
-            attention=attention,
-            prompt=self.config.observe_prompt,
-        )
+            keep.tokens, keep.layers, heads, vectors, store, self.config.topk,
+            edges=edges, attention=attention, prompt=self.config.observe_prompt,
+        )  # fmt: skip
 
     def notice(self, text: str) -> None:
         """Tell the caller something that is no error."""
@@ -197,16 +190,24 @@ class Collection:
         """Write run.json and collect everything."""
         lake.check_writable()
         if self.config.max_bytes is None:
-            check_space(self.estimate().n_bytes, lake.path, assume_yes=assume_yes)
+            check_space(self.estimate().n_bytes, lake.store.free_bytes(), lake.path, assume_yes=assume_yes)
         run_id = new_run_id(self.config.tag)
-        about = run_json(run_id, self.loaded, self.config, self.source, self.plan, self.unmeasured, self.notices)
-        about["generation_config"] = self.settings.record(applied=self.config.generation_config)
-        run = lake.start_run(run_id, about)
+        run = lake.start_run(run_id, self._about(run_id))
         own_runs.remember(run.run_json)
         return self.collect_into(run)
 
-    def collect_into(self, run: Any) -> Collected:
-        """Collect the segments that are not committed yet and record the completion."""
+    def join(self, lake: Lake, run_id: str, rank: int, world: int) -> Collected:
+        """Collect this writer's share of a run that `world` writers collect together, whoever of them starts it."""
+        lake.check_writable()
+        share = self.plan.share(rank, world)
+        return self.collect_into(lake.join_run(run_id, self._about(run_id), f"w{rank}"), share)
+
+    def _about(self, run_id: str) -> dict[str, Any]:
+        about = run_json(run_id, self.loaded, self.config, self.source, self.plan, self.unmeasured, self.notices)
+        return about | {"generation_config": self.settings.record(applied=self.config.generation_config)}
+
+    def collect_into(self, run: Any, share: frozenset[int] | None = None) -> Collected:
+        """Collect the segments (of a share) that are not committed yet and record the completion."""
         started = time.perf_counter()
         self.timings.begin()
         progress = Progress(len(self.plan.segments), len(run.committed))
@@ -219,7 +220,7 @@ class Collection:
         pa.set_memory_pool(pa.system_memory_pool())
         try:
             with failing_said(run, self.plan.batch_size, self._resume_command(run)):
-                self._collect_segments(run, progress, embedder)
+                self._collect_segments(run, progress, embedder, share)
             run.finish(status="complete", extra={"unwritten_ms": self._last_write_ms})
             own_runs.forget(run.run_json)
         finally:
@@ -235,14 +236,18 @@ class Collection:
             notices=tuple(self.notices),
         )
 
-    def _collect_segments(self, run: Any, progress: Progress, embedder: Embedder | None) -> None:
+    def _collect_segments(
+        self, run: Any, progress: Progress, embedder: Embedder | None, share: frozenset[int] | None
+    ) -> None:
         assert self.observed is not None
         self._last_write_ms = 0.0
-        waiting = [i for i in range(len(self.plan.segments)) if i not in run.committed]
+        everything = self.plan.share(0, 1)
+        waiting = sorted((everything if share is None else share) - run.committed)
+        others = everything - set(waiting)
         # The first segment also pays for what is imported and allocated once.
         compared = waiting[min(1, len(waiting) - 1)] if self.config.strict_timings and waiting else None
         runner = self._runner(run.run_id, progress, embedder)
-        for index, (start, stop), items in self.items.pending(self.plan.segments, run.committed):
+        for index, (start, stop), items in self.items.pending(self.plan.segments, others):
             self._check_limits(run)
             with run.segment(index, (start, stop)) as segment:
                 self._collect(runner, segment, start, items, compare=index == compared)
@@ -305,15 +310,9 @@ class Collection:
             *self.loaded.forced_ids,
         )
         decoder = BatchDecoder(
-            self.observed,
-            self.config.sampling,
-            limits,
-            self.plan.reading,
-            seed=self.config.seed,
-            chunk=self.plan.chunk,
-            logit_rows=self.plan.logit_rows,
-            timings=self.timings,
-        )
+            self.observed, self.config.sampling, limits, self.plan.reading, seed=self.config.seed,
+            chunk=self.plan.chunk, logit_rows=self.plan.logit_rows, timings=self.timings,
+        )  # fmt: skip
         return SegmentRunner(
             self.observed, self.config, self.plan, self.source, decoder, text, self.timings, embedder,
             on_block=on_block, on_batch=stopping.after_batch,

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ...lake.errors import UsageError
 from ..config import CollectConfig
 from ..decoding.reading import Reading
 from ..keep import Keep
@@ -64,6 +65,12 @@ class Plan:
     def as_json(self) -> dict[str, Any]:
         """Plain values for run.json."""
         return asdict(self)
+
+    def share(self, rank: int, world: int) -> frozenset[int]:
+        """Indexes of the segments that writer `rank` of `world` collects: every segment is somebody's, one writer's."""
+        if not 0 <= rank < world:
+            raise UsageError(f"Rank {rank} of {world} writers cannot be: ranks are 0 to {world - 1}.")
+        return frozenset(range(rank, len(self.segments), world))
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Plan":

@@ -1,15 +1,13 @@
 """Whether what a run may write fits on the disk of its lake."""
 
-import shutil
 from pathlib import Path
 
 from ...lake.errors import DiskFullError, UsageError
 
 
-def check_space(needed: int, folder: Path, *, assume_yes: bool) -> None:
-    """Refuse `needed` bytes that cannot fit, ask for a yes where they take half of what is free."""
-    free = shutil.disk_usage(folder).free
-    if needed <= free / 2:
+def check_space(needed: int, free: int | None, folder: Path, *, assume_yes: bool) -> None:
+    """Refuse `needed` bytes that do not fit in `free` ones (None: without end), ask for a yes where they take half."""
+    if free is None or needed <= free / 2:
         return
     sizes = f"The run may write {needed / 1e9:.2f} GB; {free / 1e9:.2f} GB are free in {folder}."
     if needed > free:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import UsageError
 from .corevital_rows import ReportRows
 from .corevital_sequence import FORMAT
-from .import_run import check_new, import_json, import_run, imported, new_run_id
+from .import_run import ImportedRun, check_new, completed, import_json, import_run, imported, new_run_id
 from .reading import Reading, read_conventions
 from .report import FirstLayer, ReportFile, read_report
 from .rows import FLUSH_ROWS, Rows
@@ -41,16 +41,6 @@ class Checked:
     trace_id: str
     model: tuple[tuple[str, Any], ...]
     seed: int | None
-    n_tokens: int
-
-
-@dataclass(frozen=True)
-class ImportedRun:
-    """What became of the reports of one model."""
-
-    run_id: str
-    model: str
-    n_sequences: int
     n_tokens: int
 
 
@@ -87,6 +77,8 @@ def import_reports(
     """Write checked reports, one run per model; UsageError if the lake holds one of them already."""
     if not settings.again:
         known = imported(lake, FORMAT)
+        if checked and not settings.new_only and all(one.trace_id in known for one in checked):
+            return completed(lake, [known[one.trace_id] for one in checked])
         if settings.new_only:
             checked = [one for one in checked if one.trace_id not in known]
         check_new(((one.trace_id, str(one.path)) for one in checked), known)
@@ -153,7 +145,7 @@ def _import_group(
         segments=segments,
     )
     run_id = new_run_id(settings.tag or FORMAT)
-    with import_run(lake, run_id, body | {"unmeasured": UNMEASURED}) as writer:
+    with import_run(lake, run_id, body | {"unmeasured": UNMEASURED}, again=settings.again) as writer:
         for index, (start, stop) in enumerate(segments):
             with writer.segment(index, (start, stop)) as segment:
                 rows = Rows(segment)

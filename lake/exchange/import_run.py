@@ -2,18 +2,23 @@
 
 import platform
 import secrets
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from ..errors import LakeError, UsageError
-from ..layout import RUN_ID
+from ..errors import LakeError, LockedError, UsageError
+from ..layout import LOCKS, RUN_ID
+from ..snapshot import RunLog
 
 if TYPE_CHECKING:
     from ..lake import Lake
     from ..writer import RunWriter
+
+
+PATIENCE_S = 30.0
 
 
 def new_run_id(tag: str) -> str:
@@ -40,10 +45,28 @@ def import_json(
     }
 
 
+@dataclass(frozen=True)
+class ImportedRun:
+    """What became of records that make one run; `already` if an earlier import had completed it."""
+
+    run_id: str
+    model: str
+    n_sequences: int
+    n_tokens: int
+    already: bool = False
+
+
 @contextmanager
-def import_run(lake: "Lake", run_id: str, body: dict[str, Any]) -> Iterator["RunWriter"]:
-    """A run to write: complete when the block ends well, gone from the lake when it does not."""
-    with lake.start_run(run_id, body) as writer:
+def import_run(lake: "Lake", run_id: str, body: dict[str, Any], *, again: bool) -> Iterator["RunWriter"]:
+    """A run to write: complete when the block ends well, gone from the lake when it does not.
+
+    Unless `again`, its records are claimed first: two imports of one file at the same moment do not both succeed.
+    """
+    with _starting(lake):
+        if not again:
+            _refuse_claimed(lake, body["source"])
+        writer = lake.start_run(run_id, body)
+    with writer:
         try:
             yield writer
             writer.finish()
@@ -54,19 +77,58 @@ def import_run(lake: "Lake", run_id: str, body: dict[str, Any]) -> Iterator["Run
             raise
 
 
+@contextmanager
+def _starting(lake: "Lake") -> Iterator[None]:
+    """The moment between looking for records in the lake and starting their run, which one import has at a time."""
+    lease = lake.store.lease(f"{LOCKS}/_imports.lock", patience_s=PATIENCE_S)
+    if lease is None:
+        raise LockedError("Another import is starting in this lake, for longer than it should. Try again.")
+    try:
+        yield
+    finally:
+        lease.release()
+
+
+def _refuse_claimed(lake: "Lake", source: Mapping[str, Any]) -> None:
+    names = {str(record["id"]): str(record["file"]) for record in source["records"]}
+    check_new(names.items(), imported(lake, source["format"]))
+    for log in _imports(lake, source["format"]):
+        held = log.outcome is None and lake.run_status(log.run_id) == "running"
+        if held and (shared := names.keys() & _identities(log)):
+            raise LockedError(
+                f"{names[min(shared)]} is being imported by another process, as run {log.run_id}. Wait for it to end."
+            )
+
+
 def imported(lake: "Lake", form: str) -> dict[str, str]:
     """Identities of the records of a format that the lake holds, each with its run; removed runs do not count."""
-    found: dict[str, str] = {}
-    for run_id, log in lake.snapshot().runs.items():
-        source = log.run_json.get("source")
-        if log.removed or log.outcome != "complete" or log.run_json.get("kind") != "import":
-            continue
-        if isinstance(source, dict) and source.get("format") == form:
-            found |= {str(record["id"]): run_id for record in source.get("records", [])}
-    return found
+    complete = (log for log in _imports(lake, form) if log.outcome == "complete")
+    return {identity: log.run_id for log in complete for identity in _identities(log)}
 
 
-def check_new(identities: Iterable[tuple[str, str]], known: dict[str, str]) -> None:
+def _imports(lake: "Lake", form: str) -> list[RunLog]:
+    logs = [log for log in lake.snapshot().runs.values() if not log.removed and log.run_json.get("kind") == "import"]
+    return [log for log in logs if (log.run_json.get("source") or {}).get("format") == form]
+
+
+def _identities(log: RunLog) -> list[str]:
+    return [str(record.get("id")) for record in (log.run_json.get("source") or {}).get("records") or []]
+
+
+def completed(lake: "Lake", run_ids: Iterable[str]) -> list[ImportedRun]:
+    """What an earlier import of the same records left: asked for again, perhaps because nobody saw it end."""
+    snapshot = lake.snapshot()
+    logs = [snapshot.runs[run_id] for run_id in dict.fromkeys(run_ids)]
+    return [
+        ImportedRun(
+            log.run_id, str((log.run_json.get("model") or {}).get("name")), log.counters.get("n_sequences", 0),
+            log.counters.get("n_tokens", 0), already=True,
+        )
+        for log in logs
+    ]  # fmt: skip
+
+
+def check_new(identities: Iterable[tuple[str, str]], known: Mapping[str, str]) -> None:
     """UsageError if one of (identity, file) is in the lake already."""
     twice = [(identity, name) for identity, name in identities if identity in known]
     if twice:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..derived import Analysis, analysis_row, commit_analysis, digest, input_digest
+from ..analyses import commit_analysis
+from ..derived import Analysis, analysis_row, digest, input_digest
 from ..errors import NotFoundError, UsageError
 
 if TYPE_CHECKING:

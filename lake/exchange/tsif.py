@@ -16,8 +16,7 @@ import pydantic_core
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..errors import NotFoundError, UsageError
-from .corevital import ImportedRun
-from .import_run import check_new, import_json, import_run, imported, new_run_id
+from .import_run import ImportedRun, check_new, completed, import_json, import_run, imported, new_run_id
 from .report import Id
 from .rows import FLUSH_ROWS, Metrics, Rows
 
@@ -101,6 +100,9 @@ def import_records(lake: "Lake", checked: Sequence[CheckedFile], settings: TsifS
     wanted = [(file, source) for file in checked for source in file.runs]
     if not settings.again:
         known = imported(lake, FORMAT)
+        identities = [_record_id(file, source) for file, source in wanted]
+        if not settings.new_only and all(identity in known for identity in identities):
+            return completed(lake, [known[identity] for identity in identities])
         if settings.new_only:
             wanted = [(file, source) for file, source in wanted if _record_id(file, source) not in known]
         check_new(((_record_id(file, source), str(file.path)) for file, source in wanted), known)
@@ -125,7 +127,7 @@ def _import_run(lake: "Lake", file: CheckedFile, source: tuple[str, str], settin
         records for records in _sequences(file.path, digest) if (records[0].run_id, records[0].model_name) == source
     )
     samples: dict[str, int] = {}
-    with import_run(lake, run_id, body | {"unmeasured": UNMEASURED}) as writer:
+    with import_run(lake, run_id, body | {"unmeasured": UNMEASURED}, again=settings.again) as writer:
         for index, (start, stop) in enumerate(segments):
             with writer.segment(index, (start, stop)) as segment:
                 rows = Rows(segment)

@@ -18,7 +18,7 @@ from ..batches import vector_files
 from ..errors import DamageError, UsageError, did_you_mean
 from ..layers import layer_number
 from ..output import replaced
-from ..schema import ACTIVATIONS
+from ..tables.states import ACTIVATIONS
 from ..vectors import to_float32
 
 if TYPE_CHECKING:

@@ -7,7 +7,6 @@ from typing import Any
 
 from ...lake.commits import Record
 from ...lake.lake import Lake
-from ...lake.runs import run_rows
 from ...lake.schema import stored_tables
 from ...lake.snapshot import RunLog, Snapshot
 from ..saved_query import check_profile
@@ -62,7 +61,7 @@ class RunReader:
         """The metrics of what is committed now; NotFoundError if the run is gone, DamageError if a record is."""
         snapshot = self.lake.snapshot(self.run)
         [(run_id, log)] = snapshot.runs.items()
-        rows = run_rows([log], self.lake.layout)
+        rows = self.lake.rows_of_runs([log])
         self._count(snapshot, rows, log)
         points = [
             *_about_run(rows[0], log),

@@ -1,30 +1,33 @@
-"""The tables that analyses write, as data: every row names its analysis, and all can be computed again."""
+"""The tables of paths: embeddings of the growing text, trajectories, and the topology of both."""
 
-from .key_columns import ANALYSIS, BOOL, F32, F64, I16, I32, I64, POSITION, RUN, SEQUENCE, TEXT, TIME, columns
-from .table import Table
+from ..table import Table
+from .key_columns import ANALYSIS, BOOL, DIM, DTYPE, F32, I16, I32, POSITION, RUN, SEQUENCE, TEXT, VECTOR, columns
+
+STEP_EMBEDDINGS = Table(
+    "step_embeddings",
+    "One row per generated token, embedder and scope: the sentence embedding of the text up to this token; and one for "
+    "the prompt alone, at its last token.",
+    (RUN, SEQUENCE, POSITION)
+    + columns(
+        ("embedder", TEXT, "Name of the sentence-transformers model.", None, True),
+        ("scope", TEXT, "Text embedded: prompt+completion, completion, window:N tokens, or prompt.", None, True),
+        ("step", I32, "0-based index among generated tokens; null for the prompt alone.", "tokens"),
+        ("n_pieces", I32, "Word pieces of the text before truncation by the embedder.", "word pieces"),
+        ("truncated", BOOL, "Whether the embedder cut the text."),
+    )
+    + (DTYPE, DIM)
+    + columns(("vector", VECTOR, "The embedding, of unit length (FLOAT[] in the view).", None, True)),
+    key=("run_id", "sequence_id", "position", "embedder", "scope"),
+    row_group_rows=8_192,
+    compressed=False,
+    vector="vector",
+)
 
 _PATH = columns(
     ("embedder", TEXT, "Embedder of the path; null for a path of states."),
     ("scope", TEXT, "Text embedded: prompt+completion, completion or window:N tokens; null for a path of states."),
     ("site", TEXT, "Site of the states that make the path; null for a path of embeddings."),
     ("layer", I32, "Block of those states, 0 to L-1; null for a path of embeddings."),
-)
-
-ANALYSES = Table(
-    "analyses",
-    "One row per analysis: what was computed, with which parameters, from which committed files.",
-    (RUN, ANALYSIS)
-    + columns(
-        ("name", TEXT, "trajectory, topology, compare, embed or labels.", None, True),
-        ("parameters", TEXT, "Resolved parameters as JSON.", None, True),
-        ("snapshot", TEXT, "First 16 hex digits of SHA-256 over the committed files that were read.", None, True),
-        ("other_run_id", TEXT, "The second run of a comparison."),
-        ("created_at", TIME, "When it was computed.", "UTC"),
-        ("n_sequences", I64, "Sequences that were analysed.", "sequences"),
-        ("notices", TEXT, "What a reader must know, one sentence after the other; null if nothing."),
-    ),
-    key=("run_id", "analysis_id"),
-    kind="derived",
 )
 
 TRAJECTORIES = Table(
@@ -128,111 +131,4 @@ PERSISTENCE_SUMMARIES = Table(
     ),
     key=("run_id", "sequence_id", "analysis_id", "space", "dimension"),
     kind="derived",
-)
-
-_GROUP = columns(("label", TEXT, "The group: a run id, or a value of the column that was compared by.", None, True))
-_METRIC = columns(
-    ("metric", TEXT, "What is described, e.g. velocity, curvature_rad, surprisal_bits, n_loops.", None, True)
-)
-
-FINGERPRINTS = Table(
-    "fingerprints",
-    "One row per group and metric: the distribution that makes up a run's fingerprint.",
-    (RUN, ANALYSIS)
-    + _GROUP
-    + _METRIC
-    + columns(
-        ("per", TEXT, "What one value belongs to: step or sequence."),
-        ("n", I64, "Values.", "values"),
-        ("n_prompts", I64, "Prompts they come from.", "prompts"),
-        ("mean", F64, "Mean."),
-        ("sd", F64, "Standard deviation (n-1)."),
-        ("q05", F64, "5 % quantile."),
-        ("q25", F64, "25 % quantile."),
-        ("median", F64, "Median."),
-        ("q75", F64, "75 % quantile."),
-        ("q95", F64, "95 % quantile."),
-        ("reason", TEXT, "Why values are null."),
-    ),
-    key=("run_id", "analysis_id", "label", "metric"),
-    kind="derived",
-)
-
-COMPARISONS = Table(
-    "comparisons",
-    "One row per metric: the difference between two runs or two groups of sequences, tested prompt by prompt.",
-    (RUN, ANALYSIS)
-    + _METRIC
-    + columns(
-        ("label_a", TEXT, "The first group: a run id, or a value of the column that was compared by."),
-        ("label_b", TEXT, "The second group."),
-        ("other_run_id", TEXT, "Run of the second group, if it is another one."),
-        ("design", TEXT, "`within prompts` (shared prompts, labels permuted within each) or `between prompts`."),
-        ("n_a", I64, "Sequences of the first group that count.", "sequences"),
-        ("n_b", I64, "Sequences of the second group that count.", "sequences"),
-        ("n_prompts", I64, "Prompts that count.", "prompts"),
-        ("mean_a", F64, "Mean over prompts of the first group's mean."),
-        ("mean_b", F64, "Mean over prompts of the second group's mean."),
-        ("difference", F64, "mean_a - mean_b."),
-        ("ci_low", F64, "Lower end of its 95 % interval, from prompts drawn with replacement."),
-        ("ci_high", F64, "Upper end of that interval."),
-        ("effect_size", F64, "Difference over the standard deviation between prompts.", "standard deviations"),
-        ("n_permutations", I64, "Permutations of the labels.", "permutations"),
-        ("p_value", F64, "Two-sided permutation p-value.", "probability"),
-        ("p_holm", F64, "The same, corrected by Holm for all metrics of the analysis.", "probability"),
-        ("reason", TEXT, "Why values are null."),
-    ),
-    key=("run_id", "analysis_id", "metric"),
-    kind="derived",
-)
-
-TRAJECTORY_CORRELATIONS = Table(
-    "trajectory_correlations",
-    "One row per pair of quantities and place: how velocity and curvature go with surprisal, entropy, correctness.",
-    (RUN, ANALYSIS)
-    + _GROUP
-    + _METRIC
-    + columns(
-        ("other", TEXT, "What it is compared with: surprisal_bits, entropy_bits or correct.", None, True),
-        (
-            "steps_from_end",
-            I32,
-            "Steps before the last token of the answer (0 is the last); null: all steps, see docs/trajectories.md.",
-            "steps",
-        ),
-        ("n", I64, "Pairs of values.", "values"),
-        ("n_prompts", I64, "Prompts they come from.", "prompts"),
-        ("spearman", F64, "Rank correlation."),
-        ("ci_low", F64, "Lower end of its 95 % interval, from prompts drawn with replacement."),
-        ("ci_high", F64, "Upper end of that interval."),
-        ("reason", TEXT, "Why values are null."),
-    ),
-    key=("run_id", "analysis_id", "label", "metric", "other", "steps_from_end"),
-    kind="derived",
-)
-
-LABELS = Table(
-    "labels",
-    "One row per sequence and set of verdicts: what people or another program call right. Grades stay in `sequences`.",
-    (RUN, SEQUENCE, ANALYSIS)
-    + columns(
-        ("prompt_id", TEXT, "The sequence's prompt: first 16 hex digits of SHA-256 over it as given.", None, True),
-        ("correct", BOOL, "The verdict; null where there is none."),
-        ("source_run_id", TEXT, "Run whose sequences the verdict comes from; null if it was given for this run."),
-        ("label_reason", TEXT, "Why, in the words of whoever gave it."),
-    ),
-    key=("run_id", "sequence_id", "analysis_id"),
-    kind="derived",
-)
-
-DERIVED_TABLES = (
-    ANALYSES,
-    TRAJECTORIES,
-    TRAJECTORY_SUMMARIES,
-    PERSISTENCE_PAIRS,
-    PERSISTENCE_SUMMARIES,
-    FINGERPRINTS,
-    COMPARISONS,
-    TRAJECTORY_CORRELATIONS,
-    LABELS,
 )

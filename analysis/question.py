@@ -1,0 +1,162 @@
+"""A question about stored rows: frozen options that say what they read and compute. `ask` is the only frame.
+
+The answer to the same question about the same committed files is looked up, not computed again. Adding an analysis is
+one file with its `Question`, its line in `QUESTIONS`, and its table.
+"""
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any, ClassVar, Self
+
+from ..lake import Lake
+from ..lake.analyses import commit_analysis
+from ..lake.derived import Analysis, analysis_row, digest, input_digest, stored_analyses
+from ..lake.errors import NotFoundError, UsageError, did_you_mean
+from ..lake.snapshot import Snapshot
+
+Columns = Mapping[str, Any]
+Reads = Sequence[tuple[str, Mapping[str, int | str]]]
+"""What of a run is read: (table, values of key columns that are wanted of it)."""
+QUESTIONS = {"trajectory": "Trajectory", "topology": "Topology", "comparison": "Comparison"}
+"""Module of this folder and the question in it."""
+
+
+@dataclass
+class Rows:
+    """What an analysis computed: columns by table, how many sequences it saw, what a reader must know."""
+
+    tables: Mapping[str, Columns]
+    n_sequences: int
+    notices: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """One run that is asked: its commits, and the analyses that the question needed to be there."""
+
+    run_id: str
+    snapshot: Snapshot
+    answers: Mapping[str, str]
+    """Ids of those analyses by name."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An analysis that is in the lake: found there, or computed now."""
+
+    run_id: str
+    analysis_id: str
+    name: str
+    parameters: dict[str, Any]
+    computed: bool
+    n_rows: dict[str, int]
+    seconds: float
+    notices: tuple[str, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return dict(vars(self)) | {"seconds": round(self.seconds, 3), "notices": list(self.notices)}
+
+
+@dataclass(frozen=True)
+class Question(ABC):
+    """What can be asked of one run or several; the fields are its options, and open choices are None or `auto`."""
+
+    name: ClassVar[str]
+
+    def check(self, run_ids: Sequence[str]) -> None:
+        """UsageError for options that cannot be, or for too many runs or too few."""
+        if len(run_ids) != 1:
+            raise UsageError(f"{self.name} is asked of one run, not of {len(run_ids)}.")
+
+    def needs(self, snapshot: Snapshot) -> Sequence["Question"]:
+        """Questions whose answers this one reads: they are asked of every run first."""
+        return ()
+
+    @abstractmethod
+    def resolve(self, snapshot: Snapshot) -> Self:
+        """The same question with its open choices made, by what the (first) run holds."""
+
+    @abstractmethod
+    def reads(self) -> Reads:
+        """What is read of every run, once the choices are made."""
+
+    @abstractmethod
+    def parameters(self, run_ids: Sequence[str]) -> dict[str, Any]:
+        """What identifies the resolved question besides its name and the committed files."""
+
+    @abstractmethod
+    def compute(self, lake: Lake, runs: Sequence[Evidence]) -> Rows:
+        """The rows of the resolved question."""
+
+
+def ask(lake: Lake, run: str | Sequence[str], question: Question, *, force: bool = False) -> Answer:
+    """The answer from the lake if it is there, else computed and written in one commit. `force` computes again.
+
+    Of several runs the first one keeps the answer.
+    """
+    started = time.perf_counter()
+    run_ids = [lake.resolve_run(one) for one in ([run] if isinstance(run, str) else run)]
+    question.check(run_ids)
+    runs = [_evidence(lake, run_id, question) for run_id in run_ids]
+    resolved = question.resolve(runs[0].snapshot)
+    parameters = resolved.parameters(run_ids)
+    analysis = Analysis(run_ids[0], question.name, parameters, _read_digest(runs, resolved.reads()))
+    stored = stored_analyses(runs[0].snapshot.runs[run_ids[0]]).get(analysis.analysis_id)
+    if stored is not None and not force:
+        computed, counts, notices = False, stored.n_rows, _notices(lake, analysis)
+    else:
+        rows = resolved.compute(lake, runs)
+        about = analysis_row(analysis, rows.n_sequences, rows.notices, run_ids[1] if len(run_ids) > 1 else None)
+        tables = {name: columns for name, columns in rows.tables.items() if _length(columns)}
+        named = {name: {**columns, "analysis_id": analysis.analysis_id} for name, columns in tables.items()}
+        commit_analysis(lake, analysis, {"analyses": about, **named})
+        computed, notices = True, tuple(rows.notices)
+        counts = {name: _length(columns) for name, columns in tables.items()} | {"analyses": 1}
+    seconds = time.perf_counter() - started
+    return Answer(
+        analysis.run_id, analysis.analysis_id, analysis.name, parameters, computed, counts, seconds, notices
+    )  # fmt: skip
+
+
+def question_named(name: str, **options: Any) -> Question:
+    """The question called so, with these options; NotFoundError or UsageError that say what there is."""
+    kinds = {kind.name: kind for kind in map(_kind, QUESTIONS)}
+    if name not in kinds:
+        raise NotFoundError(f"There is no analysis {name!r}.{did_you_mean(name, kinds)}")
+    possible = kinds[name].__dataclass_fields__
+    if unknown := [option for option in options if option not in possible]:
+        raise UsageError(f"{name} has no option {unknown[0]!r}.{did_you_mean(unknown[0], possible)}")
+    return kinds[name](**options)
+
+
+def _kind(module: str) -> type[Question]:
+    return getattr(import_module(f".{module}", __package__), QUESTIONS[module])
+
+
+def _evidence(lake: Lake, run_id: str, question: Question) -> Evidence:
+    needed = question.needs(lake.snapshot(run_id))
+    answers = {one.name: ask(lake, run_id, one).analysis_id for one in needed}
+    return Evidence(run_id, lake.snapshot(run_id), answers)
+
+
+def _read_digest(runs: Sequence[Evidence], reads: Reads) -> str:
+    """16 hex digits over what is read: committed files, and answers to other questions."""
+    digests = [[*run.answers.values(), input_digest(run.snapshot, reads)] for run in runs]
+    return digests[0][0] if digests == [digests[0][:1]] else digest(digests)[:16]
+
+
+def _notices(lake: Lake, analysis: Analysis) -> tuple[str, ...]:
+    import polars as pl
+
+    rows = lake.scan("analyses", analysis.run_id).filter(pl.col("analysis_id") == analysis.analysis_id).collect()
+    text = rows["notices"][0] if rows.height else None
+    return (text,) if text else ()
+
+
+def _length(columns: Columns) -> int:
+    """Rows: the length of the first array among the columns; scalars are repeated."""
+    return next((len(v) for v in columns.values() if hasattr(v, "__len__") and not isinstance(v, str)), 0)
