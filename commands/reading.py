@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..lake.checked_files import MODES, VARIABLE, mode
+from ..lake.care import MODES, VARIABLE, mode
 
 Verify = Annotated[
     str | None,

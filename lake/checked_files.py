@@ -14,13 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from .care import mode
 from .commits import FileEntry
-from .errors import ConfigError, DamageError, did_you_mean
+from .errors import DamageError
 from .snapshot import Snapshot
 from .store import Store
 
-MODES = ("always", "first", "never")
-VARIABLE = "TRACELAKE_VERIFY"
 RACY_NS = 2_000_000_000
 """A file changed so recently may change again without a new time: nothing is remembered of it."""
 
@@ -66,14 +65,6 @@ def checked_paths(snapshot: Snapshot, files: Iterable[CommittedFile]) -> list[st
     files = list(files)
     CheckedFiles(snapshot.store).check(files)
     return snapshot.store.urls([file.entry.path for file in files])
-
-
-def mode(given: str | None = None) -> str:
-    """`given`, or what the environment says, or `first`; ConfigError for another word."""
-    chosen = given or os.environ.get(VARIABLE) or "first"
-    if chosen not in MODES:
-        raise ConfigError(f"{VARIABLE} (or --verify) is {chosen!r}.{did_you_mean(chosen, MODES)}")
-    return chosen
 
 
 class CheckedFiles:
