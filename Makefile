@@ -4,6 +4,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 LAKE ?= lakehouse
+# Tests run in this many processes; each computes with one thread.
+WORKERS ?= 2
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install -c constraints.txt
@@ -62,7 +64,7 @@ check:
 	$(BIN)/basedpyright
 	$(BIN)/lint-imports
 	$(BIN)/python docs/generate.py --check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 test-slow: $(DEV_STAMP)
 	$(BIN)/python -m pytest -m slow
