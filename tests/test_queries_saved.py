@@ -201,7 +201,7 @@ def test_header_errors_name_file_and_line(header: str, line: int, message: str) 
 
 
 def test_describe_has_stable_keys() -> None:
-    keys = {"name", "source", "file", "summary", "description", "parameters", "chart", "sql"}
+    keys = {"name", "source", "file", "summary", "description", "parameters", "chart", "sql", "text"}
     for query in QUERIES.values():
         assert set(query.describe()) == keys
     trace = find("surprisal_trace").describe()

@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -192,7 +193,7 @@ def test_sequences_asked_for(lake: OpenLake, tmp_path: Path) -> None:
 )
 def test_an_empty_section_names_what_fills_it(table: str, item: str, tmp_path: Path) -> None:
     text = written(lake_without(tmp_path, table), tmp_path, sequences=[0])
-    assert f"collect with --keep {item} to fill this section" in text
+    assert f"collect with --keep {item} to see it" in text
     judged = f"Not judged in {N} of {N} sequences: no {'states' if item == 'layers' else 'attention'} of generated"
     assert (judged in text) == (item != "edges")
 
@@ -392,6 +393,12 @@ def test_the_profile_is_named_and_judges(lake: OpenLake, tmp_path: Path) -> None
 # -- paths -------------------------------------------------------------------------------------------------------------
 
 
+def title_of(spec: dict[str, Any]) -> str:
+    """A chart's title in one line: a long one is wrapped."""
+    text = spec["title"]["text"]
+    return text if isinstance(text, str) else " ".join(text)
+
+
 def test_paths_are_drawn_once_they_have_been_computed(tmp_path: Path) -> None:
     settings = {"limit": 6, "samples": 2, "max_new_tokens": 24, "temperature": 1.0, "device": "cpu"}
     keep = ["tokens", "activations:resid_post@-1:generated"]
@@ -399,10 +406,10 @@ def test_paths_are_drawn_once_they_have_been_computed(tmp_path: Path) -> None:
     opened = tracelake.open(tmp_path / "lake")
     before = Page(written(opened, tmp_path, run=run))
     titles = {find(name).header.title for name in ("path_profiles", "shared_trajectories", "trajectory")}
-    assert not titles & {spec["title"]["text"] for spec in specs(before)}
+    assert not titles & {title_of(spec) for spec in specs(before)}
     assert "lake analyze trajectory" in (tmp_path / "report.html").read_text()
     ask(opened, run, Trajectory(site="resid_post", umap="both"))
     after = Page(written(opened, tmp_path, run=run))
-    found = [spec["title"]["text"] for spec in specs(after)]
+    found = [title_of(spec) for spec in specs(after)]
     assert titles <= set(found)
     assert found.count(find("trajectory").header.title) == shown(after)

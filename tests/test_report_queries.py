@@ -95,7 +95,7 @@ def test_flags_of_two_runs(connection: Connection) -> None:
     rows = find("health_comparison").run(connection, run=RUN, other=OTHER, profile="v0.3")
     for run in (RUN, OTHER):
         verdicts = find("health").run(connection, run=run, profile="v0.3")
-        for flag, column in (("repetition", "repetition_loop"), ("collapse", "attention_collapse")):
+        for flag, column in (("repetition loop", "repetition_loop"), ("attention collapse", "attention_collapse")):
             judged = verdicts[column].drop_nulls()
             found = rows.filter(of_run=run, flag=flag)
             assert found.height == bool(len(judged))

@@ -128,11 +128,15 @@ def test_greedy_takes_the_lowest_id_of_equals_and_says_nothing_of_sampling() -> 
 # -- whole runs --------------------------------------------------------------------------------------------------------
 
 
+def collection(folder: Path, **settings: object) -> Collection:
+    defaults = {"model": str(folder), "prompt": PROMPTS, "device": "cpu", "keep": ("tokens",)}
+    return Collection(CollectConfig(**{**defaults, **settings}))
+
+
 def collected(path: Path, folder: Path, **settings: object) -> Lake:
     """A lake with one run."""
     lake = Lake.create(path)
-    defaults = {"model": str(folder), "prompt": PROMPTS, "device": "cpu", "keep": ("tokens",)}
-    Collection(CollectConfig(**{**defaults, **settings})).start(lake, assume_yes=True)
+    collection(folder, **settings).start(lake, assume_yes=True)
     return lake
 
 
@@ -295,8 +299,10 @@ def test_reading_without_tokens_computes_no_logits(
     def refuse(self: Unembedding, states: torch.Tensor) -> torch.Tensor:
         raise AssertionError("the unembedding was computed")
 
+    checked = collection(endless[1], max_new_tokens=0, keep=("layers",))
     monkeypatch.setattr(Unembedding, "__call__", refuse)
-    lake = collected(tmp_path, endless[1], max_new_tokens=0, keep=("layers",))
+    lake = Lake.create(tmp_path)
+    checked.start(lake)
     assert lake.scan("layer_summaries").collect().height > 0
 
 

@@ -238,6 +238,8 @@ def test_segments_are_added_as_they_are_committed(copied):
     aside.mkdir()
     for record in records:
         shutil.move(record, aside / record.name)
+    # A run that grows has no record of its end yet.
+    shutil.rmtree(copied / "_runs" / run_id / "ends")
     reader = RunReader(lake, run_id)
     seen = []
     for record in records:
