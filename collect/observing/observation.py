@@ -96,7 +96,7 @@ class ObservedStack:
         surveys = CROSS if CROSS in self.observers else SELF
         heads = self.wishes.heads and self.wishes.prompt
         self._thirds = axis.middle_third() if heads and surveys == SELF else None
-        self._before: Tensor | None = None
+        self._before: list[Tensor] | None = None
         self._basin: tuple[Tensor, Tensor] | None = None
         self._edges: dict[str, StrongestEdges] = {}
         if self.wishes.edges is not None:
@@ -108,7 +108,7 @@ class ObservedStack:
         self.axis = self.axis.of_rows(rows)
         self._keys = {kind: axis.of_rows(rows) for kind, axis in self._keys.items()}
         if self._before is not None:
-            self._before = self._before[:, rows]
+            self._before = [states[:, rows] for states in self._before]
 
     def forward(
         self, start: int, end: int, *, in_prompt: bool, again: int = 0, **inputs: Any
@@ -139,7 +139,8 @@ class ObservedStack:
             for kind, observer in self.observers.items():
                 observer.statistics = before[kind]
         if self.wishes.layers:
-            self._before = torch.stack([self._state(site, layer)[:, -1] for site, layer in self.sites])
+            last = [self._state(site, layer)[:, -1] for site, layer in self.sites]
+            self._before = [torch.stack(alike) for alike in of_one_width(last)]
         return states
 
     def forget(self) -> None:
@@ -170,14 +171,19 @@ class ObservedStack:
         return (self.observers[SELF] if site in ATTENTION_SITES else self.tap).states[site, layer]
 
     def _state_rows(self, select: Tensor | None) -> Float[Tensor, "row site statistic"]:
-        states = [self._state(site, layer) for site, layer in self.sites]
-        found = []
-        for part in zip(*(state.split(self.columns, dim=1) for state in states), strict=True):
-            stacked = torch.stack(part)
-            found.append(state_statistics(stacked, self._before))
-            self._before = stacked[:, :, -1]
-        statistics = found[0] if len(found) == 1 else torch.cat(found, dim=-1)
-        return _taken(statistics.flatten(2).permute(2, 1, 0), select)
+        groups = of_one_width([self._state(site, layer) for site, layer in self.sites])
+        before: list[Tensor | None] = [None] * len(groups) if self._before is None else [*self._before]
+        statistics = []
+        for number, group in enumerate(groups):
+            pieces = []
+            for part in zip(*(state.split(self.columns, dim=1) for state in group), strict=True):
+                stacked = torch.stack(part)
+                pieces.append(state_statistics(stacked, before[number]))
+                before[number] = stacked[:, :, -1]
+            statistics.append(pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=-1))
+        self._before = [states for states in before if states is not None]
+        joined = statistics[0] if len(statistics) == 1 else torch.cat(statistics, dim=1)
+        return _taken(joined.flatten(2).permute(2, 1, 0), select)
 
     def _attention_rows(
         self, kind: str, observer: AttentionObserver, select: Tensor | None, found: dict[str, Tensor]
@@ -265,6 +271,20 @@ def largest_lost(vectors: Float[Tensor, "row d"], stored: Float[Tensor, "row d"]
         return torch.zeros((), device=vectors.device)
     lost = stored.isinf() & vectors.isfinite()
     return torch.where(lost, vectors, 0.0).abs().amax().float()
+
+
+def of_one_width(states: list[Tensor]) -> list[list[Tensor]]:
+    """Consecutive states of equal width together.
+
+    A model may project its final state to another width (OPT 350m), which then is compared with none below it.
+    """
+    groups: list[list[Tensor]] = []
+    for state in states:
+        if groups and groups[-1][0].shape[-1] == state.shape[-1]:
+            groups[-1].append(state)
+        else:
+            groups.append([state])
+    return groups
 
 
 def _taken(rows: Tensor, select: Tensor | None) -> Tensor:
