@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -66,6 +67,12 @@ def _explained(name: str, part: str, error: BaseException, messages: list[str]) 
     if "trust_remote_code" in str(error):
         return ConfigError(
             f"Model {name!r} comes with code of its own, which is not run unless --trust-remote-code is given."
+        )
+    if kind := re.search(r"Unrecognized configuration class .*?\.configuration_(\w+)\.", str(error)):
+        return ConfigError(
+            f"Model {name!r} is of the kind {kind[1]}, of which transformers offers no language model (neither "
+            "AutoModelForCausalLM nor AutoModelForSeq2SeqLM loads it). If it wraps one beside images or sound, save "
+            "that part alone with save_pretrained, its tokenizer beside it, and collect from that folder."
         )
     if isinstance(error, OSError) or (isinstance(error, ValueError) and "model_type" in str(error)):
         folder = Path(name)
