@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from damages import DAMAGES
 
-from tracelake.lake import checked_files
+from tracelake.lake import care, checked_files
 from tracelake.lake.checked_files import CheckedFiles, CommittedFile, committed_files
 from tracelake.lake.errors import ConfigError, DamageError
 from tracelake.lake.lake import Lake
@@ -21,7 +21,7 @@ DIM = 8
 def cache(tmp_path, monkeypatch):
     """A cache of its own, in which files of this moment are remembered too."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.delenv(checked_files.VARIABLE, raising=False)
+    monkeypatch.delenv(care.VARIABLE, raising=False)
     monkeypatch.setattr(checked_files, "RACY_NS", 0)
     return tmp_path / "cache"
 
@@ -197,12 +197,12 @@ def test_always_reads_again_and_never_does_not(lake, monkeypatch):
     paths = hashed(monkeypatch)
     query = "select sum(logprob) from token_steps"
     for chosen, expected in (("always", 8), ("first", 4), ("never", 0)):
-        monkeypatch.setenv(checked_files.VARIABLE, chosen)
+        monkeypatch.setenv(care.VARIABLE, chosen)
         paths.clear()
         lake.sql(query)
         lake.sql(query)
         assert len(paths) == expected, chosen
-    monkeypatch.setenv(checked_files.VARIABLE, "sometimes")
+    monkeypatch.setenv(care.VARIABLE, "sometimes")
     with pytest.raises(ConfigError, match="always, first, never"):
         lake.sql(query)
 
@@ -225,7 +225,7 @@ def test_decay_that_leaves_every_time_is_found_by_always_only(lake, monkeypatch,
         memory.write_text("\n".join(lines) + "\n")
     with_memory = CheckedFiles(lake.store)
     with_memory.check(committed_files(lake.snapshot(), "token_steps"))
-    monkeypatch.setenv(checked_files.VARIABLE, "always")
+    monkeypatch.setenv(care.VARIABLE, "always")
     with pytest.raises(DamageError, match=path.name):
         lake.sql("select count(logprob) from token_steps")
 
