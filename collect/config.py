@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from ..lake.errors import ConfigError, NotFoundError, UsageError, did_you_mean
 from .decoding.settings import Sampling
 from .decoding.stop_rule import SAMPLING_COLUMNS, StopRule
+from .edit import EditSetting
 from .embedding.scope import Scope
 from .inputs.grading.graders import parse_grader
 from .keep import DEFAULT_KEEP, Keep
@@ -67,6 +68,11 @@ class CollectConfig(BaseModel):
     stop_when: tuple[str, ...] = Field(
         (), description="A rule that ends a sequence: `entropy_bits > 6 and margin < 0.1 for 5`."
     )
+    edit: tuple[str, ...] = Field(
+        (),
+        description="What the model is to compute otherwise: zero|mean|add|project_out:SITE@LAYERS"
+        "[:direction=FILE][:xSTRENGTH][:neurons=LIST|:heads=LIST][:all|:prompt|:generated|:last].",
+    )
     grader: str = Field(
         "auto",
         description="How answers are graded: exact (box, last number or words), choice (among the item's `options`), "
@@ -116,7 +122,7 @@ class CollectConfig(BaseModel):
             raise ValueError("must be 0 (greedy) or a positive number")
         return value
 
-    @field_validator("prompt", "keep", "stop", "stop_when", "embed_scope", mode="before")
+    @field_validator("prompt", "keep", "stop", "stop_when", "edit", "embed_scope", mode="before")
     @classmethod
     def _one_is_a_list(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str) else value
@@ -125,6 +131,7 @@ class CollectConfig(BaseModel):
     def _fits_together(self) -> "CollectConfig":
         self._check_texts()
         Keep.parse(self.keep)
+        _ = self.edit_settings
         parse_grader(self.grader)
         for name in self.embed_scope:
             Scope.parse(name)
@@ -167,6 +174,11 @@ class CollectConfig(BaseModel):
     def stop_rules(self) -> tuple[StopRule, ...]:
         """The parsed `stop_when`."""
         return tuple(StopRule.parse(text) for text in self.stop_when)
+
+    @property
+    def edit_settings(self) -> tuple[EditSetting, ...]:
+        """The parsed `edit`."""
+        return tuple(EditSetting.parse(text) for text in self.edit)
 
     @property
     def sampling(self) -> Sampling:

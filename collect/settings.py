@@ -30,6 +30,7 @@ class CollectSettings(TypedDict, total=False):
     generation_config: bool
     stop: TextOrMany
     stop_when: TextOrMany
+    edit: TextOrMany
     grader: str
     chat: Literal["auto", "on", "off"]
     chat_template: str | None

@@ -23,7 +23,7 @@ GROUPS = {
     ),
     "Decoding": (
         "max_new_tokens", "samples", "temperature", "top_p", "top_k", "min_p", "repetition_penalty",
-        "generation_config", "stop", "stop_when", "seed",
+        "generation_config", "stop", "stop_when", "edit", "seed",
     ),
     "What is kept": (
         "keep", "topk", "observe_prompt", "edge_threshold", "edge_cap", "embedder", "embed_scope", "store_dtype",

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from ..models.edits import Edit
 from ..models.stack import DECODER, SELF
 from .stop_rule import StopRule
 
@@ -18,6 +19,7 @@ class Sequence:
 
     The first `n_encoded` ids are read by the encoder, if there is one; the decoder reads the others.
     `given` is the beginning of the completion where that is not chosen but read: part of `generated`, never sampled.
+    `edits` change what the model computes of it.
     """
 
     sequence_id: int
@@ -27,6 +29,7 @@ class Sequence:
     generated: list[int] = field(default_factory=list)
     n_encoded: int = 0
     given: tuple[int, ...] = ()
+    edits: tuple[Edit, ...] = ()
     forced_steps: list[int] = field(default_factory=list)
     finish_reason: str | None = None
     next_entropy_bits: float | None = None
@@ -116,3 +119,8 @@ def encoder_matrix(batch: list[Sequence]) -> tuple[np.ndarray, np.ndarray]:
     for row, sequence in enumerate(batch):
         ids[row, : sequence.n_encoded] = sequence.prompt_ids[: sequence.n_encoded]
     return ids, real
+
+
+def with_scope_rows(values: dict[str, np.ndarray], members: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Add which rows of the block the vectors of a narrower scope belong to."""
+    return {**values, **{f"rows/{scope}": mask for scope, mask in members.items()}}

@@ -22,6 +22,7 @@ from ..inputs.prompts import PromptSource, open_source
 from ..inputs.text import TokenText
 from ..inputs.tokenized import PromptTokenizer, TokenizedPrompt
 from ..keep import Keep
+from ..models.edit_files import edits_of
 from ..models.load import load_model
 from ..models.model import LoadedModel
 from ..models.outline import outline
@@ -105,6 +106,7 @@ class Collection:
             for text in self.settings.notices(config.model, applied=config.generation_config):
                 self.notice(text)
         self.keep = Keep.parse(config.keep)
+        self.edits = edits_of(config.edit_settings, self.loaded)
         self.unmeasured: dict[str, str] = {}
         self.wishes = self._wishes()
         self.observed: ObservedModel | None = None
@@ -203,7 +205,9 @@ class Collection:
         return self.collect_into(lake.join_run(run_id, self._about(run_id), f"w{rank}"), share)
 
     def _about(self, run_id: str) -> dict[str, Any]:
-        about = run_json(run_id, self.loaded, self.config, self.source, self.plan, self.unmeasured, self.notices)
+        about = run_json(
+            run_id, self.loaded, self.config, self.source, self.plan, self.unmeasured, self.notices, self.edits
+        )
         return about | {"generation_config": self.settings.record(applied=self.config.generation_config)}
 
     def collect_into(self, run: Any, share: frozenset[int] | None = None) -> Collected:
@@ -314,7 +318,7 @@ class Collection:
             chunk=self.plan.chunk, logit_rows=self.plan.logit_rows, timings=self.timings,
         )  # fmt: skip
         return SegmentRunner(
-            self.observed, self.config, self.plan, self.source, decoder, text, self.timings, embedder,
+            self.observed, self.config, self.plan, self.source, decoder, text, self.timings, embedder, edits=self.edits,
             on_block=on_block, on_batch=stopping.after_batch,
         )  # fmt: skip
 
@@ -334,7 +338,7 @@ def resume_run(lake: Lake, run: str, *, callbacks: Callbacks | None = None, **ty
     try:
         source = open_source(config, about["source"])
         collection = Collection(config, callbacks, plan=Plan.from_json(about["plan"]), source=source)
-        check_same(about, collection.loaded, collection.source)
+        check_same(about, collection.loaded, collection.source, collection.edits)
         return collection.collect_into(writer)
     finally:
         writer.close()

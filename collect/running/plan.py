@@ -12,7 +12,8 @@ from ..config import CollectConfig
 from ..decoding.reading import Reading
 from ..keep import Keep
 from ..models.model import LoadedModel
-from ..models.stack import DECODER, Stack, largest
+from ..models.site_widths import site_width
+from ..models.stack import DECODER, Stack
 from ..observing.vectors import vector_wishes
 
 SEGMENT_BYTES = 256 * 2**20
@@ -121,22 +122,6 @@ def stored_dtype(loaded: LoadedModel, config: CollectConfig) -> str:
         return config.store_dtype
     own = str(loaded.model.dtype).removeprefix("torch.")
     return own if own in WIDTHS else "float32"
-
-
-def site_width(loaded: LoadedModel, stack: Stack, site: str) -> int:
-    """Elements of a vector of `site`."""
-    config = loaded.config
-    d_head = largest(config, "head_dim") or largest(config, "d_kv") or loaded.d_model // max(1, stack.n_heads)
-    shared = largest(config, "num_key_value_heads") or stack.n_heads
-    if site in ("z", "rot_q"):
-        return stack.n_heads * d_head
-    if site in ("v", "rot_k"):
-        return shared * d_head
-    if site == "mlp_post":
-        names = ("intermediate_size", "n_inner", "d_ff", f"{stack.name}_ffn_dim")
-        widths = (largest(config, name) for name in names)
-        return next((width for width in widths if width), 4 * loaded.d_model)
-    return loaded.d_model
 
 
 def make_plan(loaded: LoadedModel, config: CollectConfig, keep: Keep, lengths: np.ndarray, reading: Reading) -> Plan:

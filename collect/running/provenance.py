@@ -2,6 +2,7 @@
 
 import platform
 import secrets
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -12,6 +13,7 @@ from ...lake.errors import ConfigError
 from ...lake.schema import SCHEMA_VERSION
 from ..config import CollectConfig, checked_tag
 from ..inputs.prompts import PromptSource
+from ..models.edits import Edit
 from ..models.model import LoadedModel
 from ..models.site_names import SITE_SEMANTICS
 from .plan import Plan
@@ -50,6 +52,7 @@ def run_json(
     plan: Plan,
     unmeasured: dict[str, str],
     notices: list[str],
+    edits: Sequence[Edit] = (),
 ) -> dict[str, Any]:
     """The immutable description of a run; enough to resume it and to say where its numbers come from."""
     return {
@@ -65,6 +68,7 @@ def run_json(
         "source": source.describe(),
         "plan": plan.as_json(),
         "unmeasured": unmeasured,
+        **({"edits": [edit.describe() for edit in edits]} if edits else {}),
         "notices": notices,
         "versions": versions(),
         "threads": torch.get_num_threads(),
@@ -72,8 +76,8 @@ def run_json(
     }
 
 
-def check_same(before: dict[str, Any], loaded: LoadedModel, source: PromptSource) -> None:
-    """ConfigError if the model, the tokenizer or the prompts are not those that the run was started with."""
+def check_same(before: dict[str, Any], loaded: LoadedModel, source: PromptSource, edits: Sequence[Edit] = ()) -> None:
+    """ConfigError if the model, the tokenizer, the edits or the prompts are not those that the run was started with."""
     now = loaded.describe()
     for name in SAME_TO_RESUME:
         if before["model"].get(name, now[name]) != now[name]:
@@ -84,4 +88,9 @@ def check_same(before: dict[str, Any], loaded: LoadedModel, source: PromptSource
     if before["source"] != source.describe():
         raise ConfigError(
             f"Run {before['run_id']} cannot be resumed: its prompts have changed since it was started. Start a new run."
+        )
+    if before.get("edits", []) != [edit.describe() for edit in edits]:
+        raise ConfigError(
+            f"Run {before['run_id']} cannot be resumed: a vector of its edits has changed since it was started. "
+            "Start a new run."
         )

@@ -16,6 +16,7 @@ from ..embedding.embedder import PROMPT, Embedder, Scope, SequenceText, embed_te
 from ..inputs.prompts import PromptSource
 from ..inputs.text import TokenText
 from ..inputs.tokenized import TokenizedPrompt
+from ..models.edits import Edit
 from ..observing.observation import ObservedModel
 from .outcome import as_columns, sequence_row, token_columns
 from .plan import Plan, batches
@@ -36,6 +37,7 @@ class SegmentRunner:
     embedder: Embedder | None
     on_block: Callable[[int], None]
     on_batch: Callable[[int], None]
+    edits: tuple[Edit, ...] = ()
     rows: list[dict[str, Any]] = field(default_factory=list)
     batches: list[list[Sequence]] = field(default_factory=list)
     """The batches of the last segment, with what became of their sequences."""
@@ -69,7 +71,9 @@ class SegmentRunner:
         loaded = self.observed.loaded
         prompt = np.concatenate((tokenized.ids, np.array(loaded.start_ids, dtype=np.int64)))
         n_encoded = 0 if loaded.encoder is None else len(tokenized.ids)
-        return Sequence(item * self.config.samples + sample, item, sample, prompt, n_encoded=n_encoded)
+        return Sequence(
+            item * self.config.samples + sample, item, sample, prompt, n_encoded=n_encoded, edits=self.edits
+        )
 
     def _run_batch(self, segment: Any, batch: list[Sequence], items: list[TokenizedPrompt]) -> None:
         n_layers = {stack.name: stack.n_layers for stack in self.observed.loaded.stacks}
