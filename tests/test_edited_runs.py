@@ -146,7 +146,7 @@ def test_what_was_edited_is_recorded_and_must_be_the_same_when_resumed(
     calls = iter(range(1000))
     with pytest.raises(StoppedError):
         Collection(CollectConfig(**settings), Callbacks(should_stop=lambda: next(calls) > 3)).start(lake)
-    save_file({**vectors, "b": vectors["a"]}, file)
+    save_file({**vectors, "b": vectors["a"].clone()}, file)
     with pytest.raises(ConfigError, match="a vector of its edits has changed"):
         resume_run(lake, "latest")
     save_file(vectors, file)
