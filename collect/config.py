@@ -46,6 +46,18 @@ class CollectConfig(BaseModel):
     dataset: str | None = Field(
         None, description="Dataset NAME[[:SUBSET]:SPLIT]: tinymath:test or one of the Hugging Face hub."
     )
+    given: str | None = Field(
+        None, description="JSONL file of `id` and `given`: texts or token ids that completions begin with."
+    )
+    branch_from: str | None = Field(None, description="Leave the stored sequences of this run at the steps of --at.")
+    continue_run: str | None = Field(
+        None, description="Go on from the stored sequences of this run; with --max-new-tokens 0 read them again."
+    )
+    sequence: tuple[int, ...] = Field((), description="Only this sequence of that run.")
+    at: tuple[str, ...] = Field((), description="Step to branch at, or every:K.")
+    force: str | None = Field(
+        None, description="First token of a branch: second (the best beside the parent's own), an id, or its text."
+    )
     limit: int | None = Field(None, ge=1, description="Use only the first N items.")
     max_new_tokens: int = Field(128, ge=0, description="Most tokens to generate per sequence; 0 reads only.")
     keep: tuple[str, ...] = Field(
@@ -122,7 +134,7 @@ class CollectConfig(BaseModel):
             raise ValueError("must be 0 (greedy) or a positive number")
         return value
 
-    @field_validator("prompt", "keep", "stop", "stop_when", "edit", "embed_scope", mode="before")
+    @field_validator("prompt", "keep", "stop", "stop_when", "edit", "embed_scope", "at", mode="before")
     @classmethod
     def _one_is_a_list(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str) else value
@@ -132,6 +144,7 @@ class CollectConfig(BaseModel):
         self._check_texts()
         Keep.parse(self.keep)
         _ = self.edit_settings
+        self._check_branches()
         parse_grader(self.grader)
         for name in self.embed_scope:
             Scope.parse(name)
@@ -163,6 +176,29 @@ class CollectConfig(BaseModel):
         if keep.edges or any(item.scope == "prompt" for item in keep.activations):
             raise ValueError("observe_prompt is off, but edges or activations of the prompt are to be kept")
 
+    def _check_branches(self) -> None:
+        if not self.goes_on:
+            if named := [name for name in ("sequence", "at", "force") if getattr(self, name)]:
+                raise ValueError(f"{named[0]} belongs to --branch-from RUN or --continue RUN")
+            return
+        others = [name for name in ("prompt", "prompts", "dataset", "given") if getattr(self, name)]
+        if others or (self.branch_from and self.continue_run):
+            other = f"--{others[0]}" if others else "--continue"
+            raise ValueError(f"the stored sequences of a run are the prompts; leave out {other}")
+        if self.branch_from and not self.at:
+            raise ValueError("--branch-from needs --at STEP or --at every:K: where the branches leave their parents")
+        if self.continue_run and (self.at or self.force):
+            raise ValueError("--continue goes on from the end; --at and --force belong to --branch-from")
+        for text in self.at:
+            if re.fullmatch(r"\d+|every:[1-9]\d*", text) is None:
+                raise ValueError(f"--at is a step or every:K, not {text!r}")
+        if self.branch_from and self.max_new_tokens == 0 and self.force is None:
+            raise ValueError("--max-new-tokens 0 and no --force: the branches would have no token of their own")
+        if self.branch_from and not self.observe_prompt:
+            raise ValueError("the prompt of a branch is its parent's and never observed; leave out --no-prompt")
+        if self.branch_from and Keep.parse(self.keep).edges:
+            raise ValueError("edges are of the prompt, which is the parent's; leave them out of --keep")
+
     def _check_rules(self) -> None:
         columns = {column for rule in self.stop_rules for column in rule.columns}
         if columns and not Keep.parse(self.keep).tokens:
@@ -174,6 +210,16 @@ class CollectConfig(BaseModel):
     def stop_rules(self) -> tuple[StopRule, ...]:
         """The parsed `stop_when`."""
         return tuple(StopRule.parse(text) for text in self.stop_when)
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether stored sequences are gone on from."""
+        return self.branch_from is not None or self.continue_run is not None
+
+    @property
+    def completes(self) -> bool:
+        """Whether there are completions: generated ones, or given ones that are read."""
+        return self.max_new_tokens > 0 or self.goes_on or self.given is not None
 
     @property
     def edit_settings(self) -> tuple[EditSetting, ...]:

@@ -18,6 +18,12 @@ class CollectSettings(TypedDict, total=False):
     prompts_format: Literal["auto", "text", "jsonl", "json", "csv", "tsv", "parquet"]
     split_lines: bool
     dataset: str | None
+    given: str | None
+    branch_from: str | None
+    continue_run: str | None
+    sequence: int | Sequence[int]
+    at: TextOrMany
+    force: str | None
     limit: int | None
     max_new_tokens: int
     keep: TextOrMany

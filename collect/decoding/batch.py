@@ -36,6 +36,7 @@ class Batch:
         self.n_prompt = np.array([sequence.n_prompt for sequence in sequences])
         self.n_given = np.array([len(sequence.given) for sequence in sequences])
         n_read = np.array([sequence.n_opening for sequence in sequences])
+        self.observed_from = np.array([sequence.observed_from for sequence in sequences])
         self.width = int(n_read.max())
         """Columns of what is read before a token is chosen."""
         self.end = self.width

@@ -10,7 +10,6 @@ from contextlib import ExitStack
 import numpy as np
 from torch import Tensor
 
-from ...lake.errors import ConfigError
 from ..models.edits import Editing
 from ..observing.observation import ObservedModel
 from ..observing.summaries import Distribution, distribution
@@ -56,15 +55,9 @@ class BatchDecoder:
         """Read the prompts and generate; fills in the outcome of every one of `sequences`."""
         self.started = time.perf_counter()
         self.sequences = sequences
-        n_given = [len(sequence.given) for sequence in sequences]
-        most = self.limits.max_new_tokens
-        if max(n_given) >= max(1, most):
-            raise ConfigError(
-                f"{max(n_given)} tokens are given, so that --max-new-tokens {most} leaves none to choose."
-            )
         for sequence in sequences:
             sequence.begin()
-        self.batch = Batch(self.loaded, sequences, self.reading, room=most - min(n_given))
+        self.batch = Batch(self.loaded, sequences, self.reading, room=self.limits.max_new_tokens)
         self.watch = StopWatch(self.limits.rules, len(sequences))
         self.row_processors: RowProcessors | None = None
         if self.settings is not None:
@@ -152,7 +145,7 @@ class BatchDecoder:
         rows = self.row_processors
         processors = self.processors if rows is None else rows.of(batch.alive, batch.pads)
         choice = choose(logits, batch.ids[:, : batch.end], processors, draws)
-        self.forced = self.limits.forced(batch.end - batch.pads, steps)
+        self.forced = self.limits.forced(batch.end - batch.pads, steps - batch.n_given[batch.alive])
         if (self.forced >= 0).any():
             choice = choice.overruled(self._index(self.forced))
         packet = {"token_id": choice.token_ids, "healthy": logits.amax(-1).isfinite()}
@@ -189,7 +182,7 @@ class BatchDecoder:
         return ended
 
     def _reason(self, sequence: Sequence) -> str | None:
-        at_limit = len(sequence.generated) >= self.limits.max_new_tokens
+        at_limit = len(sequence.generated) - len(sequence.given) >= self.limits.max_new_tokens
         if at_limit and self.limits.forced_last is not None:
             return "length"
         if sequence.generated[-1] in self.limits.end_ids:

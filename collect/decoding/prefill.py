@@ -50,7 +50,7 @@ class Prefill:
         matrix, real = encoder_matrix(self.sequences)
         ids = self.batch.index(matrix)
         mask = None if real.all() else self.batch.index(real.astype(np.int64))
-        observed = self.observed.wishes.prompt
+        observed = self.observed.wishes.prompt and not self.batch.observed_from.any()
         with self.timings.measure("encode"):
             if observed:
                 states = encoder.forward(0, ids.shape[1], in_prompt=True, input_ids=ids, attention_mask=mask)
@@ -68,23 +68,36 @@ class Prefill:
     def _decode(self) -> Iterator[tuple[str, Block]]:
         """Feed the prompt in chunks; yields the rows of each that is observed."""
         decoder, batch = self.observed.decoder, self.batch
-        # Without the prompt, rows are observed from its last token on, which predicts the first of the completion.
-        firsts = batch.pads if self.observed.wishes.prompt else batch.width - batch.n_given - 1
-        observed_from = 0 if self.observed.wishes.prompt else int(firsts.min())
+        firsts, predicting = self._firsts()
+        observed_from = int(predicting.min())
         for start, end in batch.spans(0, observed_from, self.chunk):
             with self.timings.measure("prefill"):
                 pass_over(decoder, batch, start, end)
         for start, end in batch.spans(observed_from, batch.width, self.chunk):
             with self.timings.measure("prefill"):
                 states = forward(decoder, batch, start, end, in_prompt=True)
-            block = self._prompt_states(decoder, _real(firsts, start, end), start, end, origin=batch.origin)
+            select = _real(firsts, start, end)
+            block = self._prompt_states(decoder, select, start, end, origin=batch.origin)
             if end == batch.width:
                 self._keep_basin(decoder)
             yield STATES, block
             self.last_states = states[:, -1]
             if self.observed.wishes.tokens:
-                yield from self._prompt_predictions(states, start, end, firsts)
+                yield from self._prompt_predictions(states, start, end, predicting)
         yield from self._prompt_edges(decoder)
+
+    def _firsts(self) -> tuple[np.ndarray, np.ndarray]:
+        """The first column of each row whose state is observed, and the first whose prediction is.
+
+        Without the prompt that is its last token, which predicts the first of the completion. The token where a branch
+        begins is predicted by the one before it, whose state is the parent's.
+        """
+        batch = self.batch
+        if not self.observed.wishes.prompt:
+            firsts = batch.width - batch.n_given - 1
+            return firsts, firsts
+        begins = batch.observed_from - batch.origin
+        return np.maximum(batch.pads, begins), np.maximum(batch.pads, begins - 1)
 
     def _prompt_edges(self, stack: ObservedStack) -> Iterator[tuple[str, Block]]:
         for kind, edges in stack.prompt_edges().items():
@@ -100,7 +113,7 @@ class Prefill:
         whole = len(select) == n_new * len(self.sequences)
         index = None if whole else self.batch.index(select)
         positions = columns + origin[rows]
-        last = select[positions == self.batch.n_prompt[rows] - 1]
+        last = select[positions == (self.batch.n_prompt + self.batch.n_given)[rows] - 1]
         scopes = {None: index, "prompt": index}
         members: dict[str, np.ndarray] = {}
         if self.batch.n_given.any():

@@ -1,8 +1,6 @@
 """One run: plan it, collect it segment by segment, resume it; the only file that knows both models and the lake."""
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -18,7 +16,8 @@ from ..decoding.replay import replay
 from ..decoding.sequence import Limits
 from ..decoding.timings import Timings
 from ..embedding.embedder import Embedder
-from ..inputs.prompts import PromptSource, open_source
+from ..inputs.prompts import open_source
+from ..inputs.source import PromptSource
 from ..inputs.text import TokenText
 from ..inputs.tokenized import PromptTokenizer, TokenizedPrompt
 from ..keep import Keep
@@ -34,42 +33,12 @@ from . import own_runs
 from .consent import consented, resume_command
 from .failure import failing_said
 from .plan import Estimate, Plan, estimate, make_plan, stored_dtype
-from .provenance import check_same, new_run_id, run_json
+from .progress import Callbacks, Collected, Progress
+from .provenance import check_parent, check_same, new_run_id, run_json
 from .segment import SegmentRunner, operation_columns
 from .space import check_space
 from .stopping import Stopping, stop_finder, stopped
 from .work_items import WorkItems
-
-
-@dataclass
-class Progress:
-    """How far a run is, for whoever shows it."""
-
-    n_segments: int
-    segments_done: int = 0
-    n_tokens: int = 0
-    n_bytes: int = 0
-
-
-@dataclass(frozen=True)
-class Collected:
-    """What a finished call of `collect` leaves."""
-
-    run_id: str
-    n_sequences: int
-    n_tokens: int
-    n_bytes: int
-    seconds: float
-    notices: tuple[str, ...]
-
-
-@dataclass
-class Callbacks:
-    """What the caller wants to hear, and how it asks to stop."""
-
-    on_progress: Callable[[Progress], None] = lambda progress: None
-    on_notice: Callable[[str], None] = lambda text: None
-    should_stop: Callable[[], bool] = lambda: False
 
 
 class Collection:
@@ -107,6 +76,7 @@ class Collection:
                 self.notice(text)
         self.keep = Keep.parse(config.keep)
         self.edits = edits_of(config.edit_settings, self.loaded)
+        check_parent(self.source, self.loaded, self.edits)
         self.unmeasured: dict[str, str] = {}
         self.wishes = self._wishes()
         self.observed: ObservedModel | None = None
@@ -115,9 +85,10 @@ class Collection:
             config.chat,
             config.on_long,
             self.loaded.longest_prompt(generates=config.max_new_tokens > 0),
-            config.max_new_tokens > 0,
+            config.completes,
             config.chat_template,
             self.loaded.n_embeddings,
+            given_counts=self.loaded.encoder is None,
         )
         self.items = WorkItems(self.source, tokenizer)
         with self.timings.measure("plan"):
@@ -170,7 +141,7 @@ class Collection:
             self.unmeasured = {"head_summaries": attention.reason, "layer_summaries.attn_*": attention.reason}
         asked = vector_wishes(keep, self.loaded.stacks, observe_prompt=self.config.observe_prompt)
         check_attention_sites(asked, self.loaded, attention)
-        vectors = each_once(asked, generates=self.config.max_new_tokens > 0)
+        vectors = each_once(asked, generates=self.config.completes)
         store = stored_dtype(self.loaded, self.config)
         heads = keep.heads and bool(attention)
         edges = (self.config.edge_threshold, self.config.edge_cap) if keep.edges else None
@@ -216,7 +187,7 @@ class Collection:
         self.timings.begin()
         progress = Progress(len(self.plan.segments), len(run.committed))
         embedder = None
-        if self.keep.embeddings and self.config.max_new_tokens > 0:
+        if self.keep.embeddings and self.config.completes:
             with self.timings.measure("load"):
                 embedder = Embedder(self.config.embedder, str(self.loaded.device))
         pool = pa.default_memory_pool()
@@ -336,7 +307,7 @@ def resume_run(lake: Lake, run: str, *, callbacks: Callbacks | None = None, **ty
     config = consented(run_id, about.get("config"), typed, own=own_runs.is_remembered(about))
     writer = lake.resume_run(run_id)
     try:
-        source = open_source(config, about["source"])
+        source = open_source(config, about["source"], lake=lake)
         collection = Collection(config, callbacks, plan=Plan.from_json(about["plan"]), source=source)
         check_same(about, collection.loaded, collection.source, collection.edits)
         return collection.collect_into(writer)

@@ -12,7 +12,9 @@ import torch
 from ...lake.errors import ConfigError
 from ...lake.schema import SCHEMA_VERSION
 from ..config import CollectConfig, checked_tag
-from ..inputs.prompts import PromptSource
+from ..inputs.branches import BranchSource
+from ..inputs.prompts import FirstPrompts
+from ..inputs.source import PromptSource
 from ..models.edits import Edit
 from ..models.model import LoadedModel
 from ..models.site_names import SITE_SEMANTICS
@@ -60,7 +62,7 @@ def run_json(
         "schema_version": SCHEMA_VERSION,
         "site_semantics": SITE_SEMANTICS,
         "created_at": datetime.now(UTC).isoformat(timespec="milliseconds"),
-        "kind": "read" if config.max_new_tokens == 0 else "generate",
+        "kind": "experiment" if config.goes_on else "read" if config.max_new_tokens == 0 else "generate",
         "tag": config.tag,
         "seed": config.seed,
         "config": config.model_dump(mode="json"),
@@ -74,6 +76,26 @@ def run_json(
         "threads": torch.get_num_threads(),
         "machine": platform.machine(),
     }
+
+
+def check_parent(source: PromptSource, loaded: LoadedModel, edits: Sequence[Edit]) -> None:
+    """ConfigError if stored sequences are to be gone on from by another model, or one that computes otherwise."""
+    branches = source.source if isinstance(source, FirstPrompts) else source
+    if not isinstance(branches, BranchSource):
+        return
+    now = loaded.describe()
+    for name in SAME_TO_RESUME:
+        before = branches.model.get(name)
+        if None not in (before, now.get(name)) and before != now[name]:
+            raise ConfigError(
+                f"Run {branches.run_id} was collected with another model: its {name} was {before}, that of "
+                f"{loaded.name} is {now[name]}. Branches need the same: --model {branches.model.get('name')}."
+            )
+    if branches.request.at and branches.edits != [edit.describe() for edit in edits]:
+        raise ConfigError(
+            f"Run {branches.run_id} was collected with {len(branches.edits)} edits, and they are not those given now: what "
+            "stands before a branch would not be its parent's. Give the same --edit."
+        )
 
 
 def check_same(before: dict[str, Any], loaded: LoadedModel, source: PromptSource, edits: Sequence[Edit] = ()) -> None:

@@ -1,5 +1,6 @@
 """One segment of a run: its work items through the model, its rows into the store."""
 
+from collections import Counter
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,7 +14,8 @@ from ..decoding.loop import BatchDecoder
 from ..decoding.sequence import Sequence
 from ..decoding.timings import Timings
 from ..embedding.embedder import PROMPT, Embedder, Scope, SequenceText, embed_texts
-from ..inputs.prompts import PromptSource
+from ..inputs.beginnings import Parent
+from ..inputs.source import PromptSource
 from ..inputs.text import TokenText
 from ..inputs.tokenized import TokenizedPrompt
 from ..models.edits import Edit
@@ -45,8 +47,11 @@ class SegmentRunner:
     def run(self, segment: Any, first_item: int, items: list[TokenizedPrompt]) -> None:
         """Collect all samples of `items`, the first of which is work item `first_item` of the run."""
         self.rows, self.batches = [], []
-        lengths = [len(item.ids) for item in items]
-        groups = batches(lengths, self.config.samples, self.plan.batch_size, self._group)
+        lengths = [item.n_opening for item in items]
+        shared = _shared_parents(items)
+        groups = batches(
+            lengths, self.config.samples, self.plan.batch_size, lambda i: (self._group(items[i]), shared[i])
+        )
         for number, group in enumerate(groups):
             batch = [self._sequence(first_item + i, sample, items[i]) for i, sample in group]
             self.batches.append(batch)
@@ -60,20 +65,22 @@ class SegmentRunner:
         n_tokens = sum(row["n_prompt_tokens"] + row["n_generated_tokens"] for row in self.rows)
         segment.count(n_sequences=len(self.rows), n_tokens=n_tokens)
 
-    def _group(self, length: int) -> Hashable:
-        """Prompts of `length` tokens share batches with those of the same group."""
+    def _group(self, item: TokenizedPrompt) -> Hashable:
+        """Items of the same group may share batches."""
         loaded = self.observed.loaded
-        n_encoded = 0 if loaded.encoder is None else length
-        n_read = length - n_encoded + len(loaded.start_ids)
+        n_encoded = 0 if loaded.encoder is None else len(item.ids)
+        n_read = item.n_opening - n_encoded + len(loaded.start_ids)
         return self.plan.reading.group(n_encoded, n_read, self.config.max_new_tokens)
 
     def _sequence(self, item: int, sample: int, tokenized: TokenizedPrompt) -> Sequence:
         loaded = self.observed.loaded
         prompt = np.concatenate((tokenized.ids, np.array(loaded.start_ids, dtype=np.int64)))
         n_encoded = 0 if loaded.encoder is None else len(tokenized.ids)
+        beginning = tokenized.prompt.beginning
         return Sequence(
-            item * self.config.samples + sample, item, sample, prompt, n_encoded=n_encoded, edits=self.edits
-        )
+            item * self.config.samples + sample, item, sample, prompt, n_encoded=n_encoded, given=tokenized.given,
+            edits=self.edits, observed_from=0 if beginning is None else beginning.observed_from,
+        )  # fmt: skip
 
     def _run_batch(self, segment: Any, batch: list[Sequence], items: list[TokenizedPrompt]) -> None:
         n_layers = {stack.name: stack.n_layers for stack in self.observed.loaded.stacks}
@@ -111,6 +118,15 @@ class SegmentRunner:
             found = embed_texts(texts, Scope.parse(name), embedder)
             if found is not None:
                 segment.append_vectors("step_embeddings", columns=found.columns, vectors=found.vectors, dtype="float32")
+
+
+def _shared_parents(items: list[TokenizedPrompt]) -> list[Parent | None]:
+    """Of each item the parent that it shares with others of the segment: what they have in common is read once."""
+    parents = [None if (begun := item.prompt.beginning) is None else begun.parent for item in items]
+    keys = [None if parent is None else (parent.run_id, parent.sequence_id) for parent in parents]
+    counts = Counter(keys)
+    first = {key: parent for key, parent in zip(reversed(keys), reversed(parents), strict=True)}
+    return [first[key] if key is not None and counts[key] > 1 else None for key in keys]
 
 
 def operation_columns(timings: Timings, writer: str, segment: int) -> dict[str, Any]:
