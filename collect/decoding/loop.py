@@ -17,6 +17,7 @@ from ..observing.transfer import to_host
 from .batch import Batch
 from .generation_settings import GenerationSettings, RowProcessors, row_processors
 from .prefill import Prefill, forward
+from .prefix import Prefix
 from .reading import Reading
 from .sampling import Sampling, choose, uniform_draws
 from .sequence import PREDICTIONS, STATES, Block, Limits, Sequence, with_scope_rows
@@ -50,6 +51,11 @@ class BatchDecoder:
         self.chunk = chunk
         self.logit_rows = logit_rows
         self.timings = timings
+        self.prefix: Prefix | None = None
+
+    def forget(self) -> None:
+        """Let go of what batches have in common: where a run was interrupted must not be seen in its numbers."""
+        self.prefix = None
 
     def run(self, sequences: list[Sequence]) -> Iterator[tuple[str, Block]]:
         """Read the prompts and generate; fills in the outcome of every one of `sequences`."""
@@ -83,10 +89,10 @@ class BatchDecoder:
         self.observed.decoder.begin(self.batch.axis, self.batch.encoder_axis())
         prefill = Prefill(
             self.observed, self.batch, reads_only=self.limits.max_new_tokens == 0, chunk=self.chunk,
-            logit_rows=self.logit_rows, timings=self.timings,
+            logit_rows=self.logit_rows, timings=self.timings, prefix=self.prefix,
         )  # fmt: skip
         yield from prefill.run()
-        self.last_states = prefill.last_states
+        self.last_states, self.prefix = prefill.last_states, prefill.prefix
         if self.limits.max_new_tokens == 0:
             self._describe_next(np.arange(len(self.sequences)))
             for sequence in self.sequences:

@@ -1,6 +1,7 @@
 """Reads what comes before the first choice: the prompt with the encoder, if there is one, and the decoder's opening."""
 
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 from torch import Tensor
@@ -9,14 +10,19 @@ from ..observing.observation import ObservedModel, ObservedStack
 from ..observing.summaries import distributions
 from ..observing.transfer import to_host
 from .batch import Batch
+from .prefix import Prefix, can_share, shared
 from .sequence import EDGES, PREDICTIONS, STATES, Block, encoder_matrix, with_scope_rows
 from .timings import Timings
+
+LEAST_SHARED = 8
+"""Tokens; copying fewer costs as much as reading them."""
 
 
 class Prefill:
     """The reading of one batch; iterate `run`, then `last_states` are those of the last column.
 
-    `reads_only` says that nothing will be generated, so that the last prompt token is the last one.
+    `reads_only` says that nothing will be generated, so that the last token read is the last one. `prefix` is one that
+    was read for another batch.
     """
 
     def __init__(
@@ -28,6 +34,7 @@ class Prefill:
         chunk: int,
         logit_rows: int,
         timings: Timings,
+        prefix: Prefix | None = None,
     ) -> None:
         self.observed = observed
         self.loaded = observed.loaded
@@ -37,6 +44,7 @@ class Prefill:
         self.chunk = chunk
         self.logit_rows = logit_rows
         self.timings = timings
+        self.prefix = prefix
 
     def run(self) -> Iterator[tuple[str, Block]]:
         """Read everything; yields the rows of what is observed."""
@@ -70,9 +78,10 @@ class Prefill:
         decoder, batch = self.observed.decoder, self.batch
         firsts, predicting = self._firsts()
         observed_from = int(predicting.min())
-        for start, end in batch.spans(0, observed_from, self.chunk):
-            with self.timings.measure("prefill"):
-                pass_over(decoder, batch, start, end)
+        if not self._seed(observed_from):
+            for start, end in batch.spans(0, observed_from, self.chunk):
+                with self.timings.measure("prefill"):
+                    pass_over(decoder, batch, start, end)
         for start, end in batch.spans(observed_from, batch.width, self.chunk):
             with self.timings.measure("prefill"):
                 states = forward(decoder, batch, start, end, in_prompt=True)
@@ -85,6 +94,24 @@ class Prefill:
             if self.observed.wishes.tokens:
                 yield from self._prompt_predictions(states, start, end, predicting)
         yield from self._prompt_edges(decoder)
+
+    def _seed(self, width: int) -> bool:
+        """Begin with `width` columns that are read already, where all rows begin alike; else leave all as it is."""
+        batch, decoder = self.batch, self.observed.decoder
+        lengths = width - batch.pads
+        if lengths.max() < LEAST_SHARED or not shared(self.sequences, lengths):
+            return False
+        if not can_share(self.loaded, batch.reading, batch.ids.shape[1]):
+            return False
+        longest = int(lengths.argmax())
+        sequence, n = self.sequences[longest], int(lengths[longest])
+        with self.timings.measure("prefill"):
+            if self.prefix is None or not self.prefix.begins(sequence, n):
+                self.prefix = Prefix.read(batch, sequence, n, self.chunk, partial(pass_over, decoder))
+            batch.cache = self.prefix.seed(lengths, width)
+        # What was read before stands in another batch.
+        decoder.begin(batch.axis, batch.encoder_axis())
+        return True
 
     def _firsts(self) -> tuple[np.ndarray, np.ndarray]:
         """The first column of each row whose state is observed, and the first whose prediction is.

@@ -93,8 +93,8 @@ def check_parent(source: PromptSource, loaded: LoadedModel, edits: Sequence[Edit
             )
     if branches.request.at and branches.edits != [edit.describe() for edit in edits]:
         raise ConfigError(
-            f"Run {branches.run_id} was collected with {len(branches.edits)} edits, and they are not those given now: what "
-            "stands before a branch would not be its parent's. Give the same --edit."
+            f"Run {branches.run_id} was collected with {len(branches.edits)} edits, and they are not those given now: "
+            "what stands before a branch would not be its parent's. Give the same --edit."
         )
 
 

@@ -47,6 +47,7 @@ class SegmentRunner:
     def run(self, segment: Any, first_item: int, items: list[TokenizedPrompt]) -> None:
         """Collect all samples of `items`, the first of which is work item `first_item` of the run."""
         self.rows, self.batches = [], []
+        self.decoder.forget()
         lengths = [item.n_opening for item in items]
         shared = _shared_parents(items)
         groups = batches(
