@@ -188,9 +188,14 @@ def test_a_copied_cache_is_bit_equal_to_its_own(model_folder: Callable[[str], Pa
         assert type(mine) is type(theirs) and mine.get_seq_length() == theirs.get_seq_length()
         for name in ("keys", "values"):
             a, b, everything = (getattr(layer, name) for layer in (mine, theirs, whole))
-            assert a.shape[2] == b.shape[2] and torch.equal(a[0], b[0]) and torch.equal(a[0], b[2])
-            n = min(a.shape[2], 11)
-            assert torch.equal(b[1][:, -n:], everything[0][:, 11 - n : 11])
+            assert a.shape[2] == b.shape[2]
+            n = a.shape[2]
+            for row, length in enumerate(lengths):
+                held = min(n, length)
+                assert torch.equal(b[row][:, n - held :], everything[0][:, length - held : length])
+            # Over keys behind a window attention sums in another order.
+            torch.testing.assert_close(b[0], a[0], rtol=1e-4, atol=1e-4)
+            assert n < batch.width or torch.equal(b[0], a[0])
 
 
 def _self(cache: object) -> object:
@@ -296,7 +301,7 @@ def test_answer_choices_are_scored(model_folder: Callable[[str], Path], tmp_path
     lake = Lake.create(tmp_path / "lake")
     run = collect(folder, lake, prompt=("Tom has", "The café", "left out"), given=str(tmp_path / "given.jsonl"),
                   max_new_tokens=0).run_id  # fmt: skip
-    check_run(lake, run, PlainCausal(folder).read)
+    check_run(lake, run, PlainCausal(folder).read, greedy=False)
     scores = lake.sql(f"SELECT * FROM choice_scores WHERE run_id = '{run}' ORDER BY sequence_id")
     assert scores["item_id"].to_list() == ["0", "0", "1"]
     assert scores["given"].to_list()[:2] == [" two", " one of them"]
