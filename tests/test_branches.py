@@ -12,6 +12,7 @@ import torch
 from plain_sequences import PlainCausal, check_run
 from random_models import PROMPTS, random_model, save
 
+import tracelake
 from tracelake.collect.config import CollectConfig
 from tracelake.collect.decoding import prefill
 from tracelake.collect.decoding.batch import Batch
@@ -302,7 +303,7 @@ def test_answer_choices_are_scored(model_folder: Callable[[str], Path], tmp_path
     run = collect(folder, lake, prompt=("Tom has", "The café", "left out"), given=str(tmp_path / "given.jsonl"),
                   max_new_tokens=0).run_id  # fmt: skip
     check_run(lake, run, PlainCausal(folder).read, greedy=False)
-    scores = lake.sql(f"SELECT * FROM choice_scores WHERE run_id = '{run}' ORDER BY sequence_id")
+    scores = tracelake.open(lake.path).sql(f"SELECT * FROM choice_scores WHERE run_id = '{run}' ORDER BY sequence_id")
     assert scores["item_id"].to_list() == ["0", "0", "1"]
     assert scores["given"].to_list()[:2] == [" two", " one of them"]
     plain = PlainCausal(folder)
@@ -406,3 +407,35 @@ def test_only_complete_runs_have_branches(model_folder: Callable[[str], Path], t
         Collection(config, Callbacks(should_stop=lambda: next(calls) > 3)).start(lake)
     with pytest.raises(ConfigError, match="is interrupted.*--resume"):
         collect(model_folder("llama"), lake, branch_from="latest", at=("0",))
+
+
+def test_states_along_a_branch_are_its_own_behind_its_parent_s(
+    model_folder: Callable[[str], Path], parents: Parents
+) -> None:
+    lake, parent = parents("llama")
+    run = collect(model_folder("llama"), lake, branch_from=parent, at=("2",), sequence=(0,), force="second").run_id
+    states = tracelake.open(lake.path).sql(
+        f"SELECT * FROM branch_states WHERE run_id = '{run}' AND site = 'resid_post' AND layer = 1 ORDER BY position"
+    )
+    at = states["branch_position"][0]
+    tokens = read(lake, "token_steps", run).sort("position")
+    assert states["position"].to_list() == tokens["position"].to_list()
+    assert states["source_run_id"].to_list() == [parent if position < at else run for position in range(len(tokens))]
+    _, plain = PlainCausal(model_folder("llama")).read(tokens["token_id"].to_numpy().astype(np.int64))
+    wanted = plain["resid_post", 1]
+    found = np.array(states["vector"].to_list())
+    assert (np.linalg.norm(found - wanted, axis=-1) <= 1e-4 * np.linalg.norm(wanted, axis=-1)).all()
+
+
+def test_given_tokens_are_not_what_the_model_chose(model_folder: Callable[[str], Path], parents: Parents) -> None:
+    lake, parent = parents("llama")
+    run = collect(model_folder("llama"), lake, branch_from=parent, at=("2",), sequence=(0,), force="second").run_id
+    opened = tracelake.open(lake.path)
+    chosen = read(lake, "token_steps", run).filter(~pl.col("is_prompt") & ~pl.col("is_forced"))
+    assert 0 < chosen.height < read(lake, "token_steps", run).filter(~pl.col("is_prompt")).height
+    counted = opened.sql(f"SELECT count(*) AS n FROM generated_tokens WHERE run_id = '{run}'")["n"][0]
+    assert counted == chosen.height
+    shown = opened.query("token_frequency", run=run, limit=1000)
+    assert shown["count"].sum() == chosen.height
+    overview = opened.query("run_overview", run=run)
+    assert overview["mean_generated_entropy_bits"][0] == pytest.approx(chosen["entropy_bits"].mean(), rel=1e-5)

@@ -34,4 +34,4 @@ SELECT
     s.batch_size
 FROM token_steps AS t
 JOIN sequences AS s USING (run_id, sequence_id)
-WHERE t.step IS NOT NULL AND NOT t.is_forced
+WHERE t.step IS NOT NULL AND t.is_forced IS NOT TRUE
