@@ -19,8 +19,10 @@ import duckdb
 import typer
 
 import tracelake
+from tracelake.analysis.question import QUESTIONS
 from tracelake.cli import app
 from tracelake.collect.config import CollectConfig
+from tracelake.commands.analyze import question_verb
 from tracelake.commands.collect import CALL, full_command
 from tracelake.lake import Lake
 from tracelake.lake.errors import LakeError
@@ -50,6 +52,12 @@ def commands() -> dict[str, Any]:
     return found | {"collect": full_command()}
 
 
+def subcommands(group: Any) -> dict[str, Any]:
+    """The commands of a group in the order of its help."""
+    context = group.make_context(group.name, [], resilient_parsing=True)
+    return {name: group.get_command(context, name) for name in group.list_commands(context)}
+
+
 def cli_page() -> str:
     """Every command with its arguments, options and defaults, and the exit codes."""
     lines = [NOTE, "", "# Commands", "", *_INTRODUCTION.strip().splitlines(), ""]
@@ -62,9 +70,12 @@ def cli_page() -> str:
         if name not in groups:
             lines += _options(name, command, _hints(app)[name])
             continue
-        for inner, inner_command in command.commands.items():
+        hints = _hints(groups[name]) | (
+            {q: question_verb(q).__annotations__ for q in QUESTIONS} if name == "analyze" else {}
+        )
+        for inner, inner_command in subcommands(command).items():
             lines += [f"### lake {name} {inner}", "", *_paragraphs(inner_command.help), ""]
-            lines += _options(f"{name} {inner}", inner_command, _hints(groups[name])[inner])
+            lines += _options(f"{name} {inner}", inner_command, hints[inner])
     lines += ["## Exit codes", "", "| code | meaning |", "|---|---|", "| 0 | Done. |", "| 1 | Something unexpected. |"]
     lines += [_row(str(error.exit_code), (error.__doc__ or "").strip()) for error in _errors()]
     return "\n".join(lines) + "\n"

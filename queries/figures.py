@@ -1,10 +1,16 @@
-"""The guide's set of pictures: one PNG per sequence and quantity, an index as CSV, and the resolved configuration.
+"""The guide's set of pictures: one PNG per sequence and quantity, an index as CSV, and the resolved configuration."""
 
-Only the standard library is imported here: the command line names this function before it knows whether it is needed.
-"""
-
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+import yaml
+
+from ..lake.output import replace_file
+from .chart import NoRowsError, draw
+from .formats import render
+from .open_lake import OpenLake
+from .page import save
+from .saved_query import find
 
 FIGURES = {
     "umap_trajectory": ("trajectory", "trajectory"),
@@ -19,15 +25,17 @@ FIGURES = {
 """File ending: the saved query that draws it, and which analysis it reads."""
 
 
-def write_figures(lake: Path, run_id: str, trajectory: str, topology: str, folder: Path) -> dict[str, Any]:
+@dataclass(frozen=True)
+class WrittenFigures:
+    """What was drawn."""
+
+    index: Path
+    n_figures: int
+    n_without_rows: int
+
+
+def write_figures(opened: OpenLake, run_id: str, trajectory: str, topology: str, folder: Path) -> WrittenFigures:
     """Draw every sequence of an analysis into `folder`; pictures without rows are left out and counted."""
-    import yaml
-
-    from ..lake.output import replace_file
-    from .formats import render
-    from .open_lake import OpenLake
-
-    opened: Any = OpenLake.open(lake)
     folder.mkdir(parents=True, exist_ok=True)
     index = opened.query("trajectory_index", run=run_id, analysis=trajectory, topology=topology)
     analyses = {"trajectory": trajectory, "topology": topology}
@@ -36,16 +44,12 @@ def write_figures(lake: Path, run_id: str, trajectory: str, topology: str, folde
     stored = {a.analysis_id: a.parameters for a in opened.analyses(run_id) if a.analysis_id in (trajectory, topology)}
     about = {"run_id": run_id, "collection": opened.run_json(run_id).get("config"), "analyses": stored}
     replace_file(folder / "config.yml", yaml.safe_dump(about, sort_keys=False, allow_unicode=True).encode())
-    return {"index": str(folder / "analysis_index.csv"), "n_figures": drawn, "n_without_rows": empty}
+    return WrittenFigures(folder / "analysis_index.csv", drawn, empty)
 
 
 def _draw_all(
-    opened: Any, run_id: str, analyses: dict[str, str], sequences: list[int], folder: Path
+    opened: OpenLake, run_id: str, analyses: dict[str, str], sequences: list[int], folder: Path
 ) -> tuple[int, int]:
-    from .chart import NoRowsError, draw
-    from .page import save
-    from .saved_query import find
-
     drawn = empty = 0
     queries = {ending: (find(name, opened.path), kind) for ending, (name, kind) in FIGURES.items()}
     with opened.connect(locked=True) as connection:
