@@ -14,8 +14,8 @@ from token_rows import write_run
 
 import tracelake
 from tracelake.lake import Lake
+from tracelake.queries.derived_views import view_definitions
 from tracelake.queries.saved_query import SavedQuery, saved_queries
-from tracelake.queries.views import view_definitions
 
 BIG, SMALL = "tokens-all", "tokens-few"
 OTHER_TABLES = ("head_summaries", "attention_edges", "activations", "step_embeddings", "sae_features", "operations")

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from .completion import runs
-from .reading import reading
 from .terminal import HERE, AnyRun, AsJson, LakePath, open_lake, print_json, say
+from .toolkit.completion import runs
+from .toolkit.verify_option import reading
 
 if TYPE_CHECKING:
     from ..analysis.option import Option

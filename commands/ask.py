@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..lake.errors import NotFoundError, UsageError
-from . import completion
-from .rows import CsvSafe, RowForm, RowOutput, Vertical, print_rows
 from .terminal import HERE, AnyRun, AsJson, LakePath, Params, RunOption, open_lake, print_json, say
+from .toolkit import completion
+from .toolkit.rows import CsvSafe, RowForm, RowOutput, Vertical, print_rows
 
 if TYPE_CHECKING:
-    from ..queries.open_lake import OpenLake
+    from ..queries.queried_lake import OpenLake
 
 
 def runs(
@@ -96,7 +96,7 @@ def sql(
     if query is None and file is None and sys.stdin.isatty() and sys.stdout.isatty():
         if chosen is not None or output is not None or param:
             raise UsageError("Give a SELECT: lake sql 'select count(*) from token_steps'.")
-        from .sql_shell import run_shell
+        from .toolkit.sql_shell import run_shell
 
         return run_shell(opened, run, vertical=vertical)
     statement = _statement(query, file)
@@ -185,8 +185,8 @@ def chart(
 
     A query without rows writes no file, says why, and exits 3.
     """
-    from ..queries.chart import Shape
-    from ..queries.page import check_target, save
+    from ..queries.charts.chart import Shape
+    from ..queries.charts.chart_file import check_target, save
 
     target = output or Path(f"{name}.png")
     check_target(target)

@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from .reading import reading
 from .terminal import HERE, AnyRun, AsJson, LakePath, overwrite, print_json, say
+from .toolkit.verify_option import reading
 
 Tag = Annotated[str | None, typer.Option(help="Label of the run; begins its id.")]
 Again = Annotated[bool, typer.Option("--again", help="Import records that the lake holds already once more.")]
@@ -32,7 +32,7 @@ def import_corevital(
 ) -> None:
     """Import JSON reports of the CoreVital monitor: one run per model, one sequence per report."""
     from ..lake.errors import UsageError, did_you_mean
-    from ..lake.exchange.corevital import ImportSettings, check_reports, import_reports
+    from ..lake.exchange.corevital.imports import ImportSettings, check_reports, import_reports
     from ..lake.lake import Lake
 
     if first_layer not in ("auto", "embeddings", "block"):
@@ -52,7 +52,7 @@ def import_tsif(
     lake: LakePath = HERE,
 ) -> None:
     """Import step records of token-step fingerprinting: one run per source run, one sequence per prompt."""
-    from ..lake.exchange.tsif import TsifSettings, check_records, import_records
+    from ..lake.exchange.tsif.imports import TsifSettings, check_records, import_records
     from ..lake.lake import Lake
 
     settings = TsifSettings(tag, again, new_only)
@@ -93,7 +93,7 @@ def export_steps(
     lake: LakePath = HERE,
 ) -> None:
     """Write one JSON line per generated token, in the layout of token-step fingerprinting (cosines, growing text)."""
-    from ..lake.exchange.steps_jsonl import step_lines
+    from ..lake.exchange.tsif.export import step_lines
     from ..lake.lake import Lake
     from ..lake.output import replaced
 

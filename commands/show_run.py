@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from .completion import themes
 from .terminal import HERE, AllowHost, AnyRun, AsJson, LakePath, open_lake, print_json, say
+from .toolkit.completion import themes
 
 
 def report(
@@ -24,7 +24,7 @@ def report(
     lake: LakePath = HERE,
 ) -> None:
     """Write one run as an HTML page that needs no network: health, uncertainty, tokens, layers, heads, time."""
-    from ..collect.inputs.vocabulary import token_texts
+    from ..collect.inputs.token_texts import token_texts
     from ..queries.report import write_report
 
     opened = open_lake(lake)

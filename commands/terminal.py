@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..lake.printable import printable
-from .completion import runs
-from .streams import steering
+from .toolkit.completion import runs
+from .toolkit.streams import steering
 
 if TYPE_CHECKING:
     from ..facade.open_lake import OpenLake

@@ -27,10 +27,10 @@ from tracelake.commands.collect import CALL, full_command
 from tracelake.lake import Lake
 from tracelake.lake.errors import LakeError
 from tracelake.lake.schema import SCHEMA_VERSION, TABLES
-from tracelake.lake.table import Table
+from tracelake.lake.tables.table import Table
 from tracelake.queries import header
+from tracelake.queries.derived_views import View, views
 from tracelake.queries.saved_query import SavedQuery, saved_queries
-from tracelake.queries.views import View, views
 
 DOCS = Path(__file__).parent
 NOTE = "<!-- Written by `make docs`; changes made here are lost. -->"

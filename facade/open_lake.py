@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..queries import open_lake
+from ..queries.queried_lake import QueriedLake
 
 if TYPE_CHECKING:
     from ..analysis.question import Answer
@@ -27,7 +27,7 @@ class DrawnAnalyses:
         return {"index": self.index, "n_figures": self.n_figures, "n_without_rows": self.n_without_rows}
 
 
-class OpenLake(open_lake.OpenLake):
+class OpenLake(QueriedLake):
     """What `tracelake.open` returns."""
 
     def analyze(
@@ -50,7 +50,7 @@ class OpenLake(open_lake.OpenLake):
         """
         from ..analysis.option import options_of
         from ..analysis.paths import PathQuestion
-        from ..queries.figures import write_figures
+        from ..queries.charts.figure_set import write_figures
 
         drawn = {"umap": "both"} if options.get("umap", "auto") == "auto" else {}
         paths = {one.name: options[one.name] for one in options_of(PathQuestion) if one.name in options}

@@ -17,23 +17,23 @@ from typing import TYPE_CHECKING, Any
 import duckdb
 import pyarrow as pa
 
-from . import views
-from .checked_files import CheckedFiles, committed_files
-from .damage import changed_file, damaged_files
 from .errors import DamageError, LakeError, NotFoundError, UsageError, did_you_mean
-from .explanation import explained
-from .result_columns import for_polars, readable
+from .reading.checked_files import CheckedFiles, committed_files
+from .reading.damage import changed_file, damaged_files
 from .schema import stored_tables
 from .snapshot import Snapshot
-from .statement import one_line, reading_statement
-from .table import Table
+from .sql import table_views as views
+from .sql.explanation import described
+from .sql.result_columns import for_polars, readable
+from .sql.statement import one_line, reading_statement
 from .tables.runs import RUNS
+from .tables.table import Table
 from .vectors import decode_column
 
 if TYPE_CHECKING:
     import polars as pl
 
-    from .read_only_files import ReadOnlyFiles
+    from .sql.read_only_files import ReadOnlyFiles
 
 Parameters = Sequence[Any] | dict[str, Any] | None
 DAMAGED = "tracelake-damaged: "
@@ -79,7 +79,7 @@ class Connection:
         """The result of a query as an Arrow table; DESCRIBE and SHOW TABLES say what things mean."""
         with translated(self):
             try:
-                return explained(self.duckdb, query, self._relation(query, parameters).to_arrow_table())
+                return described(self.duckdb, query, self._relation(query, parameters).to_arrow_table())
             except (pa.ArrowException, OverflowError, ValueError) as error:
                 raise UsageError(f"Arrow has no such type or value: {error}. Cast it, e.g. to VARCHAR.") from error
 
@@ -149,7 +149,7 @@ class Connection:
     def _open_files(self) -> None:
         """Make the snapshot's files known to DuckDB."""
         if self._files is None:
-            from .read_only_files import ReadOnlyFiles  # fsspec takes a tenth of a second: not for `select 1`
+            from .sql.read_only_files import ReadOnlyFiles  # fsspec takes a tenth of a second: not for `select 1`
 
             files = {file.entry.path: file for file in committed_files(self.snapshot, run=self.run)}
             self._files = ReadOnlyFiles(files, CheckedFiles(self.snapshot.store))

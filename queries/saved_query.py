@@ -17,9 +17,9 @@ import duckdb
 
 from ..lake.errors import ConfigError, LakeError, NotFoundError, UsageError, did_you_mean
 from ..lake.layers import layer_number
-from ..lake.statement import parsed, reading_statement
+from ..lake.sql.statement import parsed, reading_statement
+from .charts.axis_titles import axis_title, is_plain
 from .header import Header, Parameter, parse_header
-from .labels import axis_title, is_plain
 
 if TYPE_CHECKING:
     import polars

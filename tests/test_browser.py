@@ -15,7 +15,7 @@ import pytest
 from test_queries_rows import HOSTILE, OTHER, RUN, write_lake
 from test_report import tables
 
-from tracelake.queries.open_lake import OpenLake
+from tracelake import OpenLake
 from tracelake.queries.report import write_report
 
 if not os.environ.get("TRACELAKE_BROWSER"):

@@ -12,13 +12,13 @@ from test_queries_rows import HOSTILE, RUN, connection_to, frames, without
 from tracelake.lake.duck import Connection
 from tracelake.lake.errors import ConfigError, UsageError
 from tracelake.lake.schema import TABLES
-from tracelake.queries.chart import NoRowsError, build, draw
-from tracelake.queries.chart_rows import MAX_BINS, MAX_ROWS, chart_rows
+from tracelake.queries.charts.axis_titles import axis_title, visible
+from tracelake.queries.charts.chart import NoRowsError, build, draw
+from tracelake.queries.charts.chart_file import save
+from tracelake.queries.charts.chart_rows import MAX_BINS, MAX_ROWS, chart_rows
+from tracelake.queries.charts.theme import THEMES, configuration
 from tracelake.queries.header import parse_header
-from tracelake.queries.labels import axis_title, visible
-from tracelake.queries.page import save
 from tracelake.queries.saved_query import SavedQuery, find, saved_queries
-from tracelake.queries.theme import THEMES, configuration
 
 CHARTS = {name: query for name, query in saved_queries().items() if query.has_chart}
 

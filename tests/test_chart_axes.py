@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import vl_convert
 
+from tracelake import OpenLake
 from tracelake.lake.duck import Connection
 from tracelake.lake.lake import Lake
-from tracelake.queries.chart import NoRowsError, Shape, draw
+from tracelake.queries.charts.chart import NoRowsError, Shape, draw
+from tracelake.queries.charts.chart_file import save
 from tracelake.queries.header import parse_header
-from tracelake.queries.open_lake import OpenLake
-from tracelake.queries.page import save
 from tracelake.queries.saved_query import SavedQuery
 
 

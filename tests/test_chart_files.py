@@ -15,9 +15,9 @@ from test_queries_rows import HOSTILE, connection_to, frames
 
 from tracelake.lake.duck import Connection
 from tracelake.lake.errors import ConfigError, NotFoundError, UsageError
-from tracelake.queries import page
-from tracelake.queries.chart import build, draw
-from tracelake.queries.page import json_for_html, offline_page, save
+from tracelake.queries.charts import chart_file as page
+from tracelake.queries.charts.chart import build, draw
+from tracelake.queries.charts.chart_file import json_for_html, offline_page, save
 from tracelake.queries.saved_query import find
 
 NASTY = [

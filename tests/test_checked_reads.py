@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from damages import DAMAGES
 
-from tracelake.lake import care, checked_files
-from tracelake.lake.checked_files import CheckedFiles, CommittedFile, committed_files
 from tracelake.lake.errors import ConfigError, DamageError
 from tracelake.lake.lake import Lake
+from tracelake.lake.reading import care, checked_files
+from tracelake.lake.reading.checked_files import CheckedFiles, CommittedFile, committed_files
 
 DIM = 8
 

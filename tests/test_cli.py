@@ -293,7 +293,7 @@ def test_unwritable_newer_and_damaged_lakes(lake_command, filled: Path, tmp_path
 def test_a_disk_that_fills_keeps_what_is_committed(
     lake_command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tracelake.lake.disk import Disk
+    from tracelake.lake.storage.disk import Disk
 
     rename, calls = Disk.rename, []
 

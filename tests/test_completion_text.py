@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from tracelake.collect.config import CollectConfig
 from tracelake.collect.decoding.sequence import Sequence
 from tracelake.collect.inputs.text import TokenText
-from tracelake.collect.inputs.vocabulary import token_texts
+from tracelake.collect.inputs.token_texts import token_texts
 from tracelake.collect.running.collector import Collection
 from tracelake.collect.running.stopping import stop_finder
 from tracelake.lake import Lake
@@ -194,7 +194,7 @@ def test_growing_texts_are_embedded_and_exported_with_their_space(
 
     from tracelake.collect.embedding.embed_run import read_texts
     from tracelake.collect.embedding.embedder import Scope, growing_texts
-    from tracelake.lake.exchange.steps_jsonl import step_lines
+    from tracelake.lake.exchange.tsif.export import step_lines
 
     lake = collected(written[0], tmp_path / "lake")
     run_id = lake.resolve_run("latest")

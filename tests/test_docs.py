@@ -15,8 +15,8 @@ import tracelake
 from tracelake.cli import app
 from tracelake.collect.config import CollectConfig, resolve_config
 from tracelake.lake.schema import TABLES
+from tracelake.queries.derived_views import views
 from tracelake.queries.saved_query import saved_queries
-from tracelake.queries.views import views
 
 ROOT = Path(tracelake.__file__).parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

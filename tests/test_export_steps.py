@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 import tracelake
 from tracelake.cli import app
 from tracelake.lake.errors import NotFoundError, UsageError
-from tracelake.lake.exchange.steps_jsonl import step_lines
+from tracelake.lake.exchange.tsif.export import step_lines
 from tracelake.lake.lake import Lake
 
 FIELDS = [

@@ -12,8 +12,8 @@ from test_queries_rows import connection_to, run_row, typed, without, write_lake
 from tracelake.lake.duck import Connection
 from tracelake.lake.errors import UsageError
 from tracelake.lake.schema import TABLES
+from tracelake.queries.derived_views import view_definitions
 from tracelake.queries.saved_query import find
-from tracelake.queries.views import view_definitions
 
 RUN, LAYERS, HEADS = "rules-01", 6, 2
 HIGH, LOW = 0.9999, 0.9

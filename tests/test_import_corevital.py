@@ -24,9 +24,9 @@ from corevital_reports import (
 )
 
 import tracelake
-from tracelake.lake.exchange.corevital import ImportSettings, check_reports, import_reports
+from tracelake import OpenLake
+from tracelake.lake.exchange.corevital.imports import ImportSettings, check_reports, import_reports
 from tracelake.lake.lake import Lake
-from tracelake.queries.open_lake import OpenLake
 
 N = len(PROMPT_IDS)
 CASES: dict[str, tuple[dict[str, Any], str, bool | None]] = {

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 import tracelake
 from tracelake.cli import app
 from tracelake.lake.errors import UsageError
-from tracelake.lake.exchange.tsif import TsifSettings, check_records, import_records
+from tracelake.lake.exchange.tsif.imports import TsifSettings, check_records, import_records
 from tracelake.lake.lake import Lake
 
 Record = dict[str, Any]

@@ -8,7 +8,7 @@ from corevital_reports import report, truth
 
 from tracelake.lake import Lake
 from tracelake.lake.errors import LakeError
-from tracelake.lake.exchange.corevital import Checked, ImportSettings, check_reports, import_reports
+from tracelake.lake.exchange.corevital.imports import Checked, ImportSettings, check_reports, import_reports
 
 
 def checked(folder: Path, seed: int) -> list[Checked]:

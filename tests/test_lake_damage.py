@@ -198,7 +198,7 @@ def rewrite(lake, table, change):
     import pyarrow.parquet as pq
 
     from tracelake.lake.commits import sealed, unsealed
-    from tracelake.lake.damage import file_sha256
+    from tracelake.lake.reading.damage import file_sha256
 
     path = file_of(lake, table)
     rows = pq.ParquetFile(path).read()

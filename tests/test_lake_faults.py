@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tracelake.lake.disk import Disk, DiskFile
 from tracelake.lake.errors import ConfigError, DiskFullError, LakeError
 from tracelake.lake.lake import Lake
-from tracelake.lake.local import LocalStore
+from tracelake.lake.storage.disk import Disk, DiskFile
+from tracelake.lake.storage.local import LocalStore
 
 RUN = "fault-run"
 PLAN = {"plan": {"segments": [[0, 2], [2, 4]]}}

@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tracelake import OpenLake
 from tracelake.lake import Lake
 from tracelake.lake.analyses import commit_analysis
 from tracelake.lake.commits import sealed, unsealed
 from tracelake.lake.derived import Analysis
 from tracelake.lake.errors import LakeError
-from tracelake.queries.open_lake import OpenLake
 
 RUN, OTHER = "hostile-run", "other-run"
 DEEP: Any = []

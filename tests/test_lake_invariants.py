@@ -7,7 +7,7 @@ import pytest
 
 import tracelake
 from tracelake.lake import TABLES, Lake
-from tracelake.lake.invariants import INVARIANTS, broken_invariants
+from tracelake.lake.upkeep.invariants import INVARIANTS, broken_invariants
 
 KEY = {"run_id": "r01", "sequence_id": 3, "position": 7}
 LN2 = math.log(2)

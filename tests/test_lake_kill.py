@@ -99,7 +99,7 @@ def test_kill_inside_the_commit(tmp_path, place):
     lake = Lake.create(tmp_path / "lake")
     lake.start_run("killed-run", {"plan": {"segments": [[i, i + 1] for i in range(SEGMENTS)]}}).close()
     trap = (
-        "import os\nfrom tracelake.lake import disk\n"
+        "import os\nfrom tracelake.lake.storage import disk\n"
         f"real, calls = disk.Disk.{place}, []\n"
         "def trap(self, *paths):\n    calls.append(1)\n    real(self, *paths)\n    len(calls) < 5 or os._exit(9)\n"
         f"disk.Disk.{place} = trap\n"

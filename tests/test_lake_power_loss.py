@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tracelake.lake.disk import Disk, DiskFile
 from tracelake.lake.errors import LakeError
 from tracelake.lake.lake import Lake
-from tracelake.lake.local import LocalStore
+from tracelake.lake.storage.disk import Disk, DiskFile
+from tracelake.lake.storage.local import LocalStore
 
 RUN = "power-run"
 MODES = ("kept", "lost", "names only", "torn", "zeros", "data only", "mixed")

@@ -204,7 +204,7 @@ def test_remove_now_leaves_no_byte_of_text(lake):
 
 def test_a_removal_that_died_is_completed_by_vacuum(lake, monkeypatch):
     finished(lake, "goner")
-    monkeypatch.setattr("tracelake.lake.removal._clear", lambda *a: (_ for _ in ()).throw(OSError(5, "died")))
+    monkeypatch.setattr("tracelake.lake.upkeep.removal._clear", lambda *a: (_ for _ in ()).throw(OSError(5, "died")))
     with pytest.raises(LakeError):
         lake.remove("goner", dry_run=False)
     monkeypatch.undo()

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from tracelake.lake import Lake
-from tracelake.lake.disk import Disk
 from tracelake.lake.errors import LakeError
-from tracelake.lake.local import LocalStore
+from tracelake.lake.storage.disk import Disk
+from tracelake.lake.storage.local import LocalStore
 
 GOING, STAYING = "going-run", "staying-run"
 

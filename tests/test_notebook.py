@@ -11,12 +11,12 @@ import altair as alt
 import pytest
 
 import tracelake
+from tracelake import OpenLake
 from tracelake.collect.config import CollectConfig
 from tracelake.collect.progress_line import ProgressLine
 from tracelake.collect.running.collector import Progress
 from tracelake.collect.settings import CollectSettings
 from tracelake.lake.errors import NotFoundError
-from tracelake.queries.open_lake import OpenLake
 from tracelake.queries.report.health import flags
 
 

@@ -17,7 +17,7 @@ from tracelake.lake.duck import Connection
 from tracelake.lake.lake import Lake
 from tracelake.lake.schema import TABLES
 from tracelake.lake.segments import SegmentWriter
-from tracelake.queries.views import view_definitions
+from tracelake.queries.derived_views import view_definitions
 
 LAYERS, HEADS, PROMPTS, SAMPLES = 6, 4, 32, 4
 RUN, OTHER, ENCODER = "sampled-01", "greedy-01", "encoder-01"

@@ -211,7 +211,7 @@ def test_describe_has_stable_keys() -> None:
 def test_listing_loads_neither_altair_nor_polars() -> None:
     code = (
         "import sys; from tracelake.queries.saved_query import saved_queries; saved_queries(); "
-        "from tracelake.queries.views import view_definitions; view_definitions(); "
+        "from tracelake.queries.derived_views import view_definitions; view_definitions(); "
         "print([m for m in ('altair', 'polars', 'torch', 'vl_convert') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -9,7 +9,7 @@ from test_queries_rows import ENCODER, RUN, connection_to, frames, without
 
 from tracelake.lake.duck import Connection
 from tracelake.lake.schema import TABLES
-from tracelake.queries.views import view_definitions, views
+from tracelake.queries.derived_views import view_definitions, views
 
 KEY = ["run_id", "sequence_id", "position"]
 

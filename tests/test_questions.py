@@ -17,7 +17,7 @@ from tracelake.analysis import question
 from tracelake.analysis.option import option
 from tracelake.analysis.question import Evidence, Question, Reads, Rows
 from tracelake.cli import app
-from tracelake.commands.outcome import outcome
+from tracelake.commands.toolkit.outcome import outcome
 from tracelake.lake import Lake
 from tracelake.lake.errors import NotFoundError, UsageError
 from tracelake.lake.snapshot import Snapshot

@@ -16,16 +16,16 @@ from test_chart_files import Page
 from test_queries_rows import HOSTILE, OTHER, RUN, append, frames, typed, without, write_lake
 
 import tracelake
+from tracelake import OpenLake
 from tracelake.analysis.question import ask
 from tracelake.analysis.trajectory import Trajectory
-from tracelake.collect.inputs.vocabulary import token_texts as tokenizer_texts
+from tracelake.collect.inputs.token_texts import token_texts as tokenizer_texts
 from tracelake.lake import Lake
 from tracelake.lake.errors import NotFoundError, UsageError
-from tracelake.queries.open_lake import OpenLake
 from tracelake.queries.report import write_report
+from tracelake.queries.report.choice import RISKY
 from tracelake.queries.report.facts import wilson
 from tracelake.queries.report.figures import packed
-from tracelake.queries.report.selection import RISKY
 from tracelake.queries.report.tokens import HEAD, TAIL, flowing, scales, token_texts, token_view
 from tracelake.queries.saved_query import find
 

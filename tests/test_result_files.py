@@ -13,13 +13,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tracelake import OpenLake
 from tracelake.lake.errors import NotFoundError, UsageError
 from tracelake.lake.lake import Lake
-from tracelake.lake.result_columns import RenamedColumnWarning, unique_names
-from tracelake.queries.formats import SUFFIXES, emit, file_format, render
-from tracelake.queries.open_lake import OpenLake
+from tracelake.lake.sql.result_columns import RenamedColumnWarning, unique_names
+from tracelake.queries.results.formats import SUFFIXES, emit, file_format, render
+from tracelake.queries.results.text_table import Layout, table_text
 from tracelake.queries.sql_values import sql_values
-from tracelake.queries.text_table import Layout, table_text
 
 LOOK_ALIKES = """
     select * from (values

@@ -26,8 +26,8 @@ from tracelake.cli import app
 from tracelake.lake.errors import ConfigError, DamageError, LakeError, NotFoundError, UsageError
 from tracelake.lake.lake import Lake
 from tracelake.queries.sinks import datadog, prometheus
-from tracelake.queries.sinks.metric import METRICS, Distribution
-from tracelake.queries.sinks.reading import MOST_LAYERS, RunReader, _spread
+from tracelake.queries.sinks.metric import METRICS, Histogram
+from tracelake.queries.sinks.run_numbers import MOST_LAYERS, RunReader, _spread
 
 CANARIES = ("Xylophon", "Quokka", "zebra-7f3a")
 KEY = "0123456789abcdef0123456789abcdef"
@@ -134,7 +134,7 @@ def test_histograms_equal_numpy(lake, reading, metric, column, scale, labelled):
         rows = tokens.filter(pl.col("is_prompt") == (part == "prompt"))
         expected = rows[column].drop_nulls().to_numpy().astype(float) / scale
         found = got[(metric, part) if labelled else (metric,)]
-        assert isinstance(found, Distribution)
+        assert isinstance(found, Histogram)
         assert found.count == len(expected) > 100
         assert found.sum == pytest.approx(expected.sum())
         cumulative = np.searchsorted(np.sort(expected), np.array(found.bounds), side="right")
@@ -252,7 +252,7 @@ def test_segments_are_added_as_they_are_committed(copied):
     assert seen == sorted(seen) and len(set(seen)) == 4 and seen[0] > 0
     assert list(got) == list(whole)
     for key, value in whole.items():
-        if isinstance(value, Distribution):
+        if isinstance(value, Histogram):
             assert (got[key].count, got[key].at_most) == (value.count, value.at_most)
             assert got[key].sum == pytest.approx(value.sum)
         else:
@@ -377,7 +377,7 @@ def test_the_text_parses_back_to_the_reading(reading):
         found = {(sample.name, *sorted(sample.labels.items())): sample.value for sample in back.samples}
         for sample in family.samples:
             labels = sorted(sample.labels.items())
-            if isinstance(sample.value, Distribution):
+            if isinstance(sample.value, Histogram):
                 assert found[f"{metric.name}_sum", *labels] == pytest.approx(sample.value.sum)
                 assert found[f"{metric.name}_count", *labels] == sample.value.count
                 top = sorted([*labels, ("le", "+Inf")])

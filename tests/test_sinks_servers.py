@@ -14,7 +14,7 @@ from test_sinks import HOSTILE, hand_made, lake_metrics
 
 import tracelake
 from tracelake.queries.sinks import prometheus
-from tracelake.queries.sinks.reading import RunReader
+from tracelake.queries.sinks.run_numbers import RunReader
 
 
 @pytest.fixture(scope="module")

@@ -11,11 +11,11 @@ from prompt_toolkit.document import Document
 from prompt_toolkit.input import create_pipe_input
 from prompt_toolkit.output import DummyOutput
 
-from tracelake.commands.sql_shell import Names, last_word, run_shell
+from tracelake import OpenLake
+from tracelake.commands.toolkit.sql_shell import Names, last_word, run_shell
 from tracelake.lake.lake import Lake
 from tracelake.lake.schema import TABLES
 from tracelake.queries.description import describe_schema
-from tracelake.queries.open_lake import OpenLake
 
 
 @pytest.fixture(scope="module")

@@ -18,8 +18,8 @@ import pytest
 
 from tracelake.lake.lake import Lake
 from tracelake.lake.printable import printable
-from tracelake.queries.formats import render
-from tracelake.queries.labels import visible
+from tracelake.queries.charts.axis_titles import visible
+from tracelake.queries.results.formats import render
 
 HOSTILE = "".join(
     [
@@ -131,7 +131,7 @@ def seen_on_a_terminal(lake: Path, verbs: list[list[str]]) -> list[str]:
     """What each command writes to a terminal, stdout and stderr together; one process for all of them."""
     script = (
         "import json, os, sys, traceback\n"
-        "from tracelake.cli import app\nfrom tracelake.commands.outcome import outcome\n"
+        "from tracelake.cli import app\nfrom tracelake.commands.toolkit.outcome import outcome\n"
         "for verb in json.loads(os.environ['VERBS']):\n"
         "    sys.argv = ['lake', *verb]\n"
         "    try:\n        outcome(app)\n    except Exception:\n        traceback.print_exc()\n"

@@ -6,8 +6,8 @@ import pytest
 from test_queries_rows import RUN, connection_to, frames
 
 from tracelake.lake.duck import Connection
-from tracelake.queries.chart import draw
-from tracelake.queries.figures import FIGURES
+from tracelake.queries.charts.chart import draw
+from tracelake.queries.charts.figure_set import FIGURES
 from tracelake.queries.saved_query import find
 
 CHARTS = (

@@ -5,11 +5,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ...lake.commits import Record
-from ...lake.damage import damaged_files
 from ...lake.errors import DamageError
+from ...lake.reading.damage import damaged_files
 from ...lake.snapshot import Snapshot
-from ..views import view_definitions
-from .metric import BITS, RISKS, SECONDS, Distribution
+from ..derived_views import view_definitions
+from .metric import BITS, RISKS, SECONDS, Histogram
 
 FINISH_REASONS = ("eos", "length", "context", "stop_string", "stopped", "broken", "none")
 FLAGS = {
@@ -130,13 +130,13 @@ class Tally:
         count = self.get(f"{name}_count", label)
         return self.values[f"{name}_sum", label] / count if count else None
 
-    def distribution(self, name: str, bounds: tuple[float, ...], label: str = "") -> Distribution | None:
+    def distribution(self, name: str, bounds: tuple[float, ...], label: str = "") -> Histogram | None:
         """The histogram of a quantity; None without values."""
         count = self.get(f"{name}_count", label)
         if not count:
             return None
         at_most = tuple(self.values[f"{name}_{i}", label] for i in range(len(bounds)))
-        return Distribution(bounds, at_most, count, self.values[f"{name}_sum", label])
+        return Histogram(bounds, at_most, count, self.values[f"{name}_sum", label])
 
 
 def count_segments(

@@ -1,0 +1,1 @@
+"""The JSON files of a lake as typed data: run.json, tombstones, and how JSON of others is parsed."""
