@@ -16,7 +16,7 @@ from tracelake.analysis.question import ask
 from tracelake.analysis.trajectory import Trajectory
 from tracelake.lake import TABLES, Lake
 
-LAKES = Path(__file__).parent / "lakes"
+LAKES = Path(__file__).parents[1] / "lakes"
 ANSWERED = json.loads((LAKES / "format-1.json").read_text())
 RUN = "old-20261126-032058-822d"
 

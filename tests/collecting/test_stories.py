@@ -20,7 +20,7 @@ from tracelake.lake import TABLES, Lake
 from tracelake.lake.errors import StoppedError
 from tracelake.lake.schema import stored_tables
 
-FOLDER = Path(__file__).resolve().parents[2] / "shared" / "data" / "stories260K"
+FOLDER = Path(__file__).resolve().parents[3] / "shared" / "data" / "stories260K"
 if not (FOLDER / "model.safetensors").is_file():
     pytest.skip(f"the model stories260K is not in {FOLDER}", allow_module_level=True)
 
