@@ -24,6 +24,7 @@ from plain_forward import (
     uniform_basin,
 )
 from random_models import ARCHITECTURES, CONTEXT, N_HEADS, N_LAYERS, PROMPTS
+from stored_values import assert_close, check_topk
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tracelake.collect.config import CollectConfig
@@ -43,7 +44,6 @@ PLANS = {
     "eager": {"segments": [[0, 5]], "chunk": 64, "logit_rows": 64, "block_bytes": 2**22},
 }
 DISTRIBUTION = ["logprob", "surprisal_bits", "entropy_bits", "top1_prob", "margin", "top10_mass"]
-TOPK = 10
 
 Site = tuple[str, int]
 
@@ -156,19 +156,6 @@ def run_case(architecture: str, mode: str, folder: Path, path: Path) -> Collecte
 # -- comparisons -------------------------------------------------------------------------------------------------------
 
 
-def assert_close(name: str, found: pl.Series | np.ndarray, wanted: np.ndarray) -> None:
-    """Equal within the tolerance, with nulls exactly where `wanted` is NaN."""
-    if isinstance(found, pl.Series):
-        missing, found = found.is_null().to_numpy(), found.cast(pl.Float64).to_numpy()
-    else:
-        missing = np.isnan(found)
-    assert found.shape == wanted.shape, f"{name}: {found.shape} values, {wanted.shape} wanted"
-    assert (missing == np.isnan(wanted)).all(), f"{name}: null in {missing.sum()} rows, {np.isnan(wanted).sum()} wanted"
-    off = np.abs(found - wanted) - (1e-5 + 1e-4 * np.abs(wanted))
-    worst = np.nanargmax(off) if not missing.all() else 0
-    assert missing.all() or off[worst] <= 0, f"{name}: {found[worst]} in row {worst}, {wanted[worst]} wanted"
-
-
 def predictions(run: Collected) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Raw logits behind every token that has a predecessor, its id, and its row among all tokens."""
     logits = np.concatenate([r.logits[:-1] for r in run.readings])
@@ -208,16 +195,6 @@ def check_distributions(run: Collected) -> None:
     assert (rank <= (logits > own_logit - 1e-5).sum(-1)).all(), "rank too large"
     assert (run.tokens["topk_ids"].is_null().to_numpy() == (run.positions == 0)).all()
     check_topk(run.tokens["topk_ids"].drop_nulls(), run.tokens["topk_logprobs"].drop_nulls(), logprobs)
-
-
-def check_topk(ids: pl.Series, values: pl.Series, logprobs: np.ndarray) -> None:
-    """The ten best tokens by falling probability; ids of equally probable tokens may trade places."""
-    found_ids, found = np.array(ids.to_list()), np.array(values.to_list(), dtype=np.float64)
-    assert found_ids.shape == found.shape == (len(logprobs), TOPK)
-    assert_close("topk_logprobs", found.ravel(), -np.sort(-logprobs, axis=-1)[:, :TOPK].ravel())
-    assert_close("topk_ids", found.ravel(), np.take_along_axis(logprobs, found_ids, -1).ravel())
-    assert (np.diff(found, axis=-1) <= 0).all()
-    assert all(len(set(row)) == TOPK for row in found_ids.tolist())
 
 
 def check_sampling(run: Collected) -> None:

@@ -25,7 +25,7 @@ from random_models import (
     PROMPTS,
     START,
 )
-from test_alignment import assert_close, check_topk
+from stored_values import assert_close, check_topk
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from tracelake.collect.config import CollectConfig

@@ -12,8 +12,8 @@ from typing import Any
 
 import polars as pl
 import pytest
-from test_queries_rows import HOSTILE, OTHER, RUN, write_lake
-from test_report import tables
+from hand_made_lake import HOSTILE, OTHER, RUN, write_lake
+from small_tables import tables
 
 from tracelake import OpenLake
 from tracelake.queries.report import write_report

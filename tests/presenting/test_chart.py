@@ -2,12 +2,13 @@
 
 import struct
 from collections.abc import Iterator
-from pathlib import Path, PurePath
+from pathlib import Path
 
 import altair as alt
 import polars as pl
 import pytest
-from test_queries_rows import HOSTILE, RUN, connection_to, frames, without
+from chart_queries import CHARTS, query_of
+from hand_made_lake import HOSTILE, RUN, connection_to, frames, without
 
 from tracelake.lake.duck import Connection
 from tracelake.lake.errors import ConfigError, UsageError
@@ -17,22 +18,13 @@ from tracelake.queries.charts.chart import NoRowsError, build, draw
 from tracelake.queries.charts.chart_file import save
 from tracelake.queries.charts.chart_rows import MAX_BINS, MAX_ROWS, chart_rows
 from tracelake.queries.charts.theme import THEMES, configuration
-from tracelake.queries.header import parse_header
-from tracelake.queries.saved_query import SavedQuery, find, saved_queries
-
-CHARTS = {name: query for name, query in saved_queries().items() if query.has_chart}
+from tracelake.queries.saved_query import find
 
 
 @pytest.fixture(scope="module")
 def connection() -> Iterator[Connection]:
     with connection_to(frames()) as connection:
         yield connection
-
-
-def query_of(text: str, sql: str) -> SavedQuery:
-    """A saved query made in a test: header lines without dashes, and its SELECT."""
-    header = "".join(f"-- {line}\n" for line in ("Made in a test.", *text.splitlines()))
-    return SavedQuery("made", "lake", PurePath("made.sql"), header + sql, parse_header(header, PurePath("made.sql")))
 
 
 def drawn_values(chart: alt.Chart | alt.LayerChart | alt.FacetChart) -> list[dict]:

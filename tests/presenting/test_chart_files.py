@@ -4,14 +4,14 @@ import base64
 import hashlib
 import json
 from collections.abc import Iterator
-from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
 
 import polars as pl
 import pytest
-from test_chart import CHARTS, query_of
-from test_queries_rows import HOSTILE, connection_to, frames
+from chart_queries import CHARTS, query_of
+from hand_made_lake import HOSTILE, connection_to, frames
+from html_page import Page
 
 from tracelake.lake.duck import Connection
 from tracelake.lake.errors import ConfigError, NotFoundError, UsageError
@@ -37,28 +37,6 @@ NASTY = [
 def connection() -> Iterator[Connection]:
     with connection_to(frames()) as connection:
         yield connection
-
-
-class Page(HTMLParser):
-    """What a parser makes of a page: elements, script texts, and attributes."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[str] = []
-        self.scripts: list[str] = []
-        self.attributes: list[tuple[str, str | None]] = []
-        self.feed(text)
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.attributes += attrs
-        if tag == "script":
-            self.scripts.append("")
-
-    def handle_data(self, data: str) -> None:
-        if self.tags and self.tags[-1] == "script":
-            self.scripts[-1] += data if self.cdata_elem == "script" else ""
 
 
 def nasty_chart():

@@ -12,8 +12,8 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from test_queries_rows import HOSTILE, OTHER, RUN, write_lake
-from test_report import N, tables
+from hand_made_lake import HOSTILE, OTHER, RUN, write_lake
+from small_tables import N, tables
 
 from tracelake.lake import Lake
 from tracelake.lake.errors import NotFoundError, UsageError

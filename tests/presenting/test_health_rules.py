@@ -7,7 +7,7 @@ from typing import Any
 
 import polars as pl
 import pytest
-from test_queries_rows import connection_to, run_row, typed, without, write_lake
+from hand_made_lake import connection_to, run_row, typed, without, write_lake
 
 from tracelake.lake.duck import Connection
 from tracelake.lake.errors import UsageError

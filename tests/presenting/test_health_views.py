@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator
 
 import polars as pl
 import pytest
-from test_health_reference import PROFILES, Trace, blame, judge, step_heads
-from test_queries_rows import connection_to, typed
+from hand_made_lake import connection_to, typed
+from health_by_hand import PROFILES, Trace, blame, collapsed, judge, step_heads
 
 import tracelake
 from tracelake.lake.duck import Connection
@@ -274,3 +274,10 @@ def test_prompt_health(connection: Connection, tables: Tables) -> None:
     surprisal = mine("token_steps")["surprisal_bits"]
     assert rows["prompt_surprisal_bits_mean"][0] == pytest.approx(surprisal.mean(), rel=1e-6)
     assert surprisal.null_count() == 1
+
+
+def test_the_normalised_cut_in_nats() -> None:
+    """0.03 of ln K: what the normalised rule means in nats; it equals the 0.1-nat rule near 28 keys."""
+    for keys, nats in ((5, 0.048), (15, 0.081), (28, 0.100), (100, 0.138), (1000, 0.207)):
+        below, above = ({"n_keys": keys, "entropy_bits": (nats + sign * 0.001) / math.log(2)} for sign in (-1, 1))
+        assert collapsed(below, PROFILES["v0.5"]) and not collapsed(above, PROFILES["v0.5"])

@@ -7,7 +7,7 @@ from pathlib import Path, PurePath
 
 import polars as pl
 import pytest
-from test_queries_rows import OTHER, RUN, connection_to, frames, without
+from hand_made_lake import OTHER, RUN, connection_to, frames, without
 
 from tracelake.lake.duck import Connection
 from tracelake.lake.errors import ConfigError, NotFoundError, UsageError

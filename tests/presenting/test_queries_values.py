@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 import polars as pl
 import pytest
-from test_queries_rows import OTHER, RUN, connection_to, frames
+from hand_made_lake import OTHER, RUN, connection_to, frames
 
 from tracelake.lake.duck import Connection
 from tracelake.queries.saved_query import find

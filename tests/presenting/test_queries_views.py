@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import polars as pl
 import pytest
+from hand_made_lake import ENCODER, PROMPTS, RUN, SAMPLES, connection_to, frames, without
 from polars.testing import assert_frame_equal
-from test_queries_rows import ENCODER, RUN, connection_to, frames, without
 
 from tracelake.lake.duck import Connection
 from tracelake.lake.schema import TABLES
@@ -117,3 +117,10 @@ def test_comments_name_real_columns(connection: Connection) -> None:
     comments = dict(connection.sql("SELECT view_name, comment FROM duckdb_views() WHERE NOT internal").rows())
     assert comments["predictions"].startswith("The states at `position` paired with")
     assert [name for name, _, _ in view_definitions()] == sorted(views())
+
+
+def test_positions_and_steps_obey_the_definitions() -> None:
+    joined = frames()["token_steps"].join(frames()["sequences"], on=["run_id", "sequence_id"])
+    steps = joined.filter(pl.col("step").is_not_null())
+    assert steps.select((pl.col("position") - pl.col("n_prompt_tokens") == pl.col("step")).all()).item()
+    assert joined.filter(pl.col("position") == 0)["surprisal_bits"].null_count() == PROMPTS * (SAMPLES + 1) + 1

@@ -1,7 +1,6 @@
 """The report: what its numbers are, which sequences it shows, what it says where nothing was kept, hostile text."""
 
 import base64
-import functools
 import hashlib
 import json
 import re
@@ -11,9 +10,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from hand_made_lake import HOSTILE, OTHER, RUN, append, frames, typed, without, write_lake
+from html_page import Page
 from scipy.stats import binomtest
-from test_chart_files import Page
-from test_queries_rows import HOSTILE, OTHER, RUN, append, frames, typed, without, write_lake
+from small_tables import N, tables
 
 import tracelake
 from tracelake import OpenLake
@@ -38,26 +38,6 @@ NASTY = [
     "x" * 10_000,
     "\u2028",
 ]
-N = 16
-Tables = dict[str, pl.DataFrame]
-
-
-@functools.cache
-def tables() -> Tables:
-    """The first sequences of the synthetic lake, with the best tokens of every position beside them."""
-    found = {name: few(frame) for name, frame in frames().items()}
-    tokens = found["token_steps"]
-    logprobs = [-0.1 * (k + 1) ** 2 for k in range(10)]
-    known = pl.col("entropy_bits").is_not_null()
-    found["token_steps"] = tokens.with_columns(
-        topk_ids=pl.when(known).then(pl.lit(list(range(10)), dtype=pl.List(pl.Int32))),
-        topk_logprobs=pl.when(known).then(pl.lit(logprobs, dtype=pl.List(pl.Float32))),
-    )
-    return found
-
-
-def few(frame: pl.DataFrame) -> pl.DataFrame:
-    return frame.filter(pl.col("sequence_id") < N) if "sequence_id" in frame.columns else frame
 
 
 def lake_without(folder: Path, *names: str) -> OpenLake:

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import numpy as np
 import polars as pl
 import pytest
+from hand_made_lake import OTHER, RUN, connection_to, frames, typed
 from scipy.stats import binomtest
-from test_queries_rows import OTHER, RUN, connection_to, frames, typed
 
 from tracelake.lake.duck import Connection
 from tracelake.queries.saved_query import find

@@ -2,7 +2,6 @@
 
 import gzip
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -16,6 +15,7 @@ from urllib.request import Request, urlopen
 import numpy as np
 import polars as pl
 import pytest
+from made_metrics import CANARIES, HOSTILE, hand_made, lake_metrics
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse
 from sink_servers import answers, free_port, recording, until
@@ -29,7 +29,6 @@ from tracelake.queries.sinks import datadog, prometheus
 from tracelake.queries.sinks.metric import METRICS, Histogram
 from tracelake.queries.sinks.run_numbers import MOST_LAYERS, RunReader, _spread
 
-CANARIES = ("Xylophon", "Quokka", "zebra-7f3a")
 KEY = "0123456789abcdef0123456789abcdef"
 
 
@@ -68,16 +67,6 @@ def values(reading):
         for family in reading.families
         for sample in family.samples
     }
-
-
-def lake_metrics(*words, **environment):
-    return subprocess.run(
-        [sys.executable, "-m", "tracelake.cli", "metrics", *map(str, words)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env=os.environ | environment,
-    )
 
 
 # -- the numbers -------------------------------------------------------------------------------------------------------
@@ -174,27 +163,6 @@ def test_flags_and_risk_equal_the_saved_queries(lake, profile):
         assert histogram.at_most == tuple((risks <= bound).sum() for bound in histogram.bounds)
     assert got["tracelake_collapsed_heads_ratio", profile] == pytest.approx(scores["collapsed_rate"].mean())
     assert got["tracelake_focused_heads_ratio", profile] == pytest.approx(scores["focused_rate"].mean())
-
-
-def hand_made(path, run_id="odd-run", n_layers=2, n_nan=0, **run_json):
-    """A run of one sequence that kept states but no distributions."""
-    lake = Lake.create(path)
-    with lake.start_run(run_id, {"kind": "read", "model": {"name": "m", "n_layers": n_layers}} | run_json) as run:
-        with run.segment(0, (0, 1)) as segment:
-            text = {"prompt": CANARIES[0], "completion": CANARIES[1], "finish_reason": CANARIES[2]}
-            counts = {"n_prompt_tokens": 2, "n_generated_tokens": 0}
-            segment.append("sequences", {"sequence_id": [0]} | text | counts)
-            position = np.arange(2, dtype=np.int32)
-            segment.append(
-                "token_steps", {"sequence_id": 0, "position": position, "stack": "decoder", "is_prompt": True}
-            )
-            for layer in range(n_layers):
-                place = {"layer": layer, "site": "resid_post", "stack": "decoder"}
-                norms = np.array([9, np.inf if n_nan else 2], np.float32)
-                counted = {"l2_norm": norms, "n_nan": n_nan, "n_inf": 1 if n_nan else 0}
-                segment.append("layer_summaries", {"sequence_id": 0, "position": position} | place | counted)
-        run.finish()
-    return lake
 
 
 def test_what_is_not_known_has_no_sample(tmp_path):
@@ -343,9 +311,6 @@ def test_labels_are_of_closed_sets(lake, reading):
             assert set(sample.labels) == {"run", "tag", "model", *family.metric.labels}
             for name, value in sample.labels.items():
                 assert value in allowed[name], (family.metric.name, name, value)
-
-
-HOSTILE = 'a"b\\c\nd{e="f"} 1\n# TYPE x counter\r\tü💥,|\x00'
 
 
 def test_hostile_labels_come_back_as_they_were(tmp_path):

@@ -9,8 +9,8 @@ from urllib.parse import urlencode
 from urllib.request import urlopen
 
 import pytest
+from made_metrics import HOSTILE, hand_made, lake_metrics
 from sink_servers import free_port, program, running, until
-from test_sinks import HOSTILE, hand_made, lake_metrics
 
 import tracelake
 from tracelake.queries.sinks import prometheus

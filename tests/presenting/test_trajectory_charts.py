@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
-from test_queries_rows import RUN, connection_to, frames
+from hand_made_lake import RUN, connection_to, frames
 
 from tracelake.lake.duck import Connection
 from tracelake.queries.charts.chart import draw

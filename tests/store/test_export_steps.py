@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_import_tsif import exported, imported, saved
+from imported_steps import exported, imported, saved
 from typer.testing import CliRunner
 
 import tracelake

@@ -22,11 +22,10 @@ from corevital_reports import (
     truth,
     written,
 )
+from imported_reports import imported
 
 import tracelake
 from tracelake import OpenLake
-from tracelake.lake.exchange.corevital.imports import ImportSettings, check_reports, import_reports
-from tracelake.lake.lake import Lake
 
 N = len(PROMPT_IDS)
 CASES: dict[str, tuple[dict[str, Any], str, bool | None]] = {
@@ -41,12 +40,6 @@ CASES: dict[str, tuple[dict[str, Any], str, bool | None]] = {
 }
 OLD = ("v0.2", "v0.3", "v0.4 before the rewrite")
 Frame = pl.DataFrame
-
-
-def imported(lake: Path, *paths: Path, **settings: Any) -> list[str]:
-    """Import through the library; the run ids."""
-    chosen = ImportSettings(**settings)
-    return [run.run_id for run in import_reports(Lake.create(lake), check_reports(paths, chosen), chosen)]
 
 
 @pytest.fixture(scope="module")

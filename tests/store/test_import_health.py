@@ -6,13 +6,13 @@ And against the report's own flags, where its rules are those of a profile.
 from pathlib import Path
 from typing import Any
 
+import health_by_hand
 import numpy as np
 import polars as pl
 import pytest
-import test_health_reference
 from corevital_reports import LAYERS, PROMPT_IDS, Truth, head_entropies, report, truth, written
-from test_health_reference import Trace, judge
-from test_import_corevital import imported
+from health_by_hand import Trace, judge
+from imported_reports import imported
 
 import tracelake
 
@@ -121,8 +121,8 @@ def test_verdicts_are_what_plain_python_says(
     cases: Any, version: str, profile: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if version == "0.3":  # its heads are counted by bits: how severe a collapse is cannot be known
-        plain = test_health_reference.collapse
-        monkeypatch.setattr(test_health_reference, "collapse", lambda *of: (plain(*of)[0], None))
+        plain = health_by_hand.collapse
+        monkeypatch.setattr(health_by_hand, "collapse", lambda *of: (plain(*of)[0], None))
     reports, frame = cases
     found = verdicts(frame, profile)
     checked = 0

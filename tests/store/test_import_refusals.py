@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 from corevital_reports import report, truth, written
-from test_import_corevital import imported
+from imported_reports import imported
+from lake_command import files, lake_command
 from typer.testing import CliRunner
 
 import tracelake
 from tracelake.cli import app
-from tracelake.lake.errors import LakeError, NotFoundError, UsageError
+from tracelake.lake.errors import NotFoundError, UsageError
 from tracelake.lake.exchange.corevital.imports import ImportSettings, check_reports, import_reports
 from tracelake.lake.exchange.corevital.imports import report as report_module
 from tracelake.lake.lake import Lake
@@ -138,20 +139,6 @@ def test_missing_file_and_folder(tmp_path: Path) -> None:
         check_reports([tmp_path / "none.json"], ImportSettings())
     with pytest.raises(UsageError, match="cannot be read"):
         check_reports([tmp_path], ImportSettings())
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    """Every file of a lake, locks aside."""
-    found = {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
-    return {name: data for name, data in found.items() if not name.startswith("_locks")}
-
-
-def lake_command(*arguments: str) -> tuple[int, str]:
-    """Exit code and message of a command."""
-    result = CliRunner().invoke(app, list(arguments))
-    if isinstance(result.exception, LakeError):
-        return result.exception.exit_code, str(result.exception)
-    return result.exit_code, result.output
 
 
 def test_one_bad_report_among_good_ones_leaves_the_lake_as_it_was(tmp_path: Path) -> None:

@@ -3,21 +3,17 @@
 import json
 import math
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
-from test_import_refusals import files, lake_command
-from typer.testing import CliRunner
+from imported_steps import Record, exported, imported, saved
+from lake_command import files, lake_command
 
 import tracelake
-from tracelake.cli import app
 from tracelake.lake.errors import UsageError
-from tracelake.lake.exchange.tsif.imports import TsifSettings, check_records, import_records
-from tracelake.lake.lake import Lake
+from tracelake.lake.exchange.tsif.imports import TsifSettings, check_records
 
-Record = dict[str, Any]
 PROMPTS = {"riddle": ("reasoning", "Who has Äpfel?"), "plan": ("creative", "A plan: ")}
 WORDS = [" To", " determine", " this", ",", " 1", "\n\n", " é", "🙂"]
 
@@ -57,23 +53,6 @@ def all_records(seed: int = 0) -> list[Record]:
     rng = np.random.default_rng(seed)
     order = [("first", "riddle"), ("first", "plan"), ("second", "riddle"), ("second", "plan"), ("second", "plan")]
     return [record for run, prompt in order for record in prompt_records(rng, run, prompt)]
-
-
-def saved(path: Path, records: list[Record]) -> Path:
-    path.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records), encoding="utf-8")
-    return path
-
-
-def imported(lake: Path, *paths: Path, **settings: Any) -> list[str]:
-    chosen = TsifSettings(**settings)
-    return [run.run_id for run in import_records(Lake.create(lake), check_records(paths, chosen), chosen)]
-
-
-def exported(lake: Path, run: str, *arguments: str) -> list[Record]:
-    result = CliRunner().invoke(app, ["export", "steps-jsonl", run, "--lake", str(lake), *arguments])
-    assert result.exit_code == 0, result.output
-    # parse_constant is called for NaN and infinity, which valid JSON does not have.
-    return [json.loads(line, parse_constant=pytest.fail) for line in result.stdout.splitlines()]
 
 
 def test_tables(tmp_path: Path) -> None:

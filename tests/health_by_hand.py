@@ -251,10 +251,3 @@ def blame(trace: Trace, name: str, layer: int) -> Row:
         "severity": max(found.values(), default=0.0),
         "reasons": ", ".join(found),
     }
-
-
-def test_the_normalised_cut_in_nats() -> None:
-    """0.03 of ln K: what the normalised rule means in nats; it equals the 0.1-nat rule near 28 keys."""
-    for keys, nats in ((5, 0.048), (15, 0.081), (28, 0.100), (100, 0.138), (1000, 0.207)):
-        below, above = ({"n_keys": keys, "entropy_bits": (nats + sign * 0.001) / math.log(2)} for sign in (-1, 1))
-        assert collapsed(below, PROFILES["v0.5"]) and not collapsed(above, PROFILES["v0.5"])

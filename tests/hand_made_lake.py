@@ -424,10 +424,3 @@ def connection_to(tables: dict[str, pl.DataFrame]) -> Iterator[Connection]:
 def without(*tables: str) -> dict[str, pl.DataFrame]:
     """All tables, these of them empty."""
     return {name: frame.clear() if name in tables else frame for name, frame in frames().items()}
-
-
-def test_positions_and_steps_obey_the_definitions() -> None:
-    joined = frames()["token_steps"].join(frames()["sequences"], on=["run_id", "sequence_id"])
-    steps = joined.filter(pl.col("step").is_not_null())
-    assert steps.select((pl.col("position") - pl.col("n_prompt_tokens") == pl.col("step")).all()).item()
-    assert joined.filter(pl.col("position") == 0)["surprisal_bits"].null_count() == PROMPTS * (SAMPLES + 1) + 1
