@@ -85,7 +85,7 @@ class Question(ABC):
         """UsageError for options that do not go together, or for too many runs or too few."""
         least, most = self.n_runs
         if not least <= len(run_ids) <= (most or len(run_ids)):
-            wanted = f"{least} run" if least == most == 1 else f"{least} to {most or 'any number of'} runs"
+            wanted = "one run" if least == most == 1 else f"{least} to {most or 'any number of'} runs"
             raise UsageError(f"{self.name} is asked of {wanted}, not of {len(run_ids)}.")
 
     def needs(self, snapshot: Snapshot) -> Sequence["Question"]:

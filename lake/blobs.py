@@ -7,7 +7,7 @@ from typing import Any
 
 from .commits import BlobEntry
 from .errors import DamageError, NotFoundError, did_you_mean
-from .records.json_values import parse
+from .json_values import parse
 from .snapshot import RunLog
 from .storage.store import Store
 

@@ -14,8 +14,8 @@ from typing import Any, Literal
 
 from . import layout
 from .errors import DamageError, LockedError, NewerFormatError, UsageError
+from .json_values import Time, check_types, oddity, parse
 from .layout import BLOB_PATH, BLOBS, DATA_PATH, RECORD
-from .records.json_values import Time, check_types, oddity, parse
 from .storage.store import Store
 
 _HEAD, _MIDDLE, _TAIL = b'{"sha256":"', b'","body":', b"}\n"

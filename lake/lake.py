@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Self, overload
 
 from . import commits, layout
 from .errors import ConfigError, DamageError, LockedError, NewerFormatError, NotFoundError, UsageError, did_you_mean
+from .json_values import parse
 from .layout import RUN_ID, WRITER, check_name
 from .notices import name_damaged
-from .records.json_values import parse
 from .records.run_json import FORMAT_VERSION, OWN, encode_run_json, read_run_json
 from .schema import TABLES
 from .snapshot import RunLog, Snapshot, read_run, run_ids, take_snapshot

@@ -1,1 +1,1 @@
-"""The JSON files of a lake as typed data: run.json, tombstones, and how JSON of others is parsed."""
+"""What the lake knows of a run beside its commits: run.json, and the tombstone of one that was removed."""

@@ -5,8 +5,8 @@ from typing import Any
 
 from .. import commits, layout
 from ..errors import DamageError
+from ..json_values import Time, check_types, parse
 from ..storage.store import Store
-from .json_values import Time, check_types, parse
 from .run_json import TOMBSTONES
 
 

@@ -140,7 +140,7 @@ def test_unknown_analyses_and_runs(counted: None, folder: Path, capsys: pytest.C
     lake = tracelake.open(folder)
     with pytest.raises(NotFoundError, match="Did you mean 'counted'"):
         lake.analyze("count", "first")
-    with pytest.raises(UsageError, match="trajectory is asked of 1 run, not of 2"):
+    with pytest.raises(UsageError, match="trajectory is asked of one run, not of 2"):
         lake.analyze("trajectory", ["first", "second"])
     for words, code, said in (
         (["counted", "third"], 3, "third"),

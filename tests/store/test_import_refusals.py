@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 import tracelake
 from tracelake.cli import app
 from tracelake.lake.errors import NotFoundError, UsageError
+from tracelake.lake.exchange.corevital import report as report_module
 from tracelake.lake.exchange.corevital.imports import ImportSettings, check_reports, import_reports
-from tracelake.lake.exchange.corevital.imports import report as report_module
 from tracelake.lake.lake import Lake
 
 Report = dict[str, Any]

@@ -8,7 +8,7 @@ from functools import cache
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
-from ..errors import DamageError
+from .errors import DamageError
 
 DEEPEST = 64
 _INT64 = 2**63
