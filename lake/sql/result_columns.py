@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from ..errors import UsageError
+from .quoting import quoted
 
 if TYPE_CHECKING:
     import duckdb
@@ -50,8 +50,9 @@ def readable(relation: "duckdb.DuckDBPyRelation") -> "duckdb.DuckDBPyRelation":
     if renamed:
         text = f"Columns of one name in the result; the later ones are renamed: {', '.join(renamed)}."
         warnings.warn(text, RenamedColumnWarning, stacklevel=5)
-    quoted = ('"' + name.replace('"', '""') + '"' for name in names)
-    return relation.project(", ".join(f"{column} AS {name}" for column, name in zip(columns, quoted, strict=True)))
+    return relation.project(
+        ", ".join(f"{column} AS {quoted(name)}" for column, name in zip(columns, names, strict=True))
+    )
 
 
 def _column(number: int, kind: Any) -> str:
@@ -81,6 +82,8 @@ def _check_years(column: pa.ChunkedArray, name: str) -> None:
     """Infinity and years outside 1 to 9999, which Python's times cannot hold: polars would panic much later."""
     if len(column) == column.null_count:
         return
+    import pyarrow.compute as pc  # a twentieth of a second: not for every statement
+
     kind = column.type
     if pa.types.is_timestamp(kind):
         factor = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}[kind.unit]

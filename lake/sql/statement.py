@@ -31,10 +31,15 @@ _MORE = "For anything else use `Lake.connect()` in Python."
 
 @dataclass(frozen=True)
 class Statement:
-    """One SELECT that reads and does nothing else; `tables` are the names after its FROMs, in lower case."""
+    """One SELECT that reads and does nothing else."""
 
     text: str
     tables: frozenset[str]
+    """The names after its FROMs, in lower case."""
+    own: frozenset[str]
+    """Those of its WITHs."""
+    asks_what_there_is: bool
+    """Whether it describes tables, lists them, or reads DuckDB's own catalogue."""
 
 
 def reading_statement(connection: "duckdb.DuckDBPyConnection", text: str) -> Statement:
@@ -51,7 +56,7 @@ def reading_statement(connection: "duckdb.DuckDBPyConnection", text: str) -> Sta
     for name in tables - named:
         if not name.replace("_", "").replace("$", "").isalnum():
             raise UsageError(f"{name!r} is no table of the lake: files cannot be read by name here. {_MORE}")
-    return Statement(text, tables)
+    return Statement(text, tables, frozenset(named), any(map(_asks_what_there_is, used)))
 
 
 def parsed(connection: "duckdb.DuckDBPyConnection", text: str) -> "list[duckdb.Statement]":
@@ -121,6 +126,11 @@ def _check(node: dict[str, Any]) -> None:
         near = difflib.get_close_matches(name.lower(), FUNCTIONS, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise UsageError(f"The function {name!r} does not exist or is not possible here.{hint} {_MORE}")
+
+
+def _asks_what_there_is(node: dict[str, Any]) -> bool:
+    called = node["function"].get("function_name", "") if node.get("type") == "TABLE_FUNCTION" else ""
+    return node.get("type") == "SHOW_REF" or called.lower().startswith(("duckdb_", "pragma_"))
 
 
 def _table(node: dict[str, Any]) -> str | None:

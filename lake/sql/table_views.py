@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import pyarrow as pa
 
 from ..tables.table import Column, Table
+from .quoting import literal, quoted
 
 DECODER = "decode_vector"
 _TYPES = {
@@ -25,16 +26,6 @@ _TYPES = {
 def sql_type(kind: pa.DataType) -> str:
     """DuckDB's name of an Arrow type."""
     return _TYPES[kind]
-
-
-def quoted(name: str) -> str:
-    """A name as an SQL identifier."""
-    return '"' + name.replace('"', '""') + '"'
-
-
-def literal(text: str) -> str:
-    """A text as an SQL string."""
-    return "'" + text.replace("'", "''") + "'"
 
 
 def variable(table: Table, group: int) -> str:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ...lake.errors import ConfigError, UsageError, did_you_mean
+from ...lake.sql.quoting import quoted
 from ..saved_query import SavedQuery, Value
 from .axis_titles import axis_title, visible
 
@@ -130,7 +131,7 @@ def _binned(
     types: "polars.Schema",
 ) -> ChartRows:
     channels = query.header.channels
-    x = _quoted(channels["x"].field)
+    x = quoted(channels["x"].field)
     whole = types[channels["x"].field].is_integer()
     series = _series(query, types)
     averaged = _averaged(query, types, series)
@@ -171,20 +172,20 @@ def _series(query: SavedQuery, types: "polars.Schema") -> list[str]:
     ]
     if query.header.mark == "rect":  # the rows of a heat map are not averaged either, also where y is a number
         fields.append(channels["y"].field)
-    return [_quoted(name) for name in dict.fromkeys(fields) if name != channels["x"].field]
+    return [quoted(name) for name in dict.fromkeys(fields) if name != channels["x"].field]
 
 
 def _averaged(query: SavedQuery, types: "polars.Schema", series: list[str]) -> list[str]:
     """Means of the other numbers, NaN and infinity left out; text has no mean and is null."""
-    taken = {*series, _quoted(query.header.channels["x"].field)}
-    names = [name for name in query.header.fields if _quoted(name) not in taken]
+    taken = {*series, quoted(query.header.channels["x"].field)}
+    names = [name for name in query.header.fields if quoted(name) not in taken]
     columns = []
     for name in names:
-        quoted = _quoted(name)
+        column = quoted(name)
         if types[name].is_numeric():
-            columns.append(f", avg({quoted}::DOUBLE) FILTER (WHERE isfinite({quoted}::DOUBLE)) AS {quoted}")
+            columns.append(f", avg({column}::DOUBLE) FILTER (WHERE isfinite({column}::DOUBLE)) AS {column}")
         else:
-            columns.append(f", NULL AS {quoted}")
+            columns.append(f", NULL AS {column}")
     return columns
 
 
@@ -192,7 +193,3 @@ def _polars_whole() -> "type[polars.Int64]":
     import polars as pl
 
     return pl.Int64
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'

@@ -166,15 +166,6 @@ def _attentions(report: Report) -> Iterator[tuple[int, Attention]]:
                 yield step, layer.attention_summary
 
 
-def uniform_causal_basin(n: int) -> float:
-    """Basin ratio of uniform causal attention over n tokens: weight on keys [n//3, 2n//3) over the rest."""
-    if n < 3:
-        return 1.0
-    low, high = n // 3, 2 * n // 3
-    middle = sum(max(0, min(query + 1, high) - low) / (query + 1) for query in range(n)) / n
-    return middle / (1 - middle + 1e-10)
-
-
 def bits(nats: float | None) -> float | None:
     """An entropy in bits."""
     return None if nats is None else nats / log(2)

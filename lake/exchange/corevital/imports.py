@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import UsageError
-from ..import_run import ImportedRun, check_new, completed, import_json, import_run, imported, new_run_id
+from ...run_id import checked_tag, new_run_id
+from ..import_run import ImportedRun, check_new, completed, import_json, import_run, imported
 from ..imported_rows import FLUSH_ROWS, ImportedRows
 from .conventions import Conventions, read_conventions
 from .report import FirstLayer, ReportFile, read_report
@@ -58,7 +59,7 @@ def check_reports(
     paths: Sequence[Path], settings: ImportSettings, *, on_progress: Progress = lambda doing, done, n: None
 ) -> list[Checked]:
     """Read and map every report, writing nothing; UsageError or NotFoundError naming the first bad one."""
-    new_run_id(settings.tag or FORMAT)  # a bad tag is found before anything is read
+    checked_tag(settings.tag or FORMAT)  # a bad tag is found before anything is read
     checked: list[Checked] = []
     for done, path in enumerate(paths):
         on_progress("checking", done, len(paths))

@@ -6,8 +6,9 @@ What each field becomes is the table in docs/exchange.md; `Conventions` says how
 from math import isfinite, log
 from typing import Any
 
+from ...uniform_attention import uniform_basin
 from ..imported_rows import ImportedRows, Metrics
-from .conventions import Conventions, bits, entries, uniform_causal_basin
+from .conventions import Conventions, bits, entries
 from .report import Attention, Hidden, Layer, Logits, Report, ReportFile, Step
 from .sequence import character_ends, reported_scores, sequence_row, unknowns
 
@@ -221,7 +222,7 @@ class ReportRows:
                 row = self._head_row(reading.n_text - 1, layer, head, stack)
                 row["basin_ratio"] = self.metrics.column(f"basin_ratio_{head}", ratio, step=None, layer=layer)
                 if row["basin_ratio"] is not None and stack == "decoder":
-                    row["basin_ratio_to_uniform"] = ratio / uniform_causal_basin(reading.n_text)  # type: ignore[operator]
+                    row["basin_ratio_to_uniform"] = ratio / uniform_basin(reading.n_text, causal=True)  # type: ignore[operator]
             for head, edges in enumerate(found.heads or []):
                 place = {"sequence_id": self.sequence_id, "layer": layer, "head": head, "kind": "self", "stack": stack}
                 weights = [weight if isfinite(weight) else None for weight in edges.weights]

@@ -16,8 +16,9 @@ import pydantic_core
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ...errors import NotFoundError, UsageError
+from ...run_id import checked_tag, new_run_id
 from ..corevital.report import Id
-from ..import_run import ImportedRun, check_new, completed, import_json, import_run, imported, new_run_id
+from ..import_run import ImportedRun, check_new, completed, import_json, import_run, imported
 from ..imported_rows import FLUSH_ROWS, ImportedRows, Metrics
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ class CheckedFile:
 
 def check_records(paths: Sequence[Path], settings: TsifSettings) -> list[CheckedFile]:
     """Read every file whole, writing nothing; UsageError or NotFoundError naming file and line of the first fault."""
-    new_run_id(settings.tag or FORMAT)
+    checked_tag(settings.tag or FORMAT)
     checked: list[CheckedFile] = []
     for path in paths:
         digest = hashlib.sha256()
