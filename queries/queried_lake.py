@@ -1,26 +1,20 @@
 """A lake with everything that presents rows attached: derived views, saved queries, charts."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..lake.errors import NotFoundError
 from ..lake.lake import Lake
 from .derived_views import view_definitions
 from .open_run import OpenRun, Runs
-from .saved_query import SavedQuery, find
+from .saved_query import find
 
 if TYPE_CHECKING:
     import altair
     import polars
     import pyarrow as pa
 
+    from ..lake.duck import Connection
     from .charts.chart import Drawing, Shape
-
-
-def _statement(query: SavedQuery) -> str:
-    """What a saved query reads: its SQL, and the profiles if one of its parameters names a profile."""
-    profiles = any(parameter.type == "PROFILE" for parameter in query.parameters.values())
-    return f"{query.sql} health_profiles" if profiles else query.sql
 
 
 class QueriedLake(Lake):
@@ -55,43 +49,40 @@ class QueriedLake(Lake):
             '  .runs  ["latest"]  .sql("...")  .query(name)  .chart(name)  .scan(table)  .vectors(layer, site)'
         )
 
-    def sql(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, query: str, parameters: Any = None, *, run: str | None = None
+    def sql(
+        self, query: str, parameters: "Sequence[Any] | dict[str, Any] | None" = None, *, run: str | None = None
     ) -> "polars.DataFrame":
         """The result of one SELECT as a polars DataFrame, through the locked connection; of one run's rows if given."""
         with self.connect(run=run, locked=True) as connection:
             return connection.sql(query, parameters)
 
-    def connect(self, **options: Any) -> Any:
-        """A DuckDB connection with every table and derived view; use it in a `with` block."""
-        return super().connect(**{"extra_views": view_definitions(), **options})
+    def connect(
+        self, *, run: str | None = None, extra_views: Sequence[tuple[str, str, str]] | None = None, locked: bool = False
+    ) -> "Connection":
+        """A DuckDB connection with every table and derived view (or those given); use it in a `with` block.
+
+        `locked` allows single SELECTs over the lake's own files and nothing else.
+        """
+        wanted = view_definitions() if extra_views is None else extra_views
+        return super().connect(run=run, extra_views=wanted, locked=locked)
 
     def arrow(
         self, statement: str, parameters: Mapping[str, Any] | None = None, *, run: str | None = None
     ) -> "pa.Table":
-        """The rows of one SELECT as an Arrow table, of one run's tables only if `run` is given.
-
-        Spares a short query polars and the views that it does not name.
-        """
-        values = dict(parameters or {}) or None
-        try:
-            with self.connect(run=run, locked=True, extra_views=view_definitions(statement)) as connection:
-                return connection.arrow(statement, values)
-        except NotFoundError:
-            # Something is misspelt: with every view bound the message can name the nearest one.
-            with self.connect(run=run, locked=True) as connection:
-                return connection.arrow(statement, values)
+        """The rows of one SELECT as an Arrow table, of one run's tables only if `run` is given; spares polars."""
+        with self.connect(run=run, locked=True) as connection:
+            return connection.arrow(statement, dict(parameters or {}) or None)
 
     def query(self, name: str, **params: Any) -> "polars.DataFrame":
         """The rows of a saved query; `params` are its parameters, e.g. `run="latest"`."""
-        query = find(name, self.path)
-        with self.connect(locked=True, extra_views=view_definitions(_statement(query))) as connection:
+        query = find(name, self)
+        with self.connect(locked=True) as connection:
             return query.run(connection, self.resolve_run, **params)
 
     def query_arrow(self, name: str, **params: Any) -> "pa.Table":
         """The rows of a saved query as an Arrow table."""
-        query = find(name, self.path)
-        with self.connect(locked=True, extra_views=view_definitions(_statement(query))) as connection:
+        query = find(name, self)
+        with self.connect(locked=True) as connection:
             return query.arrow(connection, query.bind(connection, params, self.resolve_run))
 
     def chart(
@@ -117,7 +108,7 @@ class QueriedLake(Lake):
         from .charts.absence import why_empty
         from .charts.chart import NoRowsError, draw
 
-        query = find(name, self.path)
+        query = find(name, self)
         with self.connect(locked=True) as connection:
             try:
                 return draw(query, connection, self.resolve_run, theme=theme, params=params, shape=shape)

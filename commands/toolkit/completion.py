@@ -29,18 +29,20 @@ def runs(ctx: typer.Context, incomplete: str) -> Iterator[tuple[str, str]]:
 
 def queries(ctx: typer.Context, incomplete: str) -> Iterator[tuple[str, str]]:
     """Saved queries, with the question that each answers."""
+    from ...lake.lake import Lake
     from ...queries.saved_query import saved_queries
 
-    found = saved_queries(_lake(ctx), on_broken=lambda error: None)
-    yield from _beginning({name: query.summary for name, query in found.items()}, incomplete)
+    queries = saved_queries(Lake(_lake(ctx)), on_broken=lambda error: None)
+    yield from _beginning({name: query.summary for name, query in queries.items()}, incomplete)
 
 
 def charts(ctx: typer.Context, incomplete: str) -> Iterator[tuple[str, str]]:
     """Saved queries that draw themselves."""
+    from ...lake.lake import Lake
     from ...queries.saved_query import saved_queries
 
-    found = saved_queries(_lake(ctx), on_broken=lambda error: None)
-    yield from _beginning({name: query.summary for name, query in found.items() if query.has_chart}, incomplete)
+    queries = saved_queries(Lake(_lake(ctx)), on_broken=lambda error: None)
+    yield from _beginning({name: query.summary for name, query in queries.items() if query.has_chart}, incomplete)
 
 
 def themes(incomplete: str) -> Iterator[tuple[str, str]]:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from prompt_toolkit.completion import Completion
     from prompt_toolkit.document import Document
 
-    from ...queries.queried_lake import OpenLake
+    from ...facade.open_lake import OpenLake
 
 HELP = """One SELECT, ended by `;` or an empty line; Tab completes names, the up arrow brings back what was asked.
   \\d          tables and views          \\d NAME   columns of one, with their meaning

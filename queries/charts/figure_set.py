@@ -51,7 +51,7 @@ def _draw_all(
     opened: QueriedLake, run_id: str, analyses: dict[str, str], sequences: list[int], folder: Path
 ) -> tuple[int, int]:
     drawn = empty = 0
-    queries = {ending: (find(name, opened.path), kind) for ending, (name, kind) in FIGURES.items()}
+    queries = {ending: (find(name, opened), kind) for ending, (name, kind) in FIGURES.items()}
     with opened.connect(locked=True) as connection:
         for sequence in sequences:
             for ending, (query, kind) in queries.items():

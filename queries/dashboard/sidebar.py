@@ -70,7 +70,7 @@ def charts_view(browse: Browse) -> None:
     """Any saved query with a chart, its parameters as widgets."""
     st.title("Charts")
     # One broken file of the user's must not take the other queries away.
-    queries = saved_queries(browse.lake.path, on_broken=_warn)
+    queries = saved_queries(browse.lake, on_broken=_warn)
     drawable = {name: query for name, query in queries.items() if query.has_chart}
     names = list(drawable)
     default = names.index("surprisal_trace") if "surprisal_trace" in names else 0

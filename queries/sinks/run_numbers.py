@@ -54,7 +54,7 @@ class RunReader:
         self._run_id = ""
         self._seen: set[tuple[str, int, str]] = set()
         self._tally = Tally()
-        with lake.connect(locked=True, extra_views=view_definitions("health_profiles")) as connection:
+        with lake.connect(locked=True, extra_views=view_definitions()) as connection:
             check_profile(connection, profile)
 
     def read(self) -> RunNumbers:

@@ -296,7 +296,7 @@ def test_verify_passes(lake_path: Path) -> None:
 def test_saved_queries_and_views_answer(lake_path: Path) -> None:
     lake = tracelake.open(lake_path)
     answered = {}
-    for name, query in saved_queries(lake_path).items():
+    for name, query in saved_queries(Lake(lake_path)).items():
         given = {parameter: "latest" for parameter in query.parameters if parameter.startswith("run")}
         answered[name] = lake.query(name, **given).height
     for name in ("health", "prompt_health", "attention_entropy_by_head", "attention_sinks", "entropy_by_step",

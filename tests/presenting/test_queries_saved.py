@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 from hand_made_lake import OTHER, RUN, connection_to, frames, without
 
+from tracelake.lake import Lake
 from tracelake.lake.duck import Connection
 from tracelake.lake.errors import ConfigError, NotFoundError, UsageError
 from tracelake.lake.schema import TABLES
@@ -126,9 +127,9 @@ def test_unknown_name_has_the_nearest() -> None:
 def test_the_lakes_own_queries_come_first(tmp_path: Path, full: Connection) -> None:
     query_file(tmp_path, "run_overview", "-- Mine.\nSELECT 1 AS one;\n")
     query_file(tmp_path, "lengths", "-- Lengths.\n-- param least DOUBLE = 50  Least length.\nSELECT $least AS least")
-    found = saved_queries(tmp_path)
+    found = saved_queries(Lake(tmp_path))
     assert (found["run_overview"].source, found["layer_norms"].source) == ("lake", "tracelake")
-    assert find("run_overview", tmp_path).run(full)["one"].to_list() == [1]
+    assert find("run_overview", Lake(tmp_path)).run(full)["one"].to_list() == [1]
     assert found["lengths"].run(full, least="2.5")["least"].to_list() == [2.5]
     with pytest.raises(UsageError, match="must be a number"):
         found["lengths"].run(full, least="nan")
@@ -136,9 +137,9 @@ def test_the_lakes_own_queries_come_first(tmp_path: Path, full: Connection) -> N
 
 def test_a_broken_query_does_not_hide_the_others(tmp_path: Path) -> None:
     query_file(tmp_path, "broken", "SELECT 1")
-    assert find("run_overview", tmp_path).name == "run_overview"
+    assert find("run_overview", Lake(tmp_path)).name == "run_overview"
     with pytest.raises(ConfigError, match=r"broken.sql, line 1: the file must begin"):
-        saved_queries(tmp_path)
+        saved_queries(Lake(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -156,18 +157,18 @@ def test_a_broken_query_does_not_hide_the_others(tmp_path: Path) -> None:
 def test_a_query_is_exactly_one_select(tmp_path: Path, sql: str, message: str) -> None:
     query_file(tmp_path, "bad", f"-- Bad.\n{sql}\n")
     with pytest.raises(ConfigError, match=message):
-        find("bad", tmp_path)
+        find("bad", Lake(tmp_path))
 
 
 def test_a_declared_parameter_must_be_used(tmp_path: Path) -> None:
     query_file(tmp_path, "idle", "-- Idle.\n-- param x TEXT = a  Never used.\nSELECT 1")
     with pytest.raises(ConfigError, match="query 'idle' declares x but does not use it"):
-        find("idle", tmp_path)
+        find("idle", Lake(tmp_path))
 
 
 def test_a_required_parameter_must_be_given(tmp_path: Path, full: Connection) -> None:
     query_file(tmp_path, "need", "-- Need.\n-- param flag BOOLEAN  Which way.\nSELECT $flag AS flag")
-    query = find("need", tmp_path)
+    query = find("need", Lake(tmp_path))
     assert query.run(full, flag="yes")["flag"].to_list() == [True]
     with pytest.raises(UsageError, match="needs the parameter 'flag'"):
         query.run(full)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+import duckdb
 import polars as pl
 import pytest
 from hand_made_lake import ENCODER, PROMPTS, RUN, SAMPLES, connection_to, frames, without
@@ -10,6 +11,7 @@ from polars.testing import assert_frame_equal
 from tracelake.lake.duck import Connection
 from tracelake.lake.schema import TABLES
 from tracelake.queries.derived_views import view_definitions, views
+from tracelake.queries.saved_query import one_select
 
 KEY = ["run_id", "sequence_id", "position"]
 
@@ -101,6 +103,14 @@ def test_metadata_that_is_not_json_has_no_level() -> None:
     tables["sequences"] = tables["sequences"].with_columns(metadata=pl.lit("{not json"))
     with connection_to(tables) as connection:
         assert connection.sql("SELECT DISTINCT level FROM answers").rows() == [(None,)]
+
+
+def test_each_file_is_one_select_without_parameters() -> None:
+    with duckdb.connect() as parser:
+        for view in views().values():
+            statement = one_select(parser, view.text, view.file)
+            assert not statement.named_parameters
+            assert statement.query.strip().rstrip(";").endswith(view.sql) and view.sql.startswith(("SELECT", "WITH"))
 
 
 def test_views_bind_on_an_empty_lake() -> None:

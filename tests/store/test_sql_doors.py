@@ -260,7 +260,7 @@ def test_saved_queries_and_parameters_pass_the_same_wall(lake, tmp_path):
         name = f"q{number}"
         (copy / "queries" / f"{name}.sql").write_text(f"-- A query.\n-- title: {text[:20]}\n{text}\n")
         with pytest.raises(ConfigError, match=f"{name}.sql"):
-            find(name, copy)
+            find(name, Lake(copy))
     with lake.connect(locked=True) as connection:
         hostile = "'); copy (select 1) to 'x.csv'; --"
         assert connection.sql("select $x as x", {"x": hostile})["x"][0] == hostile

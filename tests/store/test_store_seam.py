@@ -21,6 +21,7 @@ from tracelake.lake.errors import DamageError, LockedError
 from tracelake.lake.exchange.corevital.imports import ImportSettings, check_reports, import_reports
 from tracelake.lake.exchange.tsif.export import step_lines
 from tracelake.lake.exchange.vector_files import export_vectors
+from tracelake.queries.saved_query import saved_queries
 
 SOURCES = Path(tracelake.__file__).parent / "lake"
 TOUCHES_DISKS = {"disk.py", "local.py", "checked_files.py", "output.py", "read_only_files.py"}
@@ -117,3 +118,17 @@ def test_nothing_in_the_store_touches_a_disk_but_its_own_files() -> None:
         if isinstance(node, ast.Call) and system.search(called := ast.unparse(node.func)) and called not in harmless
     ]
     assert not touching
+
+
+def test_saved_queries_of_the_lake(lake: Lake) -> None:
+    store = lake.store
+    assert isinstance(store, MemoryStore)
+    written = next(iter(store.files.values()))[1]
+    store.files["queries/tokens_seen.sql"] = (b"-- How many.\r\nSELECT count(*) AS n FROM token_steps\r\n", written)
+    store.files["queries/torn.sql"] = (b"-- \xff\nSELECT 1\n", written)
+    opened = tracelake.OpenLake.open(store.path, store=store)
+    assert opened.query("tokens_seen").item() == opened.sql("select count(*) from token_steps").item() > 0
+    broken: list[str] = []
+    assert saved_queries(opened, on_broken=lambda error: broken.append(str(error)))["tokens_seen"].source == "lake"
+    assert len(broken) == 1 and "torn.sql: not UTF-8" in broken[0]
+    assert not store.path.exists()
