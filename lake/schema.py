@@ -17,6 +17,7 @@ from .tables.paths import (
     TRAJECTORIES,
     TRAJECTORY_SUMMARIES,
 )  # fmt: skip
+from .tables.readouts import LOGIT_CONTRIBUTIONS, LOGIT_LENS
 from .tables.runs import ANALYSES, OPERATIONS, RUNS
 from .tables.saes import SAE_FEATURES
 from .tables.states import ACTIVATIONS, ATTENTION_EDGES, HEAD_SUMMARIES, LAYER_SUMMARIES
@@ -33,6 +34,7 @@ TABLES: dict[str, Table] = {
         # Written by analyses: every row names its analysis, and all can be computed again.
         *(ANALYSES, TRAJECTORIES, TRAJECTORY_SUMMARIES, PERSISTENCE_PAIRS, PERSISTENCE_SUMMARIES),
         *(FINGERPRINTS, COMPARISONS, TRAJECTORY_CORRELATIONS, LABELS),
+        *(LOGIT_LENS, LOGIT_CONTRIBUTIONS),
     )
 }
 
