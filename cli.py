@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from . import __version__
-from .commands import analyze, ask, collect, demo, embed, exchange, maintain, metrics, readout, show_run
+from .commands import analyze, ask, collect, demo, embed, exchange, experiment, maintain, metrics, readout, show_run
 from .commands.outcome import outcome
 from .commands.reading import reading
 
@@ -51,6 +51,7 @@ for _verb in (ask.show, ask.sql, ask.query, ask.chart, show_run.report, show_run
 for _verb in (embed.embed, readout.lens, readout.attribution):
     analyze.app.command()(_verb)
 app.add_typer(analyze.app, name="analyze")
+app.add_typer(experiment.app, name="experiment")
 app.add_typer(exchange.import_app, name="import")
 app.add_typer(exchange.export_app, name="export")
 

@@ -40,7 +40,7 @@ def lens(
     opened = Lake.open(lake)
     options = LensOptions(tuple(layer) if layer else None, tuple(sequence) if sequence else None, topk)
     result = analyze_lens(
-        opened, run, options, _loader(opened, run, model, device), on_progress=_progress("tokens")
+        opened, run, options, loader(opened, run, model, device), on_progress=progress("tokens")
     )  # fmt: skip
     _report(result, "lens", as_json)
 
@@ -79,8 +79,8 @@ def attribution(
     )
     opened = Lake.open(lake)
     result = analyze_attribution(
-        opened, run, options, _loader(opened, run, model, device), by_head=by == "head",
-        on_progress=_progress("points"),
+        opened, run, options, loader(opened, run, model, device), by_head=by == "head",
+        on_progress=progress("points"),
     )  # fmt: skip
     _report(result, "attribution", as_json)
 
@@ -99,18 +99,21 @@ def _pair(tokens: str | None) -> tuple[int, int] | None:
     return a, b
 
 
-def _loader(lake: "Lake", run: str, model: str | None, device: str) -> "Callable[[], LoadedModel]":
+def loader(
+    lake: "Lake", run: str, model: str | None, device: str, *, dtype: str | None = None
+) -> "Callable[[], LoadedModel]":
     """The run's model, loaded when it is first needed."""
 
     def load() -> "LoadedModel":
         from ..collect.stored_sequences import load_run_model
 
-        return load_run_model(lake, lake.resolve_run(run), model=model, device=device)
+        return load_run_model(lake, lake.resolve_run(run), model=model, device=device, dtype=dtype)
 
     return load
 
 
-def _progress(what: str) -> "Callable[[int, int], None]":
+def progress(what: str) -> "Callable[[int, int], None]":
+    """Says after every chunk how far it is."""
     return lambda done, whole: say(f"  {done:,} of {whole:,} {what}")
 
 
