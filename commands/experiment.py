@@ -4,9 +4,9 @@ from typing import Annotated, Any
 
 import typer
 
-from .reading import reading
 from .readout import Device, Model, loader, progress
 from .terminal import HERE, AnyRun, AsJson, LakePath, print_json, say
+from .toolkit.verify_option import reading
 
 app = typer.Typer(
     help="Run the model over a run's stored sequences to see which of its parts matter; resumable.",
@@ -20,17 +20,14 @@ app = typer.Typer(
 def second_order(
     run: AnyRun = "latest",
     direction: Annotated[
-        str, typer.Option(help="A .npy file with one vector in the space of final-normed states, or a stored direction.")
+        str,
+        typer.Option(help="A .npy file with one vector in the space of final-normed states, or a stored direction."),
     ] = "",
     at: Annotated[str, typer.Option(help="Where the final state is looked at: prompt or answer, their last token.")] = (
         "prompt"
     ),
-    scaling: Annotated[
-        str, typer.Option(help="plain, or state: divided by the length of the final state.")
-    ] = "plain",
-    by: Annotated[
-        list[str] | None, typer.Option(help="Also keep the effects by head or by token; may repeat.")
-    ] = None,
+    scaling: Annotated[str, typer.Option(help="plain, or state: divided by the length of the final state.")] = "plain",
+    by: Annotated[list[str] | None, typer.Option(help="Also keep the effects by head or by token; may repeat.")] = None,
     top: Annotated[int, typer.Option(help="With --by head: how many neurons of each layer.")] = 256,
     model: Model = None,
     device: Device = "cpu",

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .reading import reading
 from .terminal import HERE, AnyRun, AsJson, LakePath, print_json, say
+from .toolkit.verify_option import reading
 
 if TYPE_CHECKING:
     from ..collect.models.model import LoadedModel

@@ -1,7 +1,7 @@
 """The tables of neurons: which matter, and what they do to a direction of the final state through later heads."""
 
-from ..table import Table
 from .key_columns import ANALYSIS, DIM, DTYPE, F64, I16, I32, I64, LAYER, POSITION, RUN, SEQUENCE, TEXT, VECTOR, columns
+from .table import Table
 
 _NEURON = columns(("neuron", I32, "Neuron index within the layer's MLP.", None, True))
 
