@@ -121,6 +121,11 @@ class Anatomy:
             )
         return Place(projection, is_input=True)
 
+    def module(self, site: str, layer: int) -> tuple[nn.Module, bool]:
+        """The module of a site and whether the site is its input (else its output); ConfigError if there is none."""
+        place = self.place(site, layer)
+        return place.module, place.is_input
+
     def summands(self, site: str, layer: int) -> list[Place]:
         """What is added to the block's input, one after the other, to make a site between its parts."""
         if site == "resid_mid" and self.parallel:
