@@ -91,7 +91,7 @@ def test_what_follows_is_drawn_as_if_the_tokens_had_been_chosen(folder: Path, tm
     after = {s.sequence_id: s for batch in collection.runner.batches for s in batch}
     longer = [s for s in before if s.sample == 0 and len(s.generated) > len(own[s.item])]
     assert longer
-    assert all(after[s.sequence_id].generated == s.generated for s in longer)
+    assert all(after[s.sequence_id].generated[: len(s.generated)] == s.generated for s in longer)
 
 
 def test_vectors_of_given_tokens_belong_to_the_completion(folder: Path, tmp_path: Path) -> None:
