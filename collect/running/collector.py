@@ -8,6 +8,8 @@ import pyarrow as pa
 from ...lake import Lake
 from ...lake.errors import ConfigError, StoppedError
 from ...lake.run_id import new_run_id
+from ...lake.segments import SegmentWriter
+from ...lake.writer import RunWriter
 from ..config import CollectConfig
 from ..decoding.check import choose_reading, reading_notice
 from ..decoding.generation_settings import GenerationSettings
@@ -183,7 +185,7 @@ class Collection:
         )
         return about | {"generation_config": self.settings.record(applied=self.config.generation_config)}
 
-    def collect_into(self, run: Any, share: frozenset[int] | None = None) -> Collected:
+    def collect_into(self, run: RunWriter, share: frozenset[int] | None = None) -> Collected:
         """Collect the segments (of a share) that are not committed yet and record the completion."""
         started = time.perf_counter()
         self.timings.begin()
@@ -214,7 +216,7 @@ class Collection:
         )
 
     def _collect_segments(
-        self, run: Any, progress: Progress, embedder: Embedder | None, share: frozenset[int] | None
+        self, run: RunWriter, progress: Progress, embedder: Embedder | None, share: frozenset[int] | None
     ) -> None:
         assert self.observed is not None
         self._last_write_ms = 0.0
@@ -240,13 +242,13 @@ class Collection:
             self._report(progress, run)
         self._last_write_ms = sealing.waited_ms
 
-    def _report(self, progress: Progress, run: Any) -> None:
+    def _report(self, progress: Progress, run: RunWriter) -> None:
         progress.segments_done = len(run.committed)
         progress.n_bytes = run.bytes_committed
         self.callbacks.on_progress(progress)
 
     def _collect(
-        self, runner: SegmentRunner, segment: Any, start: int, items: list[TokenizedPrompt], *, compare: bool
+        self, runner: SegmentRunner, segment: SegmentWriter, start: int, items: list[TokenizedPrompt], *, compare: bool
     ) -> None:
         """One segment; to compare, its tokens pass through the bare model too."""
         assert self.observed is not None
@@ -261,10 +263,10 @@ class Collection:
         with self.timings.measure("baseline"):
             replay(self.loaded, runner.batches, self.plan.reading, chunk=self.plan.chunk)
 
-    def _resume_command(self, run: Any) -> str:
+    def _resume_command(self, run: RunWriter) -> str:
         return resume_command(run.run_id, dict(self.config))
 
-    def _check_limits(self, run: Any, sealing: Sealing) -> None:
+    def _check_limits(self, run: RunWriter, sealing: Sealing) -> None:
         if self.callbacks.should_stop():
             raise StoppedError(stopped(self._resume_command(run)))
         limit = self.config.max_bytes

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from ...lake.schema import TABLES
+from ...lake.segments import SegmentWriter
 from ..config import CollectConfig
 from ..decoding.loop import BatchDecoder
 from ..decoding.sequence import Sequence
@@ -41,12 +42,14 @@ class SegmentRunner:
     on_batch: Callable[[int], None]
     edits: tuple[Edit, ...] = ()
     rows: list[dict[str, Any]] = field(default_factory=list)
+    texts: list[SequenceText] = field(default_factory=list)
+    """What is to be embedded of the segment."""
     batches: list[list[Sequence]] = field(default_factory=list)
     """The batches of the last segment, with what became of their sequences."""
 
-    def run(self, segment: Any, first_item: int, items: list[TokenizedPrompt]) -> None:
+    def run(self, segment: SegmentWriter, first_item: int, items: list[TokenizedPrompt]) -> None:
         """Collect all samples of `items`, the first of which is work item `first_item` of the run."""
-        self.rows, self.batches = [], []
+        self.rows, self.batches, self.texts = [], [], []
         self.decoder.forget()
         lengths = [item.n_opening for item in items]
         shared = _shared_parents(items)
@@ -83,7 +86,7 @@ class SegmentRunner:
             edits=self.edits, observed_from=0 if beginning is None else beginning.observed_from,
         )  # fmt: skip
 
-    def _run_batch(self, segment: Any, batch: list[Sequence], items: list[TokenizedPrompt]) -> None:
+    def _run_batch(self, segment: SegmentWriter, batch: list[Sequence], items: list[TokenizedPrompt]) -> None:
         n_layers = {stack.name: stack.n_layers for stack in self.observed.loaded.stacks}
         rows = BatchRows(segment, self.observed.wishes, batch, n_layers)
         with torch.inference_mode():
@@ -100,25 +103,23 @@ class SegmentRunner:
             row = sequence_row(sequence, item, completion, self.config, self.source)
             row |= {"batch_size": len(batch), "batch_index": index}
             if self.embedder is not None:
-                row["_char_ends"] = self.text.char_ends(sequence.generated, completion, sequence.read_ids)
+                ends = self.text.char_ends(sequence.generated, completion, sequence.read_ids)
+                self.texts.append(sequence_text(row, ends))
             self.rows.append(row)
 
-    def _embed(self, segment: Any, embedder: Embedder) -> None:
+    def _embed(self, segment: SegmentWriter, embedder: Embedder) -> None:
         """Embed the growing text of every sequence of the segment, one scope after the other, and each prompt."""
-        texts = [
-            SequenceText(
-                row["sequence_id"],
-                row["n_prompt_tokens"],
-                row["rendered_prompt"] or row["prompt"],
-                row["completion"],
-                row.pop("_char_ends"),
-            )
-            for row in self.rows
-        ]
+        texts = sorted(self.texts, key=lambda text: text.sequence_id)
         for name in dict.fromkeys((*self.config.embed_scope, PROMPT)):
             found = embed_texts(texts, Scope.parse(name), embedder)
             if found is not None:
                 segment.append_vectors("step_embeddings", columns=found.columns, vectors=found.vectors, dtype="float32")
+
+
+def sequence_text(row: dict[str, Any], char_ends: np.ndarray) -> SequenceText:
+    """What is embedded of a sequence, from its row in `sequences`."""
+    prompt = row["rendered_prompt"] or row["prompt"]
+    return SequenceText(row["sequence_id"], row["n_prompt_tokens"], prompt, row["completion"], char_ends)
 
 
 def _shared_parents(items: list[TokenizedPrompt]) -> list[Parent | None]:
