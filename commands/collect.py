@@ -26,7 +26,8 @@ GROUPS = {
         "generation_config", "stop", "stop_when", "seed",
     ),
     "What is kept": (
-        "keep", "topk", "observe_prompt", "edge_threshold", "edge_cap", "embedder", "embed_scope", "store_dtype",
+        "keep", "topk", "observe_prompt", "edge_threshold", "edge_cap", "edge_cap_generated",
+        "embedder", "embed_scope", "store_dtype",
     ),
     "The run": ("tag", "batch_size", "segment_items", "max_bytes", "strict_timings"),
 }  # fmt: skip
