@@ -89,7 +89,7 @@ def summary_sites(stack: str) -> list[Site]:
 
 def keep_all(architecture: str) -> tuple[str, ...]:
     sites = EVERYWHERE if architecture in POST_NORM else (*EVERYWHERE, *ADDED)
-    return ("tokens", "layers", "heads", "edges", *(f"activations:{site}" for site in sites))
+    return ("tokens", "layers", "heads", "edges:prompt", *(f"activations:{site}" for site in sites))
 
 
 def collect(folder: Path, path: Path, settings: dict, keep: tuple[str, ...]) -> Lake:
