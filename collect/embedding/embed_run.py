@@ -7,9 +7,9 @@ import polars as pl
 
 from ...lake import Lake
 from ...lake.analyses import commit_analysis
-from ...lake.checked_files import checked_paths, committed_files
 from ...lake.derived import Analysis, analysis_row, input_digest
 from ...lake.errors import UsageError
+from ...lake.reading.checked_files import checked_paths, committed_files
 from ...lake.snapshot import Snapshot
 from .embedder import MINILM, PROMPT, Embedder, Scope, SequenceText, embed_texts
 

@@ -8,12 +8,13 @@ import pyarrow as pa
 from jaxtyping import Float, Int
 
 from ...lake.errors import ConfigError
+from ...lake.uniform_attention import uniform_basin
 from ..decoding.sequence import Block, Sequence
 from ..models.stack import DECODER
 from ..observing.edges import NOTHING
 from ..observing.observation import Wishes, summary_sites
 from ..observing.patterns import PatternWish
-from ..observing.summaries import STATE_STATISTICS, uniform_basin
+from ..observing.summaries import STATE_STATISTICS
 
 FLUSH_BYTES = 64 * 2**20
 ATTENTION_COLUMNS = tuple(

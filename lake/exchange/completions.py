@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from math import exp, fsum, log2
 from typing import Any
 
-from .rows import Metrics, Rows, finite, jsonable
+from .imported_rows import Metrics, Rows, finite, jsonable
 
 VERY_UNLIKELY = -9999.0
 """What interfaces write for a log-probability that is too small to tell."""

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from ..errors import UsageError
 from .completions import UNMEASURED, Completion, write_completion
 from .import_run import ImportedRun, check_new, completed, import_json, import_run, imported, new_run_id
+from .imported_rows import FLUSH_ROWS, Rows
 from .responses import completions, read_entries, read_requests
-from .rows import FLUSH_ROWS, Rows
 
 if TYPE_CHECKING:
     from ..lake import Lake

@@ -316,7 +316,10 @@ def _llama_cpp(one: Entry, response: Mapping[str, Any], request: Mapping[str, An
         n_generated=n_generated,
         columns={"finish_reason": stop, **settings_columns(settings)},
         processed=processed,
-        metadata={"format": "logprobs", "response": {k: response[k] for k in ("timings", "stop_type") if k in response}},
+        metadata={
+            "format": "logprobs",
+            "response": {k: response[k] for k in ("timings", "stop_type") if k in response},
+        },
         missing={} if stop else {"sequences.finish_reason": "the server does not say why generation ended"},
     )
 

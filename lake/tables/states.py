@@ -1,6 +1,5 @@
 """The tables of what was computed inside the model: states, their summaries, attention."""
 
-from ..table import Table
 from .key_columns import (
     DIM,
     DTYPE,
@@ -18,6 +17,7 @@ from .key_columns import (
     VECTOR,
     columns,
 )
+from .table import Table
 
 LAYER_SUMMARIES = Table(
     "layer_summaries",
