@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from .terminal import HERE, AnyRun, AsJson, LakePath, open_lake, overwrite, print_json, say
+from .toolkit.either_run import either_run
 from .toolkit.verify_option import reading
 
 Tag = Annotated[str | None, typer.Option(help="Label of the run; begins its id.")]
@@ -86,7 +87,7 @@ def import_logprobs(
     lake import logprobs batch_output.jsonl --requests batch_input.jsonl
     """
     from ..lake.errors import UsageError, did_you_mean
-    from ..lake.exchange.logprobs import ImportChoices, Responses, check_logs, import_logs
+    from ..lake.exchange.interfaces.imports import ImportChoices, Responses, check_logs, import_logs
     from ..lake.lake import Lake
 
     if distribution not in ("raw", "sampling"):
@@ -108,8 +109,8 @@ def import_inspect(
     lake: LakePath = HERE,
 ) -> None:
     """Import logs of Inspect AI: samples, scores as grades, log-probabilities where logged (extra `inspect`)."""
-    from ..lake.exchange.inspect_logs import FORMAT, read_log
-    from ..lake.exchange.logprobs import ImportChoices, check_logs, import_logs
+    from ..lake.exchange.interfaces.imports import ImportChoices, check_logs, import_logs
+    from ..lake.exchange.interfaces.inspect_log import FORMAT, read_log
     from ..lake.lake import Lake
 
     choices = ImportChoices(tag, again, new_only)
@@ -118,6 +119,7 @@ def import_inspect(
 
 
 @import_app.command("labels")
+@either_run
 def import_own_labels(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="CSV, TSV, JSONL, JSON or Parquet.")],
     run: Annotated[str, typer.Option("--run", help="Run id, unique prefix, tag, or `latest`.")] = "latest",
@@ -137,6 +139,7 @@ def import_own_labels(
 
 @export_app.command("steps-jsonl")
 @reading
+@either_run
 def export_steps(
     run: AnyRun = "latest",
     output: Annotated[
@@ -160,6 +163,7 @@ def export_steps(
 
 @export_app.command("vectors")
 @reading
+@either_run
 def export_activations(
     layer: Annotated[int, typer.Option(help="Layer; negative counts from the last.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Write to this file, replacing it whole.")],

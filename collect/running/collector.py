@@ -115,6 +115,8 @@ class Collection:
             config.chat_template,
             self.loaded.n_embeddings,
         )
+        if config.chat == "auto" and tokenizer.uses_template:
+            self.notice("Prompts stand in the model's chat template (--chat off reads them as they are).")
         self.items = WorkItems(self.source, tokenizer)
         with self.timings.measure("plan"):
             self.plan = plan or make_plan(self.loaded, config, self.keep, self.items.lengths(), reading)

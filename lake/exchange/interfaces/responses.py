@@ -12,8 +12,8 @@ from typing import Any
 
 import pydantic_core
 
-from ..errors import NotFoundError, UsageError
-from .completions import VERY_UNLIKELY, Alternative, Completion, ScoredToken, prompt_text, settings_columns
+from ...errors import NotFoundError, UsageError
+from .completion import VERY_UNLIKELY, Alternative, Completion, ScoredToken, prompt_text, settings_columns
 
 MAX_BYTES, MAX_LINE_BYTES = 256 << 20, 16 << 20
 _TOKEN_ID = re.compile(r"token_id:(\d+)")

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from math import exp, fsum, log2
 from typing import Any
 
-from .imported_rows import Metrics, Rows, finite, jsonable
+from ..imported_rows import ImportedRows, Metrics, finite, jsonable
 
 VERY_UNLIKELY = -9999.0
 """What interfaces write for a log-probability that is too small to tell."""
@@ -106,7 +106,7 @@ def prompt_text(messages: Any) -> str:
     return json.dumps(messages, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
 
 
-def write_completion(rows: Rows, sequence_id: int, completion: Completion) -> None:
+def write_completion(rows: ImportedRows, sequence_id: int, completion: Completion) -> None:
     """Add the rows of one completion."""
     metrics, tokens = Metrics(rows, sequence_id), completion.tokens
     n_prompt = completion.n_prompt if completion.n_prompt is not None else len(completion.prompt_tokens)
@@ -148,7 +148,7 @@ def write_completion(rows: Rows, sequence_id: int, completion: Completion) -> No
 
 
 def _write_token(
-    rows: Rows,
+    rows: ImportedRows,
     metrics: Metrics,
     completion: Completion,
     sequence_id: int,

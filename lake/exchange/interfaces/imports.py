@@ -9,14 +9,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import UsageError
-from .completions import UNMEASURED, Completion, write_completion
-from .import_run import ImportedRun, check_new, completed, import_json, import_run, imported, new_run_id
-from .imported_rows import FLUSH_ROWS, Rows
+from ...errors import UsageError
+from ...run_id import checked_tag, new_run_id
+from ..import_run import ImportedRun, check_new, completed, import_json, import_run, imported
+from ..imported_rows import FLUSH_ROWS, ImportedRows
+from .completion import UNMEASURED, Completion, write_completion
 from .responses import completions, read_entries, read_requests
 
 if TYPE_CHECKING:
-    from ..lake import Lake
+    from ...lake import Lake
 
 FORMAT = "logprobs"
 PER_SEGMENT = 256
@@ -61,10 +62,10 @@ class Responses:
 
 def check_logs(paths: Sequence[Path], read: Read, choices: ImportChoices, form: str = FORMAT) -> list[CheckedLog]:
     """Read every file whole, writing nothing; UsageError or NotFoundError that names file and place of a fault."""
-    new_run_id(choices.tag or form)
+    checked_tag(choices.tag or form)
     checked: list[CheckedLog] = []
     for path in paths:
-        log, rows = CheckedLog(path, ""), Rows(None)
+        log, rows = CheckedLog(path, ""), ImportedRows(None)
         for completion in read(path):
             counts = log.models.setdefault(completion.model, [0, 0])
             counts[0] += 1
@@ -115,7 +116,7 @@ def _import_model(
     with import_run(lake, run_id, body | {"unmeasured": UNMEASURED}, again=choices.again) as writer:
         for index, (start, stop) in enumerate(segments):
             with writer.segment(index, (start, stop)) as segment:
-                rows = Rows(segment)
+                rows = ImportedRows(segment)
                 for sequence_id, completion in zip(range(start, stop), mine, strict=False):
                     write_completion(rows, sequence_id, _dated(completion, log))
                     rows.flush(least=FLUSH_ROWS)
