@@ -170,14 +170,15 @@ def _write_token(
         "char_end": char_end,
     }
     column = "sampling_logprob" if completion.processed else "logprob"
-    if logprob is not None and logprob <= VERY_UNLIKELY:
-        metrics.missing(f"token_steps.{column}", "smaller than the interface tells (-9999)", step=step)
+    if logprob is not None and not logprob > VERY_UNLIKELY:
+        if step is not None:  # a metric has no place for tokens of the prompt
+            metrics.missing(f"token_steps.{column}", "smaller than the interface tells (-9999)", step=step)
         logprob = None
-    row[column] = logprob = metrics.column(column, logprob, step=step)
+    row[column] = logprob
     if not completion.processed:
         row["surprisal_bits"] = None if logprob is None else -logprob / _LN2 + 0.0
         row |= {"rank": token.rank(best) if logprob is not None else None, **_distribution(best)}
-        if best and (least := least_entropy([one.logprob for one in best])) is not None:
+        if step is not None and best and (least := least_entropy([one.logprob for one in best])) is not None:
             metrics.add("entropy_bits_at_least", least, step=step)
     rows.add("token_steps", row)
 

@@ -139,7 +139,9 @@ def _chosen(one: Entry, response: Mapping[str, Any], request: Mapping[str, Any],
         tokens, prompt_tokens, text = _tokens(choice, response, request)
         asked = request.get("top_logprobs", request.get("logprobs"))
         if tokens is not None and isinstance(asked, int) and not isinstance(asked, bool):
-            tokens = tuple(replace(token, n_asked=asked) for token in tokens)
+            tokens, prompt_tokens = (
+                tuple(replace(token, n_asked=asked) for token in part) for part in (tokens, prompt_tokens)
+            )
         reason, why = _finish(choice, request)
         usage = response.get("usage") or {}
         n_prompt = usage.get("prompt_tokens") if isinstance(usage, dict) else None
