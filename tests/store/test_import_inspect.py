@@ -1,6 +1,7 @@
 """Logs of Inspect AI, written by its own package (extra `inspect`): samples, scores, log-probabilities."""
 
 import math
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from tracelake.lake.exchange.interfaces.imports import ImportChoices, check_logs
 from tracelake.lake.exchange.interfaces.inspect_log import FORMAT, read_log
 from tracelake.lake.lake import Lake
 
+pytestmark = pytest.mark.filterwarnings("ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning")
+"""The package leaves streams unclosed when an evaluation is over."""
 pytest.importorskip("inspect_ai", reason="make test-inspect installs Inspect AI in an environment of its own")
 
 WORDS = (" 4", "2", ".")
@@ -63,10 +66,12 @@ def evaluated(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             config=GenerateConfig(temperature=0.5, seed=7, top_logprobs=2, logprobs=True, max_connections=1),
         )
         model = get_model("mockllm/model", custom_outputs=outputs)
-        [log] = eval(
-            task, model=model, epochs=2, log_dir=str(folder / form), log_format=form, display="none", max_samples=1
-        )
-        assert log.status == "success"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the package and its own dependencies
+            [log] = eval(
+                task, model=model, epochs=2, log_dir=str(folder / form), log_format=form, display="none", max_samples=1
+            )
+        assert log.status == "success", log.error
         logs[form] = Path(log.location.removeprefix("file://"))
     return logs
 
