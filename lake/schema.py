@@ -26,7 +26,7 @@ from .tables.paths import (
 from .tables.readouts import LOGIT_CONTRIBUTIONS, LOGIT_LENS
 from .tables.runs import ANALYSES, OPERATIONS, RUNS
 from .tables.saes import SAE_FEATURES
-from .tables.states import ACTIVATIONS, ATTENTION_EDGES, HEAD_SUMMARIES, LAYER_SUMMARIES
+from .tables.states import ACTIVATIONS, ATTENTION_EDGES, ATTENTION_PATTERNS, HEAD_SUMMARIES, LAYER_SUMMARIES
 from .tables.table import Table
 from .tables.tokens import SEQUENCES, TOKEN_STEPS
 
@@ -36,7 +36,7 @@ TABLES: dict[str, Table] = {
     table.name: table
     for table in (
         *(RUNS, SEQUENCES, TOKEN_STEPS),
-        *(LAYER_SUMMARIES, HEAD_SUMMARIES, ATTENTION_EDGES, ACTIVATIONS),
+        *(LAYER_SUMMARIES, HEAD_SUMMARIES, ATTENTION_EDGES, ATTENTION_PATTERNS, ACTIVATIONS),
         *(STEP_EMBEDDINGS, SAE_FEATURES, OPERATIONS, IMPORTED_METRICS),
         # Written by analyses: every row names its analysis, and all can be computed again.
         *(ANALYSES, TRAJECTORIES, TRAJECTORY_SUMMARIES, PERSISTENCE_PAIRS, PERSISTENCE_SUMMARIES),
