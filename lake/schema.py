@@ -18,7 +18,15 @@ from .tables.paths import (
     TRAJECTORY_SUMMARIES,
 )  # fmt: skip
 from .tables.runs import ANALYSES, OPERATIONS, RUNS
-from .tables.saes import SAE_FEATURES
+from .tables.saes import (
+    FEATURE_ACTIVATIONS,
+    FEATURE_EXAMPLES,
+    FEATURE_STATS,
+    SAE_EVALUATIONS,
+    SAE_FEATURES,
+    SAE_TRAINING,
+    SAES,
+)  # fmt: skip
 from .tables.states import ACTIVATIONS, ATTENTION_EDGES, HEAD_SUMMARIES, LAYER_SUMMARIES
 from .tables.tokens import SEQUENCES, TOKEN_STEPS
 
@@ -29,10 +37,11 @@ TABLES: dict[str, Table] = {
     for table in (
         *(RUNS, SEQUENCES, TOKEN_STEPS),
         *(LAYER_SUMMARIES, HEAD_SUMMARIES, ATTENTION_EDGES, ACTIVATIONS),
-        *(STEP_EMBEDDINGS, SAE_FEATURES, OPERATIONS, IMPORTED_METRICS),
+        *(STEP_EMBEDDINGS, SAES, SAE_TRAINING, SAE_FEATURES, OPERATIONS, IMPORTED_METRICS),
         # Written by analyses: every row names its analysis, and all can be computed again.
         *(ANALYSES, TRAJECTORIES, TRAJECTORY_SUMMARIES, PERSISTENCE_PAIRS, PERSISTENCE_SUMMARIES),
         *(FINGERPRINTS, COMPARISONS, TRAJECTORY_CORRELATIONS, LABELS),
+        *(SAE_EVALUATIONS, FEATURE_ACTIVATIONS, FEATURE_STATS, FEATURE_EXAMPLES),
     )
 }
 
