@@ -12,6 +12,7 @@ from ...lake.errors import ConfigError
 from ...lake.schema import SCHEMA_VERSION
 from ..config import CollectConfig, checked_tag
 from ..inputs.prompts import PromptSource
+from ..inputs.text import special_ids
 from ..models.model import LoadedModel
 from ..models.site_names import SITE_SEMANTICS
 from .plan import Plan
@@ -61,7 +62,7 @@ def run_json(
         "tag": config.tag,
         "seed": config.seed,
         "config": config.model_dump(mode="json"),
-        "model": loaded.describe(),
+        "model": {**loaded.describe(), "special_ids": sorted(special_ids(loaded.tokenizer))},
         "source": source.describe(),
         "plan": plan.as_json(),
         "unmeasured": unmeasured,
