@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from . import __version__
-from .commands import analyze, ask, collect, demo, embed, exchange, maintain, metrics, show_run
+from .commands import analyze, ask, collect, demo, embed, exchange, maintain, metrics, sae, show_run
 from .commands.outcome import outcome
 from .commands.reading import reading
 
@@ -50,6 +50,7 @@ for _verb in (ask.show, ask.sql, ask.query, ask.chart, show_run.report, show_run
     app.command()(reading(_verb))
 analyze.app.command()(embed.embed)
 app.add_typer(analyze.app, name="analyze")
+app.add_typer(sae.app, name="sae")
 app.add_typer(exchange.import_app, name="import")
 app.add_typer(exchange.export_app, name="export")
 

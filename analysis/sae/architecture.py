@@ -285,7 +285,7 @@ def before_step(shape: Dictionary, parameters: Parameters) -> None:
 
 @torch.no_grad()
 def after_step(shape: Dictionary, parameters: Parameters, step: int) -> None:
-    """Decoder rows back to unit length (threshold-relu: every 100 steps, as its source does), thresholds to 0 or more."""
+    """Decoder rows to unit length (threshold-relu: every 100 steps, as its source does), thresholds to 0 or more."""
     decoder = parameters["W_dec"]
     if shape.arch != "threshold-relu" or step % 100 == 0:
         decoder.div_(decoder.norm(dim=1, keepdim=True).clamp_min(1e-8))

@@ -71,7 +71,7 @@ def hook_name(layer: int, site: str) -> str:
 
 
 def parse_folder(sae_id: str, config: Mapping[str, Any], weights: bytes) -> Sae:
-    """The autoencoder in a folder; ConfigError for what would be computed wrongly, DamageError for what is no folder."""
+    """The autoencoder in a folder; ConfigError for what would be computed wrongly, DamageError for what is none."""
     name = str(config.get("architecture"))
     if name not in _ACTIVATIONS:
         raise ConfigError(f"{sae_id} is of the architecture {name!r}.{did_you_mean(name, _ACTIVATIONS)}")

@@ -1,4 +1,4 @@
-"""One autoencoder while it is trained: its parameters, Adam, what is dead, and the state that resumes it bit for bit."""
+"""One autoencoder in training: its parameters, Adam, what is dead, and the state that resumes it bit for bit."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
