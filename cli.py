@@ -51,6 +51,7 @@ for _verb in (ask.show, ask.sql, ask.query, ask.chart, show_run.report, show_run
 analyze.app.command()(embed.embed)
 app.add_typer(analyze.app, name="analyze")
 app.add_typer(sae.app, name="sae")
+app.add_typer(sae.app, name="sae")
 app.add_typer(exchange.import_app, name="import")
 app.add_typer(exchange.export_app, name="export")
 

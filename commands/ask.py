@@ -65,8 +65,10 @@ def _show_timings(opened: "OpenLake", run_id: str, as_json: bool) -> None:
 
 def _follow(opened: "OpenLake", run_id: str, profile: str, as_json: bool) -> None:
     from ..queries.follow import follow
+    from ..queries.follow_training import follow_training
 
-    for news in follow(opened, run_id, profile):
+    is_training = opened.run_json(run_id).get("kind") == "sae"
+    for news in follow_training(opened, run_id) if is_training else follow(opened, run_id, profile):
         print(json.dumps(news.as_dict()) if as_json else news.text(), flush=True)
 
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..lake.errors import UsageError
+from . import sae_measures
 from .completion import runs
 from .interrupt import Interrupt
 from .reading import reading
@@ -224,3 +225,8 @@ def remove(
         say(f"  {sae_id}")
     verb = "removed" if yes else "would remove (add --yes)"
     return print(f"{verb} {run_id}: {len(gone)} autoencoders, {result['files']:,} files, {result['bytes']:,} bytes")
+
+
+app.command("eval")(sae_measures.evaluate)
+app.command()(sae_measures.compare)
+app.command()(sae_measures.features)

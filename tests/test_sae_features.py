@@ -69,7 +69,9 @@ def test_stats_again_in_numpy(lake: Lake) -> None:
     stats = lake.scan("feature_stats", "read").collect().sort("feature")
     assert stats["feature"].to_list() == list(range(96))
     assert np.array_equal(stats["n_active"], (wanted > 0).sum(0))
-    assert np.allclose(stats["sum"], wanted.sum(0), rtol=1e-4) and np.allclose(stats["sum_sq"], (wanted**2).sum(0), rtol=1e-4)
+    assert np.allclose(stats["sum"], wanted.sum(0), rtol=1e-4) and np.allclose(
+        stats["sum_sq"], (wanted**2).sum(0), rtol=1e-4
+    )
     sequences = keys["sequence_id"].to_numpy()
     for row in stats.iter_rows(named=True):
         values = wanted[:, row["feature"]]
@@ -193,7 +195,8 @@ def test_sums_again_in_numpy(lake: Lake) -> None:
     wanted = {
         "sum_x_sq": (x**2).sum(), "sq_of_sum_x": (x.sum(0) ** 2).sum(), "sum_error_sq": ((x - y) ** 2).sum(),
         "sum_inner": (x * y).sum(), "sum_l1": a.sum(), "sum_norm_ratio": (np.linalg.norm(y, axis=1) / lengths).sum(),
-        "sum_cosine": ((x * y).sum(1) / (lengths * np.linalg.norm(y, axis=1))).sum(), "sum_reconstruction_sq": (y**2).sum(),
+        "sum_cosine": ((x * y).sum(1) / (lengths * np.linalg.norm(y, axis=1))).sum(),
+        "sum_reconstruction_sq": (y**2).sum(),
     }  # fmt: skip
     for name, value in wanted.items():
         assert row[name] == pytest.approx(value, rel=1e-5), name

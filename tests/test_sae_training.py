@@ -8,8 +8,8 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from safetensors.torch import load
 from sae_lakes import DIM, lake_of, planted
+from safetensors.torch import load
 
 from tracelake.analysis.sae.folder import load_sae
 from tracelake.analysis.sae.options import TrainOptions
@@ -151,7 +151,9 @@ def test_a_run_without_validation_rows(tmp_path: Path) -> None:
         segment.append("sequences", {"sequence_id": np.arange(1)})
         keys = {"sequence_id": np.zeros(9, np.int64), "position": np.arange(9, dtype=np.int32), "stack": "decoder"}
         vectors = np.ones((9, 4), np.float32)
-        segment.append_vectors("activations", columns=keys, vectors=vectors, dtype="float32", layer=0, site="resid_post")
+        segment.append_vectors(
+            "activations", columns=keys, vectors=vectors, dtype="float32", layer=0, site="resid_post"
+        )
     with pytest.raises(NotFoundError, match="--validation"):
         start_training(lake, ["plain"], TrainOptions(ks=(2,)))
 
@@ -160,10 +162,16 @@ def test_vectors_that_are_not_finite(tmp_path: Path) -> None:
     lake = Lake.create(tmp_path)
     with lake.start_run("broken", {"kind": "read", "model": {"name": "m"}}) as run, run.segment(0, (0, 1)) as segment:
         segment.append("sequences", {"sequence_id": np.arange(2), "split": ["train", "validation"]})
-        keys = {"sequence_id": np.repeat([0, 1], 9), "position": np.tile(np.arange(9, dtype=np.int32), 2), "stack": "decoder"}
+        keys = {
+            "sequence_id": np.repeat([0, 1], 9),
+            "position": np.tile(np.arange(9, dtype=np.int32), 2),
+            "stack": "decoder",
+        }
         vectors = np.ones((18, 4), np.float32)
         vectors[4, 2] = np.nan
-        segment.append_vectors("activations", columns=keys, vectors=vectors, dtype="float32", layer=0, site="resid_post")
+        segment.append_vectors(
+            "activations", columns=keys, vectors=vectors, dtype="float32", layer=0, site="resid_post"
+        )
     with pytest.raises(DamageError, match="NaN"):
         start_training(lake, ["broken"], TrainOptions(ks=(2,)))
     assert [row["status"] for row in lake.runs() if row["kind"] == "sae"] == ["failed"]

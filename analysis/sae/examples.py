@@ -19,7 +19,7 @@ WITH active AS (
     SELECT *,
         row_number() OVER (PARTITION BY feature ORDER BY activation DESC, sequence_id, position) - 1 AS place,
         ntile(10) OVER (PARTITION BY feature ORDER BY activation, sequence_id, position) - 1 AS tenth,
-        (sequence_id * 7919 + position * 104729) % 1000003 AS draw
+        (sequence_id * 7919 + position::BIGINT * 104729) % 1000003 AS draw
     FROM active
 ), of_tenths AS (
     SELECT *, row_number() OVER (PARTITION BY feature, tenth ORDER BY draw, sequence_id, position) - 1 AS drawn
@@ -31,7 +31,7 @@ WITH active AS (
     SELECT f.feature, p.sequence_id, p.position, j
     FROM (SELECT DISTINCT feature FROM active) AS f
     CROSS JOIN range({DRAWS}) AS r(j)
-    JOIN pool AS p ON p.i = (f.feature * 15485863 + r.j * 32452843 + 49979687) % p.n
+    JOIN pool AS p ON p.i = (f.feature::BIGINT * 15485863 + r.j * 32452843 + 49979687) % p.n
 ), silent AS (
     SELECT d.*, row_number() OVER (PARTITION BY d.feature ORDER BY d.j) - 1 AS place
     FROM draws AS d ANTI JOIN active AS a USING (feature, sequence_id, position)
