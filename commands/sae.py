@@ -1,5 +1,6 @@
 """`lake sae`: sparse autoencoders, for a terminal. Heavy things are imported inside the functions."""
 
+import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -155,7 +156,8 @@ def _layers(text: str | None) -> list[int]:
 
 
 def _progress(step: int, n_steps: int, fvu: float) -> None:
-    overwrite(f"step {step:,} of {n_steps:,}, best validation FVU {fvu:.4f}", last=step == n_steps)
+    if sys.stderr.isatty():
+        overwrite(f"step {step:,} of {n_steps:,}, best validation FVU {fvu:.4f}", last=step == n_steps)
 
 
 def _say_plan(plan: "TrainingPlan", as_json: bool) -> None:

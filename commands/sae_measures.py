@@ -1,6 +1,7 @@
 """`lake sae eval|compare|features` for a terminal."""
 
 import json
+import sys
 from typing import Annotated, Any
 
 import typer
@@ -116,14 +117,15 @@ def features(
 
     def progress(n_rows: int) -> None:
         n_done[0] += n_rows
-        overwrite(f"{n_done[0]:,} tokens encoded", last=False)
+        if sys.stderr.isatty():
+            overwrite(f"{n_done[0]:,} tokens encoded", last=False)
 
     with Interrupt() as stop:
         done = compute_features(
             opened, sae, run, model=model, with_model=not no_model, device=device,
             should_stop=_stopping(stop, "The same command goes on."), on_progress=progress,
         )  # fmt: skip
-    if n_done[0]:
+    if n_done[0] and sys.stderr.isatty():
         overwrite(f"{n_done[0]:,} tokens encoded", last=True)
     how = "computed" if done.computed else "found"
     say(f"{done.sae_id} on {done.run_id}: {how} in {done.seconds:.1f} s")

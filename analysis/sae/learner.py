@@ -170,7 +170,7 @@ class Learner:
         found = {f"now.{name}": value.detach() for name, value in self.parameters.items()}
         for name, parameter in self.parameters.items():
             moments = self._adam.state[parameter]
-            found |= {f"adam.{key}.{name}": moments[key].reshape(moments[key].shape) for key in moments}
+            found |= {f"adam.{key}.{name}": value for key, value in moments.items()}
         found |= {f"best.{name}": value for name, value in self.best.items()}
         numbers = torch.tensor([self._threshold, self.best_fvu, self.best_step], dtype=torch.float64)
         return {name: value.cpu() for name, value in {**found, "silent": self._silent, "numbers": numbers}.items()}
