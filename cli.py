@@ -10,8 +10,8 @@ import typer
 
 from . import __version__
 from .commands import analyze, ask, collect, demo, embed, exchange, maintain, metrics, sae, show_run
-from .commands.outcome import outcome
-from .commands.reading import reading
+from .commands.toolkit.outcome import outcome
+from .commands.toolkit.verify_option import reading
 
 app = typer.Typer(
     name="lake",

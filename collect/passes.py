@@ -12,9 +12,9 @@ import polars as pl
 
 from ..lake import Lake
 from ..lake.analyses import commit_analysis
-from ..lake.checked_files import checked_paths, committed_files
 from ..lake.derived import Analysis, analysis_row, stored_analyses
 from ..lake.errors import NotFoundError
+from ..lake.reading.checked_files import checked_paths, committed_files
 from ..lake.schema import TABLES
 
 Work = TypeVar("Work")

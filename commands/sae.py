@@ -7,10 +7,10 @@ import typer
 
 from ..lake.errors import UsageError
 from . import sae_measures
-from .completion import runs
-from .interrupt import Interrupt
-from .reading import reading
 from .terminal import HERE, AsJson, LakePath, overwrite, print_json, say
+from .toolkit.completion import runs
+from .toolkit.interrupt import Interrupt
+from .toolkit.verify_option import reading
 
 if TYPE_CHECKING:
     from ..analysis.sae.options import TrainOptions

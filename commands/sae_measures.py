@@ -7,10 +7,10 @@ from typing import Annotated, Any
 import typer
 
 from ..lake.errors import StoppedError, UsageError
-from .completion import runs
-from .interrupt import Interrupt
-from .reading import reading
 from .terminal import HERE, AsJson, LakePath, open_lake, overwrite, print_json, say
+from .toolkit.completion import runs
+from .toolkit.interrupt import Interrupt
+from .toolkit.verify_option import reading
 
 SaeName = Annotated[str, typer.Argument(metavar="SAE", help="Id of an autoencoder, or a unique beginning of it.")]
 OnRun = Annotated[str, typer.Option("--run", help="Run whose vectors are read.", autocompletion=runs)]

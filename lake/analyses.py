@@ -8,7 +8,7 @@ from .derived import Analysis, stored_analyses
 from .errors import NotFoundError, did_you_mean
 from .lake import Lake
 from .layout import DERIVED_WRITER
-from .store import explained
+from .storage.store import explained
 
 
 @dataclass(frozen=True)

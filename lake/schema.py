@@ -6,7 +6,6 @@ Docs, empty views, DuckDB comments and the writer's checks all derive from `TABL
 
 from collections.abc import Iterable
 
-from .table import Table
 from .tables.comparisons import COMPARISONS, FINGERPRINTS, TRAJECTORY_CORRELATIONS
 from .tables.imports import IMPORTED_METRICS
 from .tables.labels import LABELS
@@ -29,6 +28,7 @@ from .tables.saes import (
     SAES,
 )  # fmt: skip
 from .tables.states import ACTIVATIONS, ATTENTION_EDGES, HEAD_SUMMARIES, LAYER_SUMMARIES
+from .tables.table import Table
 from .tables.tokens import SEQUENCES, TOKEN_STEPS
 
 SCHEMA_VERSION = 1

@@ -13,15 +13,15 @@ from typing import Any
 import numpy as np
 
 from . import layout
-from .buffers import TableBuffer
 from .commits import check_blob_name
 from .errors import UsageError, did_you_mean
-from .keys import key_of
-from .parts import BlobFile, PartFile, Place, Threads
 from .schema import TABLES, stored_tables
-from .store import explained
-from .table import Table
+from .storage.store import explained
+from .tables.table import Table
 from .vectors import check_vectors
+from .writing.buffers import TableBuffer
+from .writing.keys import key_of
+from .writing.parts import BlobFile, PartFile, Place, Threads
 
 
 @dataclass(frozen=True)

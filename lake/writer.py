@@ -9,10 +9,10 @@ from . import commits, layout
 from .commits import Record
 from .errors import LakeError, NotFoundError, UsageError
 from .layout import DERIVED_WRITER
-from .parts import Place
 from .segments import Commit, SegmentWriter
 from .snapshot import RunLog, read_run
-from .store import Lease, Store, explained
+from .storage.store import Lease, Store, explained
+from .writing.parts import Place
 
 BUFFER_BYTES = 256 << 20
 

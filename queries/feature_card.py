@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..lake.errors import NotFoundError
-from .open_lake import OpenLake
+from .queried_lake import OpenLake
 
 STATS = """
 SELECT s.* EXCLUDE (run_id, analysis_id), e.n_tokens, s.n_active / nullif(e.n_tokens, 0) AS density

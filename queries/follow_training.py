@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
-from .open_lake import OpenLake
+from .queried_lake import OpenLake
 
 COMMITTED = """
 SELECT

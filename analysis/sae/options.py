@@ -88,6 +88,21 @@ class TrainOptions:
         if self.skip and self.to_site is None:
             raise UsageError("--skip is a path of transcoders: give --to-site too.")
 
+    @classmethod
+    def named(cls, given: Mapping[str, Any]) -> "TrainOptions":
+        """Options by name; a single value may stand for a list of one. UsageError for an unknown name."""
+        known = {field.name for field in fields(cls)}
+        if unknown := [name for name in given if name not in known]:
+            raise UsageError(f"A training has no option {unknown[0]!r}.{did_you_mean(unknown[0], known, show=40)}")
+        lists = {field.name for field in fields(cls) if isinstance(field.default, tuple)}
+        values: dict[str, Any] = {}
+        for name, value in given.items():
+            alone = isinstance(value, str | int | float) or value is None
+            values[name] = ((value,) if alone else tuple(value)) if name in lists else value
+        if "widths" in values:
+            values["widths"] = tuple(map(str, values["widths"]))
+        return cls(**values)
+
     def as_json(self) -> dict[str, Any]:
         """Plain values."""
         return json.loads(json.dumps(asdict(self)))

@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from ...lake import Lake
 from ...lake.errors import ConfigError, StoppedError
+from ...lake.run_id import new_run_id
 from ..config import CollectConfig
 from ..decoding.check import choose_reading, reading_notice
 from ..decoding.generation_settings import GenerationSettings
@@ -33,7 +34,7 @@ from . import own_runs
 from .consent import consented, resume_command
 from .failure import failing_said
 from .plan import Estimate, Plan, estimate, make_plan, stored_dtype
-from .provenance import check_same, new_run_id, run_json
+from .provenance import check_same, run_json
 from .segment import SegmentRunner, operation_columns
 from .space import check_space
 from .stopping import Stopping, stop_finder, stopped
@@ -191,7 +192,7 @@ class Collection:
         lake.check_writable()
         if self.config.max_bytes is None:
             check_space(self.estimate().n_bytes, lake.store.free_bytes(), lake.path, assume_yes=assume_yes)
-        run_id = new_run_id(self.config.tag)
+        run_id = new_run_id(self.config.tag or "run")
         run = lake.start_run(run_id, self._about(run_id))
         own_runs.remember(run.run_json)
         return self.collect_into(run)

@@ -1,7 +1,7 @@
 """The tables of what states say about the next token: the logit lens, and which parts of the model make a choice."""
 
-from ..table import Table
 from .key_columns import ANALYSIS, F32, F32S, F64, I16, I32, I32S, LAYER, POSITION, RUN, SEQUENCE, TEXT, columns
+from .table import Table
 
 LOGIT_LENS = Table(
     "logit_lens",

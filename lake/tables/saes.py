@@ -2,8 +2,8 @@
 
 import pyarrow as pa
 
-from ..table import Table
 from .key_columns import ANALYSIS, F32, F64, I32, I64, LAYER, POSITION, RUN, SEQUENCE, SITE, TEXT, columns
+from .table import Table
 
 I64S, TEXTS = pa.list_(pa.int64()), pa.list_(pa.string())
 _SAE = columns(("sae_id", TEXT, "The sparse autoencoder.", None, True))
