@@ -9,6 +9,13 @@ from collections.abc import Iterable
 from .tables.comparisons import COMPARISONS, FINGERPRINTS, TRAJECTORY_CORRELATIONS
 from .tables.imports import IMPORTED_METRICS
 from .tables.labels import LABELS
+from .tables.neurons import (
+    NEURON_EFFECTS,
+    NEURON_RANKS,
+    SECOND_ORDER_HEADS,
+    SECOND_ORDER_SCORES,
+    SECOND_ORDER_TOKENS,
+)  # fmt: skip
 from .tables.paths import (
     PERSISTENCE_PAIRS,
     PERSISTENCE_SUMMARIES,
@@ -44,6 +51,7 @@ TABLES: dict[str, Table] = {
         *(FINGERPRINTS, COMPARISONS, TRAJECTORY_CORRELATIONS, LABELS),
         *(SAE_EVALUATIONS, FEATURE_ACTIVATIONS, FEATURE_STATS, FEATURE_EXAMPLES),
         *(LOGIT_LENS, LOGIT_CONTRIBUTIONS),
+        *(NEURON_RANKS, SECOND_ORDER_SCORES, SECOND_ORDER_HEADS, SECOND_ORDER_TOKENS, NEURON_EFFECTS),
     )
 }
 

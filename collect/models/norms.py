@@ -1,7 +1,7 @@
 """What a norm computes: x -> gain * C(x) / s + bias, its form found by trying it on the module.
 
 LayerNorm: C takes the mean away, s = sqrt(variance + epsilon). RMSNorm: C leaves x as it is, s = sqrt(mean square +
-epsilon). Gemma's gain is 1 + its weight; which parameter means what is never read, only what comes out.
+epsilon). Gemma's gain is 1 + its weight; what a parameter means is never assumed, only seen in what comes out.
 """
 
 import copy
@@ -75,7 +75,8 @@ def norm_form(module: nn.Module | None, width: int, device: torch.device) -> Nor
     # small = SMALL / sqrt(SMALL^2 x flat^2 + epsilon), where the gain is not zero.
     ratio = small[gain.abs() > 0.1 * gain.abs().max()].median()
     epsilon = float((SMALL / ratio) ** 2 - SMALL**2 * flat.square().mean())
-    norm = Norm(gain.to(device), bias.to(device), centred, epsilon if epsilon > SMALL**2 / 10 else 0.0)
+    exact = (tried.exact(gain), tried.exact(bias))
+    norm = Norm(exact[0].to(device), exact[1].to(device), centred, epsilon if epsilon > SMALL**2 / 10 else 0.0)
     miss = tried.miss(norm)
     if not miss <= TOLERANCE:
         raise ConfigError(
@@ -106,6 +107,15 @@ class _Tried:
 
     def _random(self, seed: int) -> Tensor:
         return torch.randn(self.width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+    def exact(self, measured: Tensor) -> Tensor:
+        """What was measured without its rounding, where it is one of the module's parameters, or 1 + one of them."""
+        for parameter in self.module.parameters():
+            given = parameter.detach().double().cpu().reshape(-1)
+            for candidate in (given, 1.0 + given):
+                if candidate.shape == measured.shape and torch.allclose(candidate, measured, rtol=1e-5, atol=1e-6):
+                    return candidate
+        return measured
 
     def is_centred(self, bias: Tensor) -> bool:
         """Whether adding a constant to all elements changes nothing."""
