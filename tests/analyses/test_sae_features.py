@@ -15,6 +15,8 @@ from tracelake.analysis.sae.folder import load_sae
 from tracelake.analysis.sae.options import TrainOptions
 from tracelake.analysis.sae.trainer import start_training
 from tracelake.lake import Lake
+from tracelake.lake.analyses import commit_analysis
+from tracelake.lake.derived import Analysis
 from tracelake.lake.errors import ConfigError, StoppedError
 
 SAE = "tinymath-resid_post-2"
@@ -230,3 +232,36 @@ def test_another_models_run_is_refused(lake: Lake, tmp_path: Path) -> None:
     lake_of(tmp_path, model="n")
     with pytest.raises(ConfigError, match="another model"):
         feature_tables(other, trained.sae_ids[0], "read-2")
+
+
+@pytest.mark.slow
+def test_one_feature_is_a_small_part_of_the_bytes(tmp_path: Path) -> None:
+    """2 million activations of 1,024 features: the row groups that may hold one feature, footers counted."""
+    import pyarrow.parquet as pq
+
+    lake = lake_of(tmp_path, n=6)
+    rng = np.random.default_rng(0)
+    n, name = 2_000_000, "sae-1"
+    keys = np.unique(rng.integers(0, 1024 * 4_000_000, n))  # a feature and one of four million tokens
+    n = len(keys)
+    token = keys % 4_000_000
+    columns = {
+        "feature": (keys // 4_000_000).astype(np.int32), "sequence_id": token // 500,
+        "position": (token % 500).astype(np.int32), "activation": rng.gamma(2, size=n).astype(np.float32),
+        "sae_id": name,
+    }  # fmt: skip
+    analysis = Analysis("read-0", "sae-features", {"sae_id": name}, "x")
+    commit_analysis(lake, analysis, {"feature_activations": columns | {"analysis_id": analysis.analysis_id}})
+    [entry] = lake.snapshot("read-0").files("feature_activations")
+    assert entry.partition == {"sae_id": name} and entry.rows == n
+    path = lake.path / entry.path
+    footer = pq.read_metadata(path)
+    place = footer.schema.names.index("feature")
+    read = 0
+    for group in (footer.row_group(i) for i in range(footer.num_row_groups)):
+        bounds = group.column(place).statistics
+        if bounds.min <= 500 <= bounds.max:
+            read += sum(group.column(c).total_compressed_size for c in range(group.num_columns))
+    assert 0 < read + footer.serialized_size < 0.05 * entry.size
+    rows = lake.sql("SELECT count(*) AS n FROM feature_activations WHERE sae_id = 'sae-1' AND feature = 500")
+    assert rows["n"][0] == (columns["feature"] == 500).sum()
