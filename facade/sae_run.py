@@ -10,7 +10,7 @@ from ..analysis.sae.trainer import Trained, start_training
 from ..collect.config import resolve_config
 from ..collect.running.collector import Callbacks, Collection
 from ..lake import Lake
-from .sae_evaluation import EvaluationOptions, Evaluated, evaluate
+from .sae_evaluation import Evaluated, EvaluationOptions, evaluate
 from .sae_features import compute_features
 
 if TYPE_CHECKING:
