@@ -20,7 +20,12 @@ from ..lake.snapshot import Snapshot
 Columns = Mapping[str, Any]
 Reads = Sequence[tuple[str, Mapping[str, int | str]]]
 """What of a run is read: (table, values of key columns that are wanted of it)."""
-QUESTIONS = {"trajectory": "Trajectory", "topology": "Topology", "comparison": "Comparison"}
+QUESTIONS = {
+    "trajectory": "Trajectory",
+    "topology": "Topology",
+    "comparison": "Comparison",
+    "directions.question": "Directions",
+}
 """Module of this folder and the question in it."""
 
 
@@ -31,6 +36,8 @@ class Rows:
     tables: Mapping[str, Columns]
     n_sequences: int
     notices: list[str] = field(default_factory=list)
+    vectors: Sequence[Mapping[str, Any]] = ()
+    """Rows with a vector, as calls of `append_vectors`."""
 
 
 @dataclass(frozen=True)
@@ -113,9 +120,13 @@ def ask(lake: Lake, run: str | Sequence[str], question: Question, *, force: bool
         about = analysis_row(analysis, rows.n_sequences, rows.notices, run_ids[1] if len(run_ids) > 1 else None)
         tables = {name: columns for name, columns in rows.tables.items() if _length(columns)}
         named = {name: {**columns, "analysis_id": analysis.analysis_id} for name, columns in tables.items()}
-        commit_analysis(lake, analysis, {"analyses": about, **named})
+        mine = {"analysis_id": analysis.analysis_id}
+        vectors = [{**call, "columns": {**call["columns"], **mine}} for call in rows.vectors]
+        commit_analysis(lake, analysis, {"analyses": about, **named}, vectors)
         computed, notices = True, tuple(rows.notices)
         counts = {name: _length(columns) for name, columns in tables.items()} | {"analyses": 1}
+        for call in rows.vectors:
+            counts[call["table"]] = counts.get(call["table"], 0) + len(call["vectors"])
     seconds = time.perf_counter() - started
     return Answer(
         analysis.run_id, analysis.analysis_id, analysis.name, parameters, computed, counts, seconds, notices

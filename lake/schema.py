@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 from .table import Table
 from .tables.comparisons import COMPARISONS, FINGERPRINTS, TRAJECTORY_CORRELATIONS
+from .tables.directions import DIRECTION_PROJECTIONS, DIRECTION_SCORES, DIRECTIONS
 from .tables.imports import IMPORTED_METRICS
 from .tables.labels import LABELS
 from .tables.paths import (
@@ -33,6 +34,7 @@ TABLES: dict[str, Table] = {
         # Written by analyses: every row names its analysis, and all can be computed again.
         *(ANALYSES, TRAJECTORIES, TRAJECTORY_SUMMARIES, PERSISTENCE_PAIRS, PERSISTENCE_SUMMARIES),
         *(FINGERPRINTS, COMPARISONS, TRAJECTORY_CORRELATIONS, LABELS),
+        *(DIRECTIONS, DIRECTION_SCORES, DIRECTION_PROJECTIONS),
     )
 }
 
