@@ -1,16 +1,17 @@
 """Every sequence scored by a fit that has not seen its problem: five folds, calibration inside them; knows arrays."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 
 from .estimators import Fit, Labels, Matrix, both
 
 FOLDS = 5
-NO_TRAINING = "the other folds lack a class"
+SHUFFLES = 10
+"""Orders of the labels that make a control: one alone may tell by chance."""
 Fitter = Callable[[Matrix, Labels, Int[np.ndarray, " sequence"], float | None], Fit]
 """A fit to states and labels, whose groups stay together, with a known strength or one that it looks for."""
 
@@ -20,7 +21,7 @@ class Told:
     """What held-out fits say of each sequence; NaN where its fold could not be fitted."""
 
     score: Float[np.ndarray, " sequence"]
-    """Margin over the training classes' gap: one scale for all folds."""
+    """Margin over the training classes' gap."""
     called: Float[np.ndarray, " sequence"]
     """1 where the label is called true."""
     probability: Float[np.ndarray, " sequence"]
@@ -94,6 +95,24 @@ def _sigmoid(margin: np.ndarray) -> np.ndarray:
     return 0.5 * (1 + np.tanh(margin / 2))
 
 
-def shuffled(labels: Bool[np.ndarray, " sequence"]) -> Bool[np.ndarray, " sequence"]:
-    """The labels in a random order, the same one every time."""
-    return np.random.default_rng(0).permutation(labels)
+def tell_shuffled(
+    states: Matrix,
+    labels: Labels,
+    fold: Int[np.ndarray, " sequence"],
+    fitter: Fitter,
+    strengths: Sequence[float | None],
+) -> Iterator[tuple[Labels, Float[np.ndarray, " sequence"]]]:
+    """Labels in a random order (the same orders every time) and the margins of fits to them, several times.
+
+    `strengths` by fold are those that the true labels chose.
+    """
+    rng = np.random.default_rng(0)
+    for _ in range(SHUFFLES):
+        mixed = rng.permutation(labels)
+        margin = np.full(len(labels), np.nan)
+        for held in range(FOLDS):
+            inside, outside = fold != held, fold == held
+            if both(mixed[inside]):
+                found = fitter(states[inside], mixed[inside], fold[inside], strengths[held])
+                margin[outside] = found.margins(states[outside])
+        yield mixed, margin

@@ -147,8 +147,12 @@ def _given(snapshot: Snapshot, sequences: pl.DataFrame) -> pl.Series:
     rows = scan_files(TABLES["labels"], snapshot).select("sequence_id", "analysis_id", "correct").collect()
     if not rows.height:
         [run_id] = snapshot.runs
-        raise NotFoundError(f"Run {run_id} has no rows in `labels`: `lake import labels` or `lake analyze labels` adds.")
-    order = {record.analysis["analysis_id"]: n for log in snapshot.runs.values() for n, record in enumerate(log.derived)}
+        raise NotFoundError(
+            f"Run {run_id} has no rows in `labels`: `lake import labels` or `lake analyze labels` adds."
+        )
+    order = {
+        record.analysis["analysis_id"]: n for log in snapshot.runs.values() for n, record in enumerate(log.derived)
+    }
     newest = rows.sort(pl.col("analysis_id").replace_strict(order, default=-1, return_dtype=pl.Int64)).unique(
         "sequence_id", keep="last"
     )

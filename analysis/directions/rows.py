@@ -14,9 +14,9 @@ from ...lake.snapshot import Snapshot
 from ..states import read_states
 from .baselines import Baseline
 from .estimators import Fit, fit, unit_length
-from .held_out import FOLDS, Told, folds, shuffled, tell, tell_majority
+from .held_out import FOLDS, Told, folds, tell, tell_majority, tell_shuffled
 from .identity import direction_id
-from .quality import Quality, quality
+from .quality import Quality, control, quality
 
 
 @dataclass(frozen=True)
@@ -99,9 +99,9 @@ def fit_layer(
             })  # fmt: skip
             told = tell(x, y, f, fitter)
             rows.scores += _scores(told, y, p, f, {"direction_id": name, "kind": "direction", **about})
-            mixed = shuffled(y)
-            control = tell(x, mixed, f, fitter)
-            rows.scores += _scores(control, mixed, p, f, {"direction_id": None, "kind": "control", **about})
+            strengths = [None if one is None else one.strength for one in told.fits]
+            by_chance = control(tell_shuffled(x, y, f, fitter, strengths), p, f)
+            rows.scores.append(_row({"direction_id": None, "kind": "control", **about}, "all", by_chance))
             if group.within is None:
                 fitted.append(Fitted(name, whole, told.fits))
     return fitted
@@ -178,11 +178,11 @@ def _scores(
     told: Told, truth: np.ndarray, prompt: np.ndarray, fold: np.ndarray, about: dict[str, Any]
 ) -> list[dict[str, Any]]:
     """A row for each fold, and one for all."""
-    rows = [_row(about, "all", quality(told, truth, prompt))]
+    rows = [_row(about, "all", quality(told, truth, prompt, fold))]
     for number in range(FOLDS):
         some = fold == number
         part = Told(told.score[some], told.called[some], told.probability[some], told.calibrated[some], told.fits)
-        rows.append(_row(about, str(number), quality(part, truth[some], prompt[some])))
+        rows.append(_row(about, str(number), quality(part, truth[some], prompt[some], fold[some])))
     return rows
 
 

@@ -52,7 +52,7 @@ DIRECTION_SCORES = Table(
     (RUN, ANALYSIS)
     + columns(
         ("direction_id", TEXT, "The direction whose kind is scored; null for baselines and controls."),
-        ("kind", TEXT, "direction, baseline, or control (the same with shuffled labels).", None, True),
+        ("kind", TEXT, "direction, baseline, or control (the mean of ten orders of shuffled labels).", None, True),
         ("baseline_group", TEXT, "Of a baseline: before (known with the prompt) or after (known with the answer)."),
     )
     + _PLACE
@@ -61,7 +61,7 @@ DIRECTION_SCORES = Table(
         ("fold", TEXT, "0 to 4, or all: every problem scored by the fit that had not seen it.", None, True),
         ("n", I64, "Sequences scored.", "sequences"),
         ("n_prompts", I64, "Problems they belong to.", "prompts"),
-        ("auroc", F64, "Share of (true, false) pairs in the right order, ties half.", "probability"),
+        ("auroc", F64, "Share of (true, false) pairs of one fold in the right order, ties half.", "probability"),
         ("ci_low", F64, "Lower end of its 95 % interval, from problems drawn with replacement.", "probability"),
         ("ci_high", F64, "Upper end of that interval.", "probability"),
         ("accuracy", F64, "Share of labels told right by the training folds' threshold.", "probability"),
