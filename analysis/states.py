@@ -6,6 +6,7 @@ Step t is the t-th generated token; the end token is no answer token; step -1 is
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import polars as pl
@@ -18,7 +19,8 @@ from ..lake.schema import TABLES
 from ..lake.snapshot import Snapshot
 from .paths import read_sequences
 
-PLACES = ("prompt", "answer", "mean")
+At = Literal["prompt", "answer", "mean"]
+"""The prompt's last token, the answer's last token, or the mean of the answer's tokens."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ def _check_finite(states: States, ids: np.ndarray, site: str, layer: int) -> Non
 
 
 def states_at(
-    snapshot: Snapshot, site: str, layer: int, sequences: pl.DataFrame, at: str
+    snapshot: Snapshot, site: str, layer: int, sequences: pl.DataFrame, at: At
 ) -> Float[np.ndarray, "sequence dim"]:
     """One state per sequence: at the prompt's last token, the answer's last token, or the answer's mean.
 
@@ -137,6 +139,6 @@ def states_at(
         which = {"prompt": ":prompt", "answer": ":generated", "mean": ":generated"}[at]
         raise NotFoundError(
             f"Run {run_id} stores {site} of layer {layer}, but no state for --at {at}. "
-            f"`lake collect --continue {run_id} --max-new-tokens 0 --keep activations:{site}@{layer}{which}` reads them."
+            f"`lake collect --continue {run_id} --max-new-tokens 0 --keep activations:{site}@{layer}{which}` reads it."
         )
     return out

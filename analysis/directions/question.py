@@ -13,8 +13,9 @@ from ...lake.frames import scan_files
 from ...lake.schema import TABLES
 from ...lake.snapshot import Snapshot
 from ..attributes import groups, labels
+from ..option import option
 from ..question import Evidence, Question, Reads, Rows
-from ..states import PLACES, answers, chosen_layers, states_at
+from ..states import At, answers, chosen_layers, states_at
 from .baselines import baselines
 from .estimators import METHODS, unit_length
 from .rows import Group, LayerRows, Place, fit_layer, project_layer, score_baseline, table_of
@@ -31,26 +32,22 @@ class Directions(Question):
     """The direction that tells right from wrong answers in each layer, and whether it beats trivial baselines."""
 
     name: ClassVar[str] = "directions"
-    site: str = "resid_post"
-    """Site of the states, e.g. resid_post or final_norm."""
-    layer: str = "all"
-    """Layers: all that are stored, or e.g. 0,6,-1 or 8-11."""
-    at: str = "prompt"
-    """States at the prompt's last token, the answer's last token, or the mean of the answer: prompt, answer, mean."""
-    method: str = ",".join(METHODS)
-    """How directions are fitted; several separated by commas."""
-    unit: bool = False
-    """Scale states to length 1 first."""
-    label: str = "correct"
-    """What is told apart: a truth column of `sequences`, COLUMN=VALUE, or labels (the table of that name)."""
-    within: str | None = None
-    """Repeat everything inside each value of this column of `sequences` or key of their metadata."""
+    site: str = option("resid_post", "Site of the states, e.g. resid_post or final_norm.")
+    layer: str = option("all", "Layers: all that are stored, or e.g. 0,6,-1 or 8-11.", metavar="LAYERS")
+    at: At = option("prompt", "States at the prompt's last token, the answer's last token, or the answer's mean.")
+    method: str = option(",".join(METHODS), "How directions are fitted; several separated by commas.")
+    unit: bool = option(False, "Scale states to length 1 first.")
+    label: str = option(
+        "correct",
+        "What is told apart: a truth column of `sequences`, COLUMN=VALUE, or `labels` (the newest rows of that table).",
+    )
+    within: str | None = option(
+        None, "Repeat everything inside each value of this column of `sequences` or key of their metadata."
+    )
 
     def check(self, run_ids: Sequence[str]) -> None:
-        """UsageError for an unknown place or method."""
+        """UsageError for an unknown method."""
         super().check(run_ids)
-        if self.at not in PLACES:
-            raise UsageError(f"There is no --at {self.at!r}.{did_you_mean(self.at, PLACES)}")
         for one in self.methods:
             if one not in METHODS:
                 raise UsageError(f"There is no --method {one!r}.{did_you_mean(one, METHODS)}")

@@ -1,7 +1,6 @@
 """Everything run.json records about a run: configuration, model, prompts, plan, versions."""
 
 import platform
-import secrets
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -10,8 +9,9 @@ import torch
 
 from ...lake.errors import ConfigError
 from ...lake.schema import SCHEMA_VERSION
-from ..config import CollectConfig, checked_tag
+from ..config import CollectConfig
 from ..inputs.prompts import PromptSource
+from ..inputs.text import special_ids
 from ..models.model import LoadedModel
 from ..models.site_names import SITE_SEMANTICS
 from .plan import Plan
@@ -36,12 +36,6 @@ def versions() -> dict[str, str]:
     return found
 
 
-def new_run_id(tag: str | None) -> str:
-    """A sortable id: tag (or `run`), UTC time to the second, four random hex digits."""
-    name = "run" if tag is None else checked_tag(tag).lower()
-    return f"{name}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
-
-
 def run_json(
     run_id: str,
     loaded: LoadedModel,
@@ -61,7 +55,7 @@ def run_json(
         "tag": config.tag,
         "seed": config.seed,
         "config": config.model_dump(mode="json"),
-        "model": loaded.describe(),
+        "model": {**loaded.describe(), "special_ids": sorted(special_ids(loaded.tokenizer))},
         "source": source.describe(),
         "plan": plan.as_json(),
         "unmeasured": unmeasured,

@@ -1,7 +1,7 @@
 """The table of verdicts that people or other programs gave."""
 
-from ..table import Table
 from .key_columns import ANALYSIS, BOOL, RUN, SEQUENCE, TEXT, columns
+from .table import Table
 
 LABELS = Table(
     "labels",
