@@ -1,7 +1,7 @@
 """The tables of directions: what tells right from wrong answers in a state, how well, and against what."""
 
-from .table import Table
 from .key_columns import ANALYSIS, BOOL, DIM, DTYPE, F32, F64, I32, I64, POSITION, RUN, SEQUENCE, TEXT, VECTOR, columns
+from .table import Table
 
 _DIRECTION = columns(
     ("direction_id", TEXT, "The direction: its method, site, layer and a hash of its vector.", None, True)
