@@ -27,6 +27,11 @@ QUESTIONS = {
     "topology": "topology:Topology",
     "compare": "comparison:Comparison",
     "directions": "directions.question:Directions",
+    "variance": "sampling.variance:Variance",
+    "oracle": "sampling.oracle:OracleDistances",
+    "sensitivity": "sampling.sensitivity:Sensitivity",
+    "clusters": "sampling.clusters:SolutionClusters",
+    "pass-rates": "sampling.pass_rates:PassRates",
 }
 """Names of the analyses, in the order of `lake analyze --help`: module of this folder, and the question in it.
 

@@ -15,10 +15,11 @@ from ...lake.snapshot import Snapshot
 from ..attributes import groups, labels
 from ..option import option
 from ..question import Evidence, Question, Reads, Rows
+from ..row_columns import columns_of
 from ..states import At, answers, chosen_layers, states_at
 from .baselines import baselines
 from .estimators import METHODS, unit_length
-from .rows import Group, LayerRows, Place, fit_layer, project_layer, score_baseline, table_of
+from .rows import Group, LayerRows, Place, fit_layer, project_layer, score_baseline
 
 VERSION = 1
 LEAST = 10
@@ -90,7 +91,7 @@ class Directions(Question):
         for baseline in baselines(snapshot, sequences, self.at):
             score_baseline(baseline, truth, prompts, chosen, found)
         tables = {
-            "direction_scores": table_of(found.scores),
+            "direction_scores": columns_of(found.scores),
             "direction_projections": found.projection_columns(),
         }
         return Rows(tables, sequences.height, notices, [found.vector_call()])

@@ -11,6 +11,7 @@ import pyarrow as pa
 from jaxtyping import Bool, Float
 
 from ...lake.snapshot import Snapshot
+from ..row_columns import columns_of
 from ..states import read_states
 from .baselines import Baseline
 from .estimators import Fit, fit, unit_length
@@ -59,7 +60,7 @@ class LayerRows:
     def vector_call(self) -> dict[str, Any]:
         """The rows of `directions`, as `append_vectors` takes them."""
         matrix = np.stack(self.vectors).astype(np.float32)
-        return {"table": "directions", "columns": table_of(self.directions), "vectors": matrix, "dtype": "float32"}
+        return {"table": "directions", "columns": columns_of(self.directions), "vectors": matrix, "dtype": "float32"}
 
     def projection_columns(self) -> dict[str, Any]:
         """The rows of `direction_projections`."""
@@ -188,11 +189,3 @@ def _scores(
 
 def _row(about: dict[str, Any], fold: str, found: Quality) -> dict[str, Any]:
     return {**about, "fold": fold, **vars(found)}
-
-
-def table_of(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Columns from rows; NaN is null, and so is what a row lacks."""
-    names = dict.fromkeys(name for row in rows for name in row)
-    return {
-        name: [None if isinstance(v := row.get(name), float) and np.isnan(v) else v for row in rows] for name in names
-    }
