@@ -32,11 +32,11 @@ class Clusters:
 
 
 def cluster(vectors: Float[np.ndarray, "vector dim"], method: Method, k: int | None = None) -> Clusters:
-    """Cluster into k, or into as many as the best silhouette says; at least 3 vectors, and more than k."""
+    """Cluster into k, or into as many as the best silhouette says (HDBSCAN finds its own number)."""
     if method == "hdbscan":
-        return _described(vectors, _hdbscan(vectors))
+        return _described(vectors, _hdbscan(vectors) if len(vectors) > 1 else np.zeros(1, np.int64))
     if k is not None:
-        return _described(vectors, _labels(vectors, method, k))
+        return _described(vectors, _labels(vectors, method, k) if k > 1 else np.zeros(len(vectors), np.int64))
     best: tuple[float, np.ndarray] = (CLEAR, np.zeros(len(vectors), np.int64))
     for n in range(2, min(MOST, len(vectors) - 1) + 1):
         labels = _labels(vectors, method, n)

@@ -95,11 +95,16 @@ class SolutionClusters(Question):
             rows += [*more, *(about | one for one in repeats)]
             summaries += summary
         tables = {"solution_clusters": columns_of(rows), "cluster_summaries": columns_of(summaries)}
-        few = sum(len(p.rows) < max(3, (self.k or 0) + 1) for p in problems)
+        few = sum(len(p.rows) < least(self.k) for p in problems)
         notices = [f"{few:,} of {len(problems):,} problems have too few different solutions."] if few else []
         if n_unusable := int((~usable).sum()):
             notices.append(f"{n_unusable:,} correct solutions have no pooled state (too short, or not stored).")
         return Rows(tables, correct.height, notices)
+
+
+def least(k: int | None) -> int:
+    """How many different solutions a clustering needs: as many as clusters; three where their number is looked for."""
+    return 3 if k is None else k
 
 
 @dataclass(frozen=True)
@@ -170,8 +175,8 @@ class _Seen:
         for problem in self.problems:
             counts = {"n_correct": problem.n_correct, "n_distinct_texts": len(problem.rows)}
             base = {"prompt_id": problem.prompt_id, **self.about, **counts}
-            if len(problem.rows) < max(3, (self.k or 0) + 1):
-                why = clustering.FEW if self.k is None else f"fewer different solutions than k + 1 = {self.k + 1}"
+            if len(problem.rows) < least(self.k):
+                why = clustering.FEW if self.k is None else f"fewer different solutions than k = {self.k}"
                 summaries.append(base | {"reason": why})
                 ids = self.correct["sequence_id"].gather(problem.rows).to_list()
                 left = {"prompt_id": problem.prompt_id, **self.about, "reason": why}
@@ -194,7 +199,7 @@ class _Seen:
             "n_prompts": len(kept),
         }  # fmt: skip
         base = {"prompt_id": None, **self.about, **counts}
-        if len(chosen) < max(3, (self.k or 0) + 1):
+        if len(chosen) < least(self.k):
             return [], [base | {"reason": clustering.FEW}]
         found = cluster(centred[chosen], self.about["method"], self.k)
         return self._rows(chosen, found, centred), [base | self._summary(chosen, found)]
