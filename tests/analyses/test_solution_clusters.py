@@ -1,4 +1,4 @@
-"""Clusters of correct solutions: against scikit-learn, planted kinds found, texts that repeat and problems too small."""
+"""Clusters of correct solutions: against scikit-learn, planted kinds found, repeated texts, problems too small."""
 
 import json
 from pathlib import Path
