@@ -26,16 +26,13 @@ QUESTIONS = {
     "trajectory": "trajectory:Trajectory",
     "topology": "topology:Topology",
     "compare": "comparison:Comparison",
-<<<<<<< HEAD
     "directions": "directions.question:Directions",
     "variance": "sampling.variance:Variance",
     "oracle": "sampling.oracle:OracleDistances",
     "sensitivity": "sampling.sensitivity:Sensitivity",
     "clusters": "sampling.clusters:SolutionClusters",
     "pass-rates": "sampling.pass_rates:PassRates",
-=======
     "neuron-effects": "neurons.effects:NeuronEffects",
->>>>>>> main
 }
 """Names of the analyses, in the order of `lake analyze --help`: module of this folder, and the question in it.
 
