@@ -9,7 +9,21 @@ from typing import Annotated
 import typer
 
 from . import __version__
-from .commands import analyze, ask, collect, demo, embed, exchange, experiment, maintain, metrics, readout, sae, show_run
+from .commands import (
+    analyze,
+    ask,
+    collect,
+    demo,
+    embed,
+    exchange,
+    experiment,
+    judge,
+    maintain,
+    metrics,
+    readout,
+    sae,
+    show_run,
+)
 from .commands.toolkit.either_run import either_run
 from .commands.toolkit.outcome import outcome
 from .commands.toolkit.verify_option import reading
@@ -52,7 +66,7 @@ for _verb in (maintain.verify, maintain.rm):
 app.command()(reading(show_run.dashboard))
 for _verb in (ask.show, ask.sql, ask.query, ask.chart, show_run.report, metrics.metrics):
     app.command()(reading(either_run(_verb)))
-for _verb in (embed.embed, readout.lens, readout.attribution):
+for _verb in (embed.embed, judge.judge, readout.lens, readout.attribution):
     analyze.app.command()(either_run(_verb))
 app.add_typer(analyze.app, name="analyze")
 app.add_typer(experiment.app, name="experiment")
