@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..queries.queried_lake import QueriedLake
+from .read_again import ReadAgain
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -32,7 +32,7 @@ def _quietly(*_: object) -> None:
     """What nobody listens to."""
 
 
-class OpenLake(QueriedLake):
+class OpenLake(ReadAgain):
     """What `tracelake.open` returns."""
 
     def collect(

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pyarrow as pa
+from readout_rows import readout_rows
 
 from tracelake.lake.duck import Connection
 from tracelake.lake.lake import Lake
@@ -359,6 +360,8 @@ def frames() -> dict[str, pl.DataFrame]:
         "operations": operations,
     }
     loose |= derived_rows(rng, sequences)
+    for name, rows in readout_rows(rng, sequences).items():
+        loose[name] = [*loose.get(name, []), *rows]  # type: ignore[list-item]
     return {name: typed(name, loose.get(name, [])) for name in TABLES}
 
 
