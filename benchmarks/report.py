@@ -11,6 +11,7 @@ RESULTS = Path(__file__).parent / "results"
 ORDER = (
     *("collection", "plain_script", "store", "checked_reads", "queries", "startup", "memory", "sizes"),
     "trajectories",
+    "second_order",
 )
 ELSEWHERE = ("gpu",)
 """Benchmarks that need another machine."""
