@@ -3,7 +3,7 @@
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -47,7 +47,7 @@ def overwrite(text: str, *, last: bool) -> None:
     print(f"\r{printable(text)}", end="\n" if last else "", file=steering(sys.stderr), flush=True)
 
 
-def print_json(value: Any) -> None:
+def print_json(value: object) -> None:
     """One JSON object on stdout."""
     print(json.dumps(value, ensure_ascii=False, default=str))
 
