@@ -11,6 +11,7 @@ from ...lake.errors import ConfigError
 from ...lake.schema import SCHEMA_VERSION
 from ..config import CollectConfig
 from ..inputs.prompts import PromptSource
+from ..inputs.text import special_ids
 from ..models.model import LoadedModel
 from ..models.site_names import SITE_SEMANTICS
 from .plan import Plan
@@ -54,7 +55,7 @@ def run_json(
         "tag": config.tag,
         "seed": config.seed,
         "config": config.model_dump(mode="json"),
-        "model": loaded.describe(),
+        "model": {**loaded.describe(), "special_ids": sorted(special_ids(loaded.tokenizer))},
         "source": source.describe(),
         "plan": plan.as_json(),
         "unmeasured": unmeasured,

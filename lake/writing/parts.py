@@ -31,6 +31,7 @@ class Threads:
 
     def __init__(self, store: Store) -> None:
         self._encode = ThreadPoolExecutor(ENCODERS, "lake-encode") if store.parallel else None
+        self._beside = ThreadPoolExecutor(1, "lake-spill") if store.parallel else None
         self._hash = ThreadPoolExecutor(1, "lake-hash") if store.parallel else None
         self._sync = ThreadPoolExecutor(4, "lake-sync") if store.parallel else None
 
@@ -44,6 +45,12 @@ class Threads:
         wait(futures)
         for future in futures:
             future.result()
+
+    def beside(self, write: Callable[[Any], None], items: list[Any]) -> Future[None] | None:
+        """Begin to do the same beside the caller, who waits for the future before the next time."""
+        if self._beside is None:
+            return self.each(write, items)
+        return self._beside.submit(self.each, write, items)
 
     def hash(self, digest: "hashlib._Hash", pieces: list[bytes]) -> Future[None] | None:
         """Feed the digest; pieces of one file keep their order."""
@@ -59,7 +66,7 @@ class Threads:
 
     def close(self) -> None:
         """End the threads."""
-        for pool in (self._encode, self._hash, self._sync):
+        for pool in (self._beside, self._encode, self._hash, self._sync):
             if pool is not None:
                 pool.shutdown(wait=True, cancel_futures=True)
 
