@@ -18,12 +18,10 @@ LakePath = Annotated[
     Path, typer.Option("--lake", envvar="TRACELAKE_LAKE", help="Folder of the lake.", show_default=True)
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object with stable keys.")]
-Form = Annotated[str, typer.Option("--format", "-f", help="table, csv, json, jsonl or parquet.")]
 AllowHost = Annotated[
     list[str] | None,
     typer.Option("--allow-host", metavar="NAME", help="Answer to this host name too, not only to localhost."),
 ]
-Output = Annotated[Path | None, typer.Option("--output", "-o", help="Write to this file instead, replacing it whole.")]
 RunName = Annotated[
     str, typer.Argument(metavar="RUN", help="Run id, unique prefix, tag, or `latest`.", autocompletion=runs)
 ]
