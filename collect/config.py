@@ -83,7 +83,7 @@ class CollectConfig(BaseModel):
     edit: tuple[str, ...] = Field(
         (),
         description="What the model is to compute otherwise: zero|mean|add|project_out:SITE@LAYERS"
-        "[:direction=FILE][:xSTRENGTH][:neurons=LIST|:heads=LIST][:all|:prompt|:generated|:last].",
+        "[:direction=FILE|ID][:xSTRENGTH][:neurons=LIST|:heads=LIST][:all|:prompt|:generated|:last].",
     )
     grader: str = Field(
         "auto",
@@ -215,6 +215,11 @@ class CollectConfig(BaseModel):
     def goes_on(self) -> bool:
         """Whether stored sequences are gone on from."""
         return self.branch_from is not None or self.continue_run is not None
+
+    @property
+    def looks_up(self) -> bool:
+        """Whether something stored in the lake is needed before anything can be planned."""
+        return self.goes_on or any(edit.source is not None and not edit.is_file for edit in self.edit_settings)
 
     @property
     def completes(self) -> bool:

@@ -42,13 +42,15 @@ from .sealing import Sealing
 from .segment import SegmentRunner, operation_columns
 from .space import check_space
 from .stopping import Stopping, stop_finder, stopped
+from .stored_directions import StoredDirections
 from .work_items import WorkItems
 
 
 class Collection:
     """A configured collection: the model is loaded, the prompts are counted, nothing has been written yet.
 
-    Without `weights` it can only be estimated: the model is a shell made from its configuration.
+    Without `weights` it can only be estimated: the model is a shell made from its configuration. `lake` is the one that
+    stored directions and sequences are looked up in.
     """
 
     def __init__(
@@ -59,12 +61,13 @@ class Collection:
         plan: Plan | None = None,
         source: PromptSource | None = None,
         weights: bool = True,
+        lake: Lake | None = None,
     ) -> None:
         self.config = config
         self.callbacks = callbacks or Callbacks()
         self.notices: list[str] = []
         self.timings = Timings()
-        self.source: PromptSource = source or open_source(config)
+        self.source: PromptSource = source or open_source(config, lake=lake)
         with self.timings.measure("load"):
             self.loaded: LoadedModel = self._load() if weights else self._outline()
         if self.loaded.gaps:
@@ -79,7 +82,7 @@ class Collection:
             for text in self.settings.notices(config.model, applied=config.generation_config):
                 self.notice(text)
         self.keep = Keep.parse(config.keep)
-        self.edits = edits_of(config.edit_settings, self.loaded)
+        self.edits = edits_of(config.edit_settings, self.loaded, StoredDirections(lake))
         check_parent(self.source, self.loaded, self.edits)
         self.unmeasured: dict[str, str] = {}
         self.wishes = self._wishes()
@@ -324,7 +327,7 @@ def resume_run(lake: Lake, run: str, *, callbacks: Callbacks | None = None, **ty
     writer = lake.resume_run(run_id)
     try:
         source = open_source(config, about["source"], lake=lake)
-        collection = Collection(config, callbacks, plan=Plan.from_json(about["plan"]), source=source)
+        collection = Collection(config, callbacks, plan=Plan.from_json(about["plan"]), source=source, lake=lake)
         check_same(about, collection.loaded, collection.source, collection.edits)
         return collection.collect_into(writer)
     finally:
