@@ -62,8 +62,8 @@ class CollectConfig(BaseModel):
     max_new_tokens: int = Field(128, ge=0, description="Most tokens to generate per sequence; 0 reads only.")
     keep: tuple[str, ...] = Field(
         DEFAULT_KEEP,
-        description="What to keep: tokens, layers, heads, edges, embeddings, "
-        "activations:SITE[@LAYERS][:prompt|:generated|:last].",
+        description="What to keep: tokens, layers, heads, embeddings, edges[:prompt|:generated], "
+        "pattern@LAYER.HEAD[:prompt|:generated], activations:SITE|all[@LAYERS][:prompt|:generated|:last].",
     )
     samples: int = Field(1, ge=1, description="Completions per prompt.")
     temperature: float | None = Field(
@@ -114,6 +114,9 @@ class CollectConfig(BaseModel):
     )
     edge_threshold: float = Field(0.01, ge=0, lt=1, description="Keep attention edges heavier than this.")
     edge_cap: int = Field(50, ge=1, description="Most attention edges kept per prompt, layer and head.")
+    edge_cap_generated: int = Field(
+        5, ge=1, description="Most attention edges kept per generated token, layer and head."
+    )
     strict_timings: bool = Field(
         False,
         description="Also pass one segment through the bare model, to measure what observing costs; see "
@@ -173,8 +176,9 @@ class CollectConfig(BaseModel):
         keep = Keep.parse(self.keep)
         if self.max_new_tokens == 0:
             raise ValueError("observe_prompt is off and max_new_tokens is 0: there is nothing to observe")
-        if keep.edges or any(item.scope == "prompt" for item in keep.activations):
-            raise ValueError("observe_prompt is off, but edges or activations of the prompt are to be kept")
+        of_prompt = any(item.scope == "prompt" for item in (*keep.activations, *keep.patterns))
+        if keep.edges == {"prompt"} or of_prompt:
+            raise ValueError("observe_prompt is off, but edges, patterns or activations of the prompt are to be kept")
 
     def _check_branches(self) -> None:
         if not self.goes_on:

@@ -9,9 +9,9 @@ def site_width(loaded: LoadedModel, stack: Stack, site: str) -> int:
     config = loaded.config
     d_head = largest(config, "head_dim") or largest(config, "d_kv") or loaded.d_model // max(1, stack.n_heads)
     shared = largest(config, "num_key_value_heads") or stack.n_heads
-    if site in ("z", "rot_q"):
+    if site in ("z", "rot_q", "q"):
         return stack.n_heads * d_head
-    if site in ("v", "rot_k"):
+    if site in ("v", "rot_k", "k"):
         return shared * d_head
     if site == "mlp_post":
         names = ("intermediate_size", "n_inner", "d_ff", f"{stack.name}_ffn_dim")

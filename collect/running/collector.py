@@ -28,16 +28,14 @@ from ..models.edit_files import edits_of
 from ..models.load import load_model
 from ..models.model import LoadedModel
 from ..models.outline import outline
-from ..models.site_names import ATTENTION_SITES
-from ..observing.attention_layers import ObservableAttention, observable_attention
-from ..observing.observation import ObservedModel, Wishes
-from ..observing.vectors import check_attention_sites, each_once, vector_wishes
+from ..observing.observation import ObservedModel
 from . import own_runs
 from .consent import consented, resume_command
 from .failure import failing_said
-from .plan import Estimate, Plan, estimate, make_plan, stored_dtype
+from .plan import Estimate, Plan, estimate, make_plan
 from .progress import Callbacks, Collected, Progress
 from .provenance import check_parent, check_same, run_json
+from .resolved_keep import resolve_keep
 from .sealing import Sealing
 from .segment import SegmentRunner, operation_columns
 from .space import check_space
@@ -81,11 +79,10 @@ class Collection:
         if config.max_new_tokens > 0:
             for text in self.settings.notices(config.model, applied=config.generation_config):
                 self.notice(text)
-        self.keep = Keep.parse(config.keep)
+        resolved = resolve_keep(Keep.parse(config.keep), config, self.loaded, self.notice)
+        self.keep, self.wishes, self.unmeasured = resolved.keep, resolved.wishes, resolved.unmeasured
         self.edits = edits_of(config.edit_settings, self.loaded, StoredDirections(lake))
         check_parent(self.source, self.loaded, self.edits)
-        self.unmeasured: dict[str, str] = {}
-        self.wishes = self._wishes()
         self.observed: ObservedModel | None = None
         tokenizer = PromptTokenizer(
             self.loaded.tokenizer,
@@ -97,6 +94,8 @@ class Collection:
             self.loaded.n_embeddings,
             given_counts=self.loaded.encoder is None,
         )
+        if config.chat == "auto" and tokenizer.uses_template:
+            self.notice("Prompts stand in the model's chat template (--chat off reads them as they are).")
         self.items = WorkItems(self.source, tokenizer)
         with self.timings.measure("plan"):
             self.plan = plan or make_plan(self.loaded, config, self.keep, self.items.lengths(), reading)
@@ -131,31 +130,6 @@ class Collection:
             attn_implementation=config.attn_implementation,
             trust_remote_code=config.trust_remote_code,
         )
-
-    def _wishes(self) -> Wishes:
-        """The `--keep` items for this model; what cannot be observed is an error if asked for, else a notice."""
-        keep = self.keep
-        looks = keep.heads or keep.layers or keep.edges
-        taken = [item for item in keep.activations if item.site in ATTENTION_SITES]
-        attention = observable_attention(self.loaded) if looks or taken else ObservableAttention()
-        if attention.reason and looks:
-            if not attention and (keep.heads or keep.edges) and "keep" in self.config.model_fields_set:
-                raise ConfigError(
-                    f"heads and edges cannot be kept: {attention.reason}. "
-                    "Use --keep tokens,layers,activations:resid_post."
-                )
-            self.notice(f"Attention is not observed{' everywhere' if attention else ''}: {attention.reason}.")
-            self.unmeasured = {"head_summaries": attention.reason, "layer_summaries.attn_*": attention.reason}
-        asked = vector_wishes(keep, self.loaded.stacks, observe_prompt=self.config.observe_prompt)
-        check_attention_sites(asked, self.loaded, attention)
-        vectors = each_once(asked, generates=self.config.completes)
-        store = stored_dtype(self.loaded, self.config)
-        heads = keep.heads and bool(attention)
-        edges = (self.config.edge_threshold, self.config.edge_cap) if keep.edges else None
-        return Wishes(
-            keep.tokens, keep.layers, heads, vectors, store, self.config.topk,
-            edges=edges, attention=attention, prompt=self.config.observe_prompt,
-        )  # fmt: skip
 
     def notice(self, text: str) -> None:
         """Tell the caller something that is no error."""

@@ -35,6 +35,7 @@ MINILM_DIM = 384
 
 # Bytes on disk after compression, fitted to collected runs of several models (benchmarks/sizes.py measures them again).
 EDGE_BYTES = 7.5
+PATTERN_ROW_BYTES, WEIGHT_BYTES = 4.0, 3.8
 KEY_BYTES, DISTRIBUTION_BYTES, TOPK_BYTES, LAYER_BYTES, HEAD_BYTES, SEQUENCE_BYTES = 8.5, 23.0, 1.8, 33.0, 6.3, 160.0
 # Footer, schema and dictionaries of one file, whatever its rows.
 FILE_BYTES = {
@@ -43,6 +44,7 @@ FILE_BYTES = {
     "head_summaries": 7_500,
     "activations": 3_400,
     "attention_edges": 6_000,
+    "attention_patterns": 3_000,
     "sequences": 9_000,
     "operations": 4_400,
     "step_embeddings": 4_500,
@@ -102,9 +104,12 @@ class Estimate:
 
 
 def token_bytes(
-    loaded: LoadedModel, stack: Stack, config: CollectConfig, keep: Keep, mean_length: float
+    loaded: LoadedModel, stack: Stack, config: CollectConfig, keep: Keep, mean_length: float, mean_keys: float
 ) -> dict[str, float]:
-    """Bytes on disk per table and token that a stack reads, before anything has run."""
+    """Bytes on disk per table and token that a stack reads, before anything has run.
+
+    `mean_length` in tokens of a sequence, `mean_keys` that a token of the stack attends to.
+    """
     sizes = {"token_steps": KEY_BYTES}
     if keep.tokens and stack is loaded.decoder:
         # An id of a vocabulary of d words takes log2(d) bits.
@@ -114,6 +119,14 @@ def token_bytes(
     if keep.heads:
         n_heads = stack.n_layers * stack.n_heads * len(stack.kinds)
         sizes["head_summaries"] = (HEAD_BYTES + math.log2(max(2.0, mean_length)) / 8) * n_heads
+    heads = {
+        (layer, head)
+        for item in keep.patterns
+        for layer, chosen in item.resolve(stack.n_layers, stack.n_heads, loaded.n_layers).items()
+        for head in chosen
+    }
+    if heads:
+        sizes["attention_patterns"] = len(heads) * len(stack.kinds) * (PATTERN_ROW_BYTES + WEIGHT_BYTES * mean_keys)
     width = WIDTHS[stored_dtype(loaded, config)]
     for wish in vector_wishes(keep, loaded.stacks, observe_prompt=config.observe_prompt):
         if wish.scope != "last" and wish.stack == stack.name:
@@ -135,7 +148,12 @@ def make_plan(loaded: LoadedModel, config: CollectConfig, keep: Keep, lengths: I
     n_own = len(loaded.start_ids) + config.max_new_tokens
     n_read = _observed(loaded, lengths, n_own)
     mean_length = float((lengths.prompt + lengths.given).mean()) + n_own
-    sizes = {stack.name: token_bytes(loaded, stack, config, keep, mean_length) for stack in loaded.stacks}
+    sizes = {
+        stack.name: token_bytes(
+            loaded, stack, config, keep, mean_length, _mean_keys(n_read[stack.name], causal=stack.is_causal)
+        )
+        for stack in loaded.stacks
+    }
     on_cpu = loaded.device.type == "cpu"
     budget = CPU_BUDGET if on_cpu else GPU_BUDGET
     # Captured states of all layers and the widest tensors of one block. Logits do not count: they are made
@@ -165,6 +183,11 @@ def _observed(loaded: LoadedModel, lengths: ItemLengths, n_own: int) -> dict[str
     whole = np.where(lengths.unobserved == 0, lengths.prompt, 0)
     before = np.maximum(lengths.unobserved - lengths.prompt, 0)
     return {loaded.encoder.name: whole, DECODER: lengths.given + n_own - before}
+
+
+def _mean_keys(lengths: np.ndarray, *, causal: bool) -> float:
+    """Keys that a token attends to, over all tokens of sequences of these lengths."""
+    return float((lengths * (lengths + 1) / (2 if causal else 1)).sum() / max(1, lengths.sum()))
 
 
 def _mean_bytes(
@@ -220,9 +243,11 @@ def estimate(plan: Plan, config: CollectConfig, keep: Keep, loaded: LoadedModel)
     table_bytes["token_steps"] = table_bytes.get("token_steps", 0.0) + KEY_BYTES * (n_tokens - n_observed)
     table_bytes |= {"sequences": SEQUENCE_BYTES * plan.n_sequences, "operations": 0.0}
     if keep.edges:
-        # An upper bound: every head of every prompt is full.
+        # An upper bound: every head of every prompt and generated token is full.
+        of_prompt = config.edge_cap if "prompt" in keep.edges and config.observe_prompt else 0
+        of_generated = config.edge_cap_generated * config.max_new_tokens if "generated" in keep.edges else 0
         heads = plan.n_sequences * sum(stack.n_layers * stack.n_heads * len(stack.kinds) for stack in loaded.stacks)
-        table_bytes["attention_edges"] = EDGE_BYTES * heads * config.edge_cap
+        table_bytes["attention_edges"] = EDGE_BYTES * heads * (of_prompt + of_generated)
     if keep.embeddings and config.completes:
         rows = n_completed * len(config.embed_scope) + plan.n_sequences
         table_bytes["step_embeddings"] = rows * (MINILM_DIM * 4.0 + 1.0)
