@@ -200,8 +200,8 @@ class CollectConfig(BaseModel):
             raise ValueError("--max-new-tokens 0 and no --force: the branches would have no token of their own")
         if self.branch_from and not self.observe_prompt:
             raise ValueError("the prompt of a branch is its parent's and never observed; leave out --no-prompt")
-        if self.branch_from and Keep.parse(self.keep).edges:
-            raise ValueError("edges are of the prompt, which is the parent's; leave them out of --keep")
+        if self.branch_from and "prompt" in Keep.parse(self.keep).edges:
+            raise ValueError("the prompt of a branch is its parent's and never observed; keep edges:generated")
 
     def _check_rules(self) -> None:
         columns = {column for rule in self.stop_rules for column in rule.columns}
