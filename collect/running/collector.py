@@ -104,9 +104,7 @@ class Collection:
                 f"{config.model} must now be read otherwise than when the run was planned. Start a new run."
             )
         if weights:
-            self.observed = ObservedModel(
-                self.loaded, self.wishes, block_bytes=self.plan.block_bytes, columns=self.plan.chunk
-            )
+            self.observed = ObservedModel(self.loaded, self.wishes, self.plan.budget)
 
     def _load(self) -> LoadedModel:
         config = self.config
@@ -279,7 +277,7 @@ class Collection:
         )
         decoder = BatchDecoder(
             self.observed, self.config.sampling, limits, self.plan.reading, seed=self.config.seed,
-            chunk=self.plan.chunk, logit_rows=self.plan.logit_rows, timings=self.timings,
+            budget=self.plan.budget, timings=self.timings,
         )  # fmt: skip
         return SegmentRunner(
             self.observed, self.config, self.plan, self.source, decoder, text, self.timings, embedder, edits=self.edits,
