@@ -83,7 +83,7 @@ class CollectConfig(BaseModel):
     edit: tuple[str, ...] = Field(
         (),
         description="What the model is to compute otherwise: zero|mean|add|project_out:SITE@LAYERS"
-        "[:direction=FILE][:xSTRENGTH][:neurons=LIST|:heads=LIST][:all|:prompt|:generated|:last].",
+        "[:direction=FILE|ID][:xSTRENGTH][:neurons=LIST|:heads=LIST][:all|:prompt|:generated|:last].",
     )
     grader: str = Field(
         "auto",
@@ -200,8 +200,8 @@ class CollectConfig(BaseModel):
             raise ValueError("--max-new-tokens 0 and no --force: the branches would have no token of their own")
         if self.branch_from and not self.observe_prompt:
             raise ValueError("the prompt of a branch is its parent's and never observed; leave out --no-prompt")
-        if self.branch_from and Keep.parse(self.keep).edges:
-            raise ValueError("edges are of the prompt, which is the parent's; leave them out of --keep")
+        if self.branch_from and "prompt" in Keep.parse(self.keep).edges:
+            raise ValueError("the prompt of a branch is its parent's and never observed; keep edges:generated")
 
     def _check_rules(self) -> None:
         columns = {column for rule in self.stop_rules for column in rule.columns}
@@ -219,6 +219,11 @@ class CollectConfig(BaseModel):
     def goes_on(self) -> bool:
         """Whether stored sequences are gone on from."""
         return self.branch_from is not None or self.continue_run is not None
+
+    @property
+    def looks_up(self) -> bool:
+        """Whether something stored in the lake is needed before anything can be planned."""
+        return self.goes_on or any(edit.source is not None and not edit.is_file for edit in self.edit_settings)
 
     @property
     def completes(self) -> bool:

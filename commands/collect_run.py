@@ -31,12 +31,13 @@ def run_collect(
     settings = resolve_config(flags, file=config)
     from ..lake import Lake
 
-    source = checked_source(settings, lake=Lake.open(lake) if settings.goes_on else None)
+    opened = Lake.open(lake) if settings.looks_up else None
+    source = checked_source(settings, lake=opened)
     from ..collect.running.collector import Callbacks, Collection
 
     with Interrupt() as stop, ProgressBar() as bar:
         callbacks = Callbacks(bar.update, say, stop)
-        collection = Collection(settings, callbacks, source=source, weights=not dry_run)
+        collection = Collection(settings, callbacks, source=source, weights=not dry_run, lake=opened)
         sizes = collection.estimate()
         if dry_run:
             print_json(_facts(collection, sizes)) if as_json else print(_estimate_text(collection, sizes))

@@ -40,13 +40,15 @@ from .sealing import Sealing
 from .segment import SegmentRunner, operation_columns
 from .space import check_space
 from .stopping import Stopping, stop_finder, stopped
+from .stored_directions import StoredDirections
 from .work_items import WorkItems
 
 
 class Collection:
     """A configured collection: the model is loaded, the prompts are counted, nothing has been written yet.
 
-    Without `weights` it can only be estimated: the model is a shell made from its configuration.
+    Without `weights` it can only be estimated: the model is a shell made from its configuration. `lake` is the one that
+    stored directions and sequences are looked up in.
     """
 
     def __init__(
@@ -57,12 +59,13 @@ class Collection:
         plan: Plan | None = None,
         source: PromptSource | None = None,
         weights: bool = True,
+        lake: Lake | None = None,
     ) -> None:
         self.config = config
         self.callbacks = callbacks or Callbacks()
         self.notices: list[str] = []
         self.timings = Timings()
-        self.source: PromptSource = source or open_source(config)
+        self.source: PromptSource = source or open_source(config, lake=lake)
         with self.timings.measure("load"):
             self.loaded: LoadedModel = self._load() if weights else self._outline()
         if self.loaded.gaps:
@@ -78,7 +81,7 @@ class Collection:
                 self.notice(text)
         resolved = resolve_keep(Keep.parse(config.keep), config, self.loaded, self.notice)
         self.keep, self.wishes, self.unmeasured = resolved.keep, resolved.wishes, resolved.unmeasured
-        self.edits = edits_of(config.edit_settings, self.loaded)
+        self.edits = edits_of(config.edit_settings, self.loaded, StoredDirections(lake))
         check_parent(self.source, self.loaded, self.edits)
         self.observed: ObservedModel | None = None
         tokenizer = PromptTokenizer(
@@ -101,9 +104,7 @@ class Collection:
                 f"{config.model} must now be read otherwise than when the run was planned. Start a new run."
             )
         if weights:
-            self.observed = ObservedModel(
-                self.loaded, self.wishes, block_bytes=self.plan.block_bytes, columns=self.plan.chunk
-            )
+            self.observed = ObservedModel(self.loaded, self.wishes, self.plan.budget)
 
     def _load(self) -> LoadedModel:
         config = self.config
@@ -276,7 +277,7 @@ class Collection:
         )
         decoder = BatchDecoder(
             self.observed, self.config.sampling, limits, self.plan.reading, seed=self.config.seed,
-            chunk=self.plan.chunk, logit_rows=self.plan.logit_rows, timings=self.timings,
+            budget=self.plan.budget, timings=self.timings,
         )  # fmt: skip
         return SegmentRunner(
             self.observed, self.config, self.plan, self.source, decoder, text, self.timings, embedder, edits=self.edits,
@@ -298,7 +299,7 @@ def resume_run(lake: Lake, run: str, *, callbacks: Callbacks | None = None, **ty
     writer = lake.resume_run(run_id)
     try:
         source = open_source(config, about["source"], lake=lake)
-        collection = Collection(config, callbacks, plan=Plan.from_json(about["plan"]), source=source)
+        collection = Collection(config, callbacks, plan=Plan.from_json(about["plan"]), source=source, lake=lake)
         check_same(about, collection.loaded, collection.source, collection.edits)
         return collection.collect_into(writer)
     finally:

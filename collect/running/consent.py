@@ -30,7 +30,7 @@ HARMLESS: dict[str, Callable[[Any], bool]] = {
     "device": lambda value: value in ("auto", "cpu"),
     "dataset": lambda value: isinstance(value, str) and re.fullmatch(r"tinymath(:\w+)?", value) is not None,
     "attn_implementation": lambda value: value in ("eager", "sdpa"),
-    "edit": lambda value: all(EditSetting.parse(text).source is None for text in value),
+    "edit": lambda value: not any(EditSetting.parse(text).is_file for text in value),
 }
 """Values with nothing outside of this program behind them."""
 

@@ -15,6 +15,7 @@ from ..keep import Keep
 from ..models.model import LoadedModel
 from ..models.site_widths import site_width
 from ..models.stack import DECODER, Stack
+from ..observing.budget import Budget
 from ..observing.vectors import vector_wishes
 
 SEGMENT_BYTES = 256 * 2**20
@@ -70,6 +71,11 @@ class Plan:
     """Of these, those given behind the prompts."""
     n_unobserved: int = 0
     """Of these, the tokens of branches before they leave their parents: they are stored, nothing is observed."""
+
+    @property
+    def budget(self) -> Budget:
+        """The sizes of the pieces in which batches are read."""
+        return Budget(self.chunk, self.logit_rows, self.block_bytes)
 
     def as_json(self) -> dict[str, Any]:
         """Plain values for run.json."""
