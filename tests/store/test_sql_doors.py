@@ -139,9 +139,11 @@ def writers(target: Path) -> list[str]:
 
 
 # What is in the catalogue and reads the catalogue: it may answer, but only with rows.
-def test_whatever_the_statement_nothing_changes_and_every_error_is_ours(lake, locked):
+def test_whatever_the_statement_nothing_changes_and_every_error_is_ours(lake, locked, record_property):
     before, answered = state(lake.path), []
-    for statement in writers(lake.path / "data"):
+    statements = writers(lake.path / "data")
+    record_property("statements", len(statements))
+    for statement in statements:
         try:
             locked.arrow(statement)
             answered.append(statement)
