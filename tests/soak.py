@@ -1,4 +1,4 @@
-"""`make soak`: attacks of many kinds, for minutes rather than seconds, and a table of how many there were and what held.
+"""`make soak`: attacks of many kinds, for minutes rather than seconds, and a table of their counts and what held.
 
 Each line is a test of the suite at its full size; it counts what it did, and fails where something did not hold.
 """
