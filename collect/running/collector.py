@@ -1,8 +1,6 @@
 """One run: plan it, collect it segment by segment, resume it; the only file that knows both models and the lake."""
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -10,6 +8,8 @@ import pyarrow as pa
 from ...lake import Lake
 from ...lake.errors import ConfigError, StoppedError
 from ...lake.run_id import new_run_id
+from ...lake.segments import SegmentWriter
+from ...lake.writer import RunWriter
 from ..config import CollectConfig
 from ..decoding.check import choose_reading, reading_notice
 from ..decoding.generation_settings import GenerationSettings
@@ -19,10 +19,12 @@ from ..decoding.replay import replay
 from ..decoding.sequence import Limits
 from ..decoding.timings import Timings
 from ..embedding.embedder import Embedder
-from ..inputs.prompts import PromptSource, open_source
+from ..inputs.prompts import open_source
+from ..inputs.source import PromptSource
 from ..inputs.text import TokenText
 from ..inputs.tokenized import PromptTokenizer, TokenizedPrompt
 from ..keep import Keep
+from ..models.edit_files import edits_of
 from ..models.load import load_model
 from ..models.model import LoadedModel
 from ..models.outline import outline
@@ -31,44 +33,14 @@ from . import own_runs
 from .consent import consented, resume_command
 from .failure import failing_said
 from .plan import Estimate, Plan, estimate, make_plan
-from .provenance import check_same, run_json
+from .progress import Callbacks, Collected, Progress
+from .provenance import check_parent, check_same, run_json
 from .resolved_keep import resolve_keep
 from .sealing import Sealing
 from .segment import SegmentRunner, operation_columns
 from .space import check_space
 from .stopping import Stopping, stop_finder, stopped
 from .work_items import WorkItems
-
-
-@dataclass
-class Progress:
-    """How far a run is, for whoever shows it."""
-
-    n_segments: int
-    segments_done: int = 0
-    n_tokens: int = 0
-    n_bytes: int = 0
-
-
-@dataclass(frozen=True)
-class Collected:
-    """What a finished call of `collect` leaves."""
-
-    run_id: str
-    n_sequences: int
-    n_tokens: int
-    n_bytes: int
-    seconds: float
-    notices: tuple[str, ...]
-
-
-@dataclass
-class Callbacks:
-    """What the caller wants to hear, and how it asks to stop."""
-
-    on_progress: Callable[[Progress], None] = lambda progress: None
-    on_notice: Callable[[str], None] = lambda text: None
-    should_stop: Callable[[], bool] = lambda: False
 
 
 class Collection:
@@ -106,15 +78,18 @@ class Collection:
                 self.notice(text)
         resolved = resolve_keep(Keep.parse(config.keep), config, self.loaded, self.notice)
         self.keep, self.wishes, self.unmeasured = resolved.keep, resolved.wishes, resolved.unmeasured
+        self.edits = edits_of(config.edit_settings, self.loaded)
+        check_parent(self.source, self.loaded, self.edits)
         self.observed: ObservedModel | None = None
         tokenizer = PromptTokenizer(
             self.loaded.tokenizer,
             config.chat,
             config.on_long,
             self.loaded.longest_prompt(generates=config.max_new_tokens > 0),
-            config.max_new_tokens > 0,
+            config.completes,
             config.chat_template,
             self.loaded.n_embeddings,
+            given_counts=self.loaded.encoder is None,
         )
         if config.chat == "auto" and tokenizer.uses_template:
             self.notice("Prompts stand in the model's chat template (--chat off reads them as they are).")
@@ -179,16 +154,18 @@ class Collection:
         return self.collect_into(lake.join_run(run_id, self._about(run_id), f"w{rank}"), share)
 
     def _about(self, run_id: str) -> dict[str, Any]:
-        about = run_json(run_id, self.loaded, self.config, self.source, self.plan, self.unmeasured, self.notices)
+        about = run_json(
+            run_id, self.loaded, self.config, self.source, self.plan, self.unmeasured, self.notices, self.edits
+        )
         return about | {"generation_config": self.settings.record(applied=self.config.generation_config)}
 
-    def collect_into(self, run: Any, share: frozenset[int] | None = None) -> Collected:
+    def collect_into(self, run: RunWriter, share: frozenset[int] | None = None) -> Collected:
         """Collect the segments (of a share) that are not committed yet and record the completion."""
         started = time.perf_counter()
         self.timings.begin()
         progress = Progress(len(self.plan.segments), len(run.committed))
         embedder = None
-        if self.keep.embeddings and self.config.max_new_tokens > 0:
+        if self.keep.embeddings and self.config.completes:
             with self.timings.measure("load"):
                 embedder = Embedder(self.config.embedder, str(self.loaded.device))
         pool = pa.default_memory_pool()
@@ -213,7 +190,7 @@ class Collection:
         )
 
     def _collect_segments(
-        self, run: Any, progress: Progress, embedder: Embedder | None, share: frozenset[int] | None
+        self, run: RunWriter, progress: Progress, embedder: Embedder | None, share: frozenset[int] | None
     ) -> None:
         assert self.observed is not None
         self._last_write_ms = 0.0
@@ -239,13 +216,13 @@ class Collection:
             self._report(progress, run)
         self._last_write_ms = sealing.waited_ms
 
-    def _report(self, progress: Progress, run: Any) -> None:
+    def _report(self, progress: Progress, run: RunWriter) -> None:
         progress.segments_done = len(run.committed)
         progress.n_bytes = run.bytes_committed
         self.callbacks.on_progress(progress)
 
     def _collect(
-        self, runner: SegmentRunner, segment: Any, start: int, items: list[TokenizedPrompt], *, compare: bool
+        self, runner: SegmentRunner, segment: SegmentWriter, start: int, items: list[TokenizedPrompt], *, compare: bool
     ) -> None:
         """One segment; to compare, its tokens pass through the bare model too."""
         assert self.observed is not None
@@ -260,10 +237,10 @@ class Collection:
         with self.timings.measure("baseline"):
             replay(self.loaded, runner.batches, self.plan.reading, chunk=self.plan.chunk)
 
-    def _resume_command(self, run: Any) -> str:
+    def _resume_command(self, run: RunWriter) -> str:
         return resume_command(run.run_id, dict(self.config))
 
-    def _check_limits(self, run: Any, sealing: Sealing) -> None:
+    def _check_limits(self, run: RunWriter, sealing: Sealing) -> None:
         if self.callbacks.should_stop():
             raise StoppedError(stopped(self._resume_command(run)))
         limit = self.config.max_bytes
@@ -302,7 +279,7 @@ class Collection:
             chunk=self.plan.chunk, logit_rows=self.plan.logit_rows, timings=self.timings,
         )  # fmt: skip
         return SegmentRunner(
-            self.observed, self.config, self.plan, self.source, decoder, text, self.timings, embedder,
+            self.observed, self.config, self.plan, self.source, decoder, text, self.timings, embedder, edits=self.edits,
             on_block=on_block, on_batch=stopping.after_batch,
         )  # fmt: skip
 
@@ -320,9 +297,9 @@ def resume_run(lake: Lake, run: str, *, callbacks: Callbacks | None = None, **ty
     config = consented(run_id, about.get("config"), typed, own=own_runs.is_remembered(about))
     writer = lake.resume_run(run_id)
     try:
-        source = open_source(config, about["source"])
+        source = open_source(config, about["source"], lake=lake)
         collection = Collection(config, callbacks, plan=Plan.from_json(about["plan"]), source=source)
-        check_same(about, collection.loaded, collection.source)
+        check_same(about, collection.loaded, collection.source, collection.edits)
         return collection.collect_into(writer)
     finally:
         writer.close()

@@ -10,9 +10,11 @@ import numpy as np
 from ...lake.errors import UsageError
 from ..config import CollectConfig
 from ..decoding.reading import Reading
+from ..inputs.spool import ItemLengths
 from ..keep import Keep
 from ..models.model import LoadedModel
-from ..models.stack import DECODER, Stack, largest
+from ..models.site_widths import site_width
+from ..models.stack import DECODER, Stack
 from ..observing.vectors import vector_wishes
 
 SEGMENT_BYTES = 256 * 2**20
@@ -57,12 +59,17 @@ class Plan:
     n_items: int
     n_sequences: int
     n_prompt_tokens: int
+    """Those given behind the prompts included."""
     batch_size: int
     chunk: int
     logit_rows: int
     block_bytes: int
     bytes_per_token: dict[str, float]
     reading: Reading = field(default_factory=Reading)
+    n_given: int = 0
+    """Of these, those given behind the prompts."""
+    n_unobserved: int = 0
+    """Of these, the tokens of branches before they leave their parents: they are stored, nothing is observed."""
 
     def as_json(self) -> dict[str, Any]:
         """Plain values for run.json."""
@@ -136,28 +143,11 @@ def stored_dtype(loaded: LoadedModel, config: CollectConfig) -> str:
     return own if own in WIDTHS else "float32"
 
 
-def site_width(loaded: LoadedModel, stack: Stack, site: str) -> int:
-    """Elements of a vector of `site`."""
-    config = loaded.config
-    d_head = largest(config, "head_dim") or largest(config, "d_kv") or loaded.d_model // max(1, stack.n_heads)
-    shared = largest(config, "num_key_value_heads") or stack.n_heads
-    if site in ("z", "rot_q", "q"):
-        return stack.n_heads * d_head
-    if site in ("v", "rot_k", "k"):
-        return shared * d_head
-    if site == "mlp_post":
-        names = ("intermediate_size", "n_inner", "d_ff", f"{stack.name}_ffn_dim")
-        widths = (largest(config, name) for name in names)
-        return next((width for width in widths if width), 4 * loaded.d_model)
-    return loaded.d_model
-
-
-def make_plan(loaded: LoadedModel, config: CollectConfig, keep: Keep, lengths: np.ndarray, reading: Reading) -> Plan:
-    """Group work items of the given prompt lengths into segments; everything else follows from the configuration."""
+def make_plan(loaded: LoadedModel, config: CollectConfig, keep: Keep, lengths: ItemLengths, reading: Reading) -> Plan:
+    """Group work items of the given lengths into segments; everything else follows from the configuration."""
     n_own = len(loaded.start_ids) + config.max_new_tokens
-    n_read = {stack.name: lengths for stack in loaded.stacks}
-    n_read[DECODER] = n_own + (lengths if loaded.encoder is None else 0 * lengths)
-    mean_length = float(lengths.mean()) + n_own
+    n_read = _observed(loaded, lengths, n_own)
+    mean_length = float((lengths.prompt + lengths.given).mean()) + n_own
     sizes = {
         stack.name: token_bytes(
             loaded, stack, config, keep, mean_length, _mean_keys(n_read[stack.name], causal=stack.is_causal)
@@ -172,9 +162,11 @@ def make_plan(loaded: LoadedModel, config: CollectConfig, keep: Keep, lengths: n
     per_item = config.samples * np.sum([n_read[name] * sum(table.values()) for name, table in sizes.items()], axis=0)
     return Plan(
         segments=_segments(per_item, config),
-        n_items=len(lengths),
-        n_sequences=len(lengths) * config.samples,
-        n_prompt_tokens=int((lengths + len(loaded.start_ids)).sum()) * config.samples,
+        n_items=len(lengths.prompt),
+        n_sequences=len(lengths.prompt) * config.samples,
+        n_prompt_tokens=int((lengths.prompt + lengths.given + len(loaded.start_ids)).sum()) * config.samples,
+        n_given=int(lengths.given.sum()) * config.samples,
+        n_unobserved=int(lengths.unobserved.sum()) * config.samples,
         batch_size=1 if reading.alone else config.batch_size,
         chunk=int(np.clip(budget // (config.batch_size * widest), 16, 4096)),
         logit_rows=max(1, (LOGIT_BYTES_CPU if on_cpu else LOGIT_BYTES_GPU) // (4 * loaded.d_vocab)),
@@ -182,6 +174,15 @@ def make_plan(loaded: LoadedModel, config: CollectConfig, keep: Keep, lengths: n
         bytes_per_token=_mean_bytes(sizes, n_read, config),
         reading=reading,
     )
+
+
+def _observed(loaded: LoadedModel, lengths: ItemLengths, n_own: int) -> dict[str, np.ndarray]:
+    """Observed tokens per stack and work item, before anything ends early."""
+    if loaded.encoder is None:
+        return {DECODER: lengths.prompt + lengths.given + n_own - lengths.unobserved}
+    whole = np.where(lengths.unobserved == 0, lengths.prompt, 0)
+    before = np.maximum(lengths.unobserved - lengths.prompt, 0)
+    return {loaded.encoder.name: whole, DECODER: lengths.given + n_own - before}
 
 
 def _mean_keys(lengths: np.ndarray, *, causal: bool) -> float:
@@ -236,7 +237,8 @@ def estimate(plan: Plan, config: CollectConfig, keep: Keep, loaded: LoadedModel)
     n_tokens = plan.n_prompt_tokens + plan.n_sequences * config.max_new_tokens
     n_segments = len(plan.segments)
     # Without the prompt's own rows, each sequence still has the state that predicts its first token.
-    n_observed = n_tokens if config.observe_prompt else plan.n_sequences * (config.max_new_tokens + 1)
+    n_completed = plan.n_sequences * config.max_new_tokens + plan.n_given
+    n_observed = n_tokens - plan.n_unobserved if config.observe_prompt else plan.n_sequences + n_completed
     table_bytes = {table: size * n_observed for table, size in plan.bytes_per_token.items()}
     table_bytes["token_steps"] = table_bytes.get("token_steps", 0.0) + KEY_BYTES * (n_tokens - n_observed)
     table_bytes |= {"sequences": SEQUENCE_BYTES * plan.n_sequences, "operations": 0.0}
@@ -246,8 +248,8 @@ def estimate(plan: Plan, config: CollectConfig, keep: Keep, loaded: LoadedModel)
         of_generated = config.edge_cap_generated * config.max_new_tokens if "generated" in keep.edges else 0
         heads = plan.n_sequences * sum(stack.n_layers * stack.n_heads * len(stack.kinds) for stack in loaded.stacks)
         table_bytes["attention_edges"] = EDGE_BYTES * heads * (of_prompt + of_generated)
-    if keep.embeddings and config.max_new_tokens > 0:
-        rows = plan.n_sequences * (config.max_new_tokens * len(config.embed_scope) + 1)
+    if keep.embeddings and config.completes:
+        rows = n_completed * len(config.embed_scope) + plan.n_sequences
         table_bytes["step_embeddings"] = rows * (MINILM_DIM * 4.0 + 1.0)
     n_files = dict.fromkeys(table_bytes, n_segments)
     if "activations" in n_files:
@@ -263,15 +265,15 @@ def estimate(plan: Plan, config: CollectConfig, keep: Keep, loaded: LoadedModel)
 
 
 def batches(
-    lengths: Sequence[int], n_samples: int, batch_size: int, group: Callable[[int], Hashable] = lambda length: None
+    lengths: Sequence[int], n_samples: int, batch_size: int, group: Callable[[int], Hashable] = lambda index: None
 ) -> list[list[tuple[int, int]]]:
     """Group a segment's (item offset, sample) pairs into batches of similar prompt length, the longest first.
 
-    Lengths of unequal `group` share no batch. A function of the plan and the tokens alone, so that a resumed run makes
-    the same batches.
+    Items of unequal `group` (of their index) share no batch. A function of the plan and the tokens alone, so that a
+    resumed run makes the same batches.
     """
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
     groups: dict[Hashable, list[tuple[int, int]]] = {}
     for i in order:
-        groups.setdefault(group(lengths[i]), []).extend((i, sample) for sample in range(n_samples))
+        groups.setdefault(group(i), []).extend((i, sample) for sample in range(n_samples))
     return [rows[start : start + batch_size] for rows in groups.values() for start in range(0, len(rows), batch_size)]

@@ -41,13 +41,12 @@ def resolve_keep(keep: Keep, config: CollectConfig, loaded: LoadedModel, notice:
     keep = with_every_site(keep, loaded, attention, notice)
     asked = vector_wishes(keep, loaded.stacks, observe_prompt=config.observe_prompt)
     check_attention_sites(asked, loaded, attention)
-    generates = config.max_new_tokens > 0
     of_prompt = "prompt" in keep.edges and config.observe_prompt
     wishes = Wishes(
         keep.tokens,
         keep.layers,
         keep.heads and bool(attention),
-        each_once(asked, generates=generates),
+        each_once(asked, generates=config.completes),
         stored_dtype(loaded, config),
         config.topk,
         edges=(config.edge_threshold, config.edge_cap) if of_prompt else None,

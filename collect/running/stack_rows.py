@@ -1,13 +1,13 @@
 """What one stack computed for a batch, to rows of the observation tables sorted by key; knows shapes, not models."""
 
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
 from jaxtyping import Float, Int
 
 from ...lake.errors import ConfigError
+from ...lake.segments import SegmentWriter
 from ...lake.uniform_attention import uniform_basin
 from ..decoding.sequence import Block, Sequence
 from ..models.stack import DECODER
@@ -28,16 +28,6 @@ class NotStorable(ConfigError):
     """A finite value is too large for the number format that vectors are stored in."""
 
 
-class Segment(Protocol):
-    """The part of the store's segment writer that collection uses."""
-
-    def append(self, table: str, columns: dict) -> None: ...
-
-    def append_vectors(
-        self, table: str, *, columns: dict, vectors: np.ndarray, dtype: str, layer: int | None, site: str | None
-    ) -> None: ...
-
-
 def nullable(values: np.ndarray) -> pa.Array:
     """An Arrow array in which NaN is null."""
     return pa.array(values, from_pandas=True)
@@ -47,7 +37,7 @@ def nullable(values: np.ndarray) -> pa.Array:
 class StackRows:
     """Collects the blocks of states and attention that one stack gives for a batch, and writes them."""
 
-    segment: Segment
+    segment: SegmentWriter
     wishes: Wishes
     batch: list[Sequence]
     stack: str
