@@ -19,13 +19,19 @@ from ..lake.errors import NotFoundError, UsageError, did_you_mean
 from ..lake.snapshot import Snapshot
 from .option import options_of
 
-Columns = Mapping[str, Any]
+Columns = Mapping[str, object]
 Reads = Sequence[tuple[str, Mapping[str, int | str]]]
 """What of a run is read: (table, values of key columns that are wanted of it)."""
 QUESTIONS = {
     "trajectory": "trajectory:Trajectory",
     "topology": "topology:Topology",
     "compare": "comparison:Comparison",
+    "directions": "directions.question:Directions",
+    "variance": "sampling.variance:Variance",
+    "oracle": "sampling.oracle:OracleDistances",
+    "sensitivity": "sampling.sensitivity:Sensitivity",
+    "clusters": "sampling.clusters:SolutionClusters",
+    "pass-rates": "sampling.pass_rates:PassRates",
     "neuron-effects": "neurons.effects:NeuronEffects",
 }
 """Names of the analyses, in the order of `lake analyze --help`: module of this folder, and the question in it.
@@ -41,6 +47,8 @@ class Rows:
     tables: Mapping[str, Columns]
     n_sequences: int
     notices: list[str] = field(default_factory=list)
+    vectors: Sequence[Mapping[str, Any]] = ()
+    """Rows with a vector, as calls of `append_vectors`."""
 
 
 @dataclass(frozen=True)
@@ -60,13 +68,13 @@ class Answer:
     run_id: str
     analysis_id: str
     name: str
-    parameters: dict[str, Any]
+    parameters: dict[str, object]
     computed: bool
     n_rows: dict[str, int]
     seconds: float
     notices: tuple[str, ...] = ()
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         """Plain values for JSON."""
         return dict(vars(self)) | {"seconds": round(self.seconds, 3), "notices": list(self.notices)}
 
@@ -102,7 +110,7 @@ class Question(ABC):
         """What is read of every run, once the choices are made."""
 
     @abstractmethod
-    def parameters(self, run_ids: Sequence[str]) -> dict[str, Any]:
+    def parameters(self, run_ids: Sequence[str]) -> dict[str, object]:
         """What identifies the resolved question besides its name and the committed files."""
 
     @abstractmethod
@@ -131,9 +139,13 @@ def ask(lake: Lake, run: str | Sequence[str], question: Question, *, force: bool
         about = analysis_row(analysis, rows.n_sequences, rows.notices, run_ids[1] if len(run_ids) > 1 else None)
         tables = {name: columns for name, columns in rows.tables.items() if _length(columns)}
         named = {name: {**columns, "analysis_id": analysis.analysis_id} for name, columns in tables.items()}
-        commit_analysis(lake, analysis, {"analyses": about, **named})
+        mine = {"analysis_id": analysis.analysis_id}
+        vectors = [{**call, "columns": {**call["columns"], **mine}} for call in rows.vectors]
+        commit_analysis(lake, analysis, {"analyses": about, **named}, vectors)
         computed, notices = True, tuple(rows.notices)
         counts = {name: _length(columns) for name, columns in tables.items()} | {"analyses": 1}
+        for call in rows.vectors:
+            counts[call["table"]] = counts.get(call["table"], 0) + len(call["vectors"])
     seconds = time.perf_counter() - started
     return Answer(
         analysis.run_id, analysis.analysis_id, analysis.name, parameters, computed, counts, seconds, notices
@@ -157,7 +169,7 @@ def question_kind(name: str) -> type[Question]:
     return getattr(import_module(f".{module}", __package__), kind)
 
 
-def checked_options(kind: type[Question], given: Mapping[str, object]) -> dict[str, Any]:
+def checked_options(kind: type[Question], given: Mapping[str, object]) -> dict[str, object]:
     """The options among `given` as the fields hold them; UsageError for values that cannot be."""
     return {one.name: one.checked(given[one.name]) for one in options_of(kind) if one.name in given}
 
@@ -182,6 +194,6 @@ def _notices(lake: Lake, analysis: Analysis) -> tuple[str, ...]:
     return (text,) if text else ()
 
 
-def _length(columns: Columns) -> int:
+def _length(columns: Mapping[str, Any]) -> int:
     """Rows: the length of the first array among the columns; scalars are repeated."""
     return next((len(v) for v in columns.values() if hasattr(v, "__len__") and not isinstance(v, str)), 0)

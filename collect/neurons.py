@@ -60,9 +60,7 @@ def _read(
     lake: Lake, run_id: str, loaded: LoadedModel, targets: Sequence[Target], on_progress: Callable[[int, int], None]
 ) -> "NeuronSums":
     if loaded.encoder is not None:
-        raise ConfigError(
-            f"{type(loaded.model).__name__} has an encoder: only decoder-only models can be ranked."
-        )
+        raise ConfigError(f"{type(loaded.model).__name__} has an encoder: only decoder-only models can be ranked.")
     sums, reading = NeuronSums(loaded), choose_reading(loaded)
     for start in range(0, len(targets), CHUNK_SEQUENCES):
         chunk = targets[start : start + CHUNK_SEQUENCES]

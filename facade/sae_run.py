@@ -69,4 +69,3 @@ def run_saes(
         on_step(f"features of {sae_id}")
         done.features.append(compute_features(lake, sae_id, run_id))
     return done
-
