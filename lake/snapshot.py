@@ -1,15 +1,14 @@
 """What a reader sees: the commit records of each run, read once, and the files they name."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
 
 from . import commits, layout
 from .commits import BlobEntry, FileEntry, Record
 from .errors import DamageError, LakeError, NotFoundError
 from .layout import DERIVED_WRITER, RUN_ID
-from .records.run_json import read_run_json
+from .records.run_json import RunJson, read_run_json
 from .records.tombstone import check_tombstone
 from .storage.store import Store
 
@@ -19,7 +18,7 @@ class RunLog:
     """Everything the lake knows of one run: run.json and its commit records, one chain per writer."""
 
     run_id: str
-    run_json: dict[str, Any]
+    run_json: RunJson
     digest: str
     chains: dict[str, list[Record]]
     removed: bool
@@ -162,6 +161,11 @@ class Snapshot:
         for entry, columns in self._entries(table, run):
             groups.setdefault(columns, []).append(entry)
         return groups
+
+    def without(self, damaged: Mapping[str, LakeError]) -> "Snapshot":
+        """The same commits but those of runs whose files turned out to be damaged."""
+        runs = {run_id: log for run_id, log in self.runs.items() if run_id not in damaged}
+        return replace(self, runs=runs, damaged={**self.damaged, **damaged})
 
     def _entries(self, table: str, run: str | None) -> Iterator[tuple[FileEntry, tuple[str, ...]]]:
         for run_id, log in self.runs.items():

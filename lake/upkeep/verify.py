@@ -6,7 +6,7 @@ quick: records, chains, names, sizes, footers. full: also SHA-256 of every file.
 import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -52,7 +52,7 @@ class Verification:
         """Whether nothing is damaged."""
         return not self.problems
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         """The report as plain values for JSON."""
         return {"ok": self.ok, **asdict(self)}
 
@@ -234,4 +234,4 @@ def run_files(store: Store, run_id: str) -> Iterator[Entry]:
 def made_by_a_writer(name: str) -> re.Match[str] | None:
     """The match of the part of a path that a writer named: a data file, or the folder of a commit's blobs."""
     parts = name.split("/")
-    return PART.fullmatch(parts[-2] if parts[1] == BLOBS else parts[-1])
+    return PART.fullmatch(parts[3] if parts[1] == BLOBS and len(parts) > 4 else parts[-1])
