@@ -29,7 +29,11 @@ SELECT
     n_equal_tokens,
     baseline_answer,
     branch_answer,
-    CASE WHEN answer_changed THEN 'another answer' ELSE 'the same answer' END AS answer
+    CASE
+        WHEN answer_changed IS NULL THEN 'cut before an answer'
+        WHEN answer_changed THEN 'another answer'
+        ELSE 'the same answer'
+    END AS answer
 FROM rows
 WHERE margin IS NOT NULL AND layer = coalesce($layer, (SELECT max(layer) FROM rows))
 ORDER BY sequence_id, step

@@ -33,7 +33,11 @@ SELECT
     p.divergence,
     p.n_equal_tokens,
     p.branch_answer,
-    CASE WHEN p.answer_changed THEN 'another answer' ELSE 'the same answer' END AS answer
+    CASE
+        WHEN p.answer_changed IS NULL THEN 'cut before an answer'
+        WHEN p.answer_changed THEN 'another answer'
+        ELSE 'the same answer'
+    END AS answer
 FROM rows AS p
 LEFT JOIN token_steps AS t ON p.run_id = t.run_id AND p.sequence_id = t.sequence_id AND p.position = t.position
 LEFT JOIN token_steps AS a
