@@ -9,14 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from . import embed, judge, read_again
 from .terminal import HERE, AnyRun, AsJson, LakePath, open_lake, print_json, say
 from .toolkit.completion import runs
+from .toolkit.either_run import either_run
 from .toolkit.verify_option import reading
 
 if TYPE_CHECKING:
     from ..analysis.option import Option
     from ..analysis.question import Answer
 
+NAME = "analyze"
 Force = Annotated[bool, typer.Option("--force", help="Compute again what is stored.")]
 Figures = Annotated[
     Path | None, typer.Option(metavar="DIR", help="Draw every sequence into this folder, with an index as CSV.")
@@ -87,7 +90,7 @@ def question_verb(name: str) -> Callable[..., None]:
     verb.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     verb.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     verb.__doc__ = kind.__doc__
-    return reading(verb)
+    return reading(either_run(verb))
 
 
 def _keyword(name: str, annotation: Any, default: object) -> inspect.Parameter:
@@ -116,7 +119,12 @@ def _parameter(option: "Option") -> inspect.Parameter:
     )
 
 
+for _verb in (embed.embed, judge.judge, read_again.lens, read_again.attribution):
+    app.command()(either_run(_verb))
+
+
 @app.command("list")
+@either_run
 def list_analyses(
     run: Annotated[str | None, typer.Argument(metavar="[RUN]", help="Only of this run.")] = None,
     as_json: AsJson = False,
