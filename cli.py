@@ -9,7 +9,21 @@ from typing import Annotated
 import typer
 
 from . import __version__
-from .commands import analyze, ask, collect, demo, embed, exchange, maintain, metrics, read_again, show_run
+from .commands import (
+    analyze,
+    ask,
+    collect,
+    demo,
+    embed,
+    exchange,
+    judge,
+    maintain,
+    metrics,
+    read_again,
+    sae,
+    show_run,
+)
+from .commands.toolkit.either_run import either_run
 from .commands.toolkit.outcome import outcome
 from .commands.toolkit.verify_option import reading
 
@@ -44,14 +58,18 @@ def root(
 
 
 app.command(cls=collect.CollectCommand)(collect.collect)
-for _verb in (ask.runs, maintain.verify, maintain.rm, maintain.vacuum, demo.demo):
+for _verb in (ask.runs, maintain.vacuum, demo.demo):
     app.command()(_verb)
-for _verb in (ask.show, ask.sql, ask.query, ask.chart, show_run.report, show_run.dashboard, metrics.metrics):
-    app.command()(reading(_verb))
-for _verb in (embed.embed, read_again.lens, read_again.attribution):
-    analyze.app.command()(_verb)
+for _verb in (maintain.verify, maintain.rm):
+    app.command()(either_run(_verb))
+app.command()(reading(show_run.dashboard))
+for _verb in (ask.show, ask.sql, ask.query, ask.chart, show_run.report, metrics.metrics):
+    app.command()(reading(either_run(_verb)))
+for _verb in (embed.embed, judge.judge, read_again.lens, read_again.attribution):
+    analyze.app.command()(either_run(_verb))
 app.add_typer(analyze.app, name="analyze")
 app.add_typer(read_again.app, name="experiment")
+app.add_typer(sae.app, name="sae")
 app.add_typer(exchange.import_app, name="import")
 app.add_typer(exchange.export_app, name="export")
 

@@ -18,6 +18,12 @@ class CollectSettings(TypedDict, total=False):
     prompts_format: Literal["auto", "text", "jsonl", "json", "csv", "tsv", "parquet"]
     split_lines: bool
     dataset: str | None
+    given: str | None
+    branch_from: str | None
+    continue_run: str | None
+    sequence: int | Sequence[int]
+    at: TextOrMany
+    force: str | None
     limit: int | None
     max_new_tokens: int
     keep: TextOrMany
@@ -30,6 +36,7 @@ class CollectSettings(TypedDict, total=False):
     generation_config: bool
     stop: TextOrMany
     stop_when: TextOrMany
+    edit: TextOrMany
     grader: str
     chat: Literal["auto", "on", "off"]
     chat_template: str | None

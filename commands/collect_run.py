@@ -29,9 +29,10 @@ def run_collect(
         return _resume(lake, resume, flags, as_json)
     # What needs no model is checked before the libraries of models are imported: a typo costs no seconds.
     settings = resolve_config(flags, file=config)
-    source = checked_source(settings)
-    from ..collect.running.collector import Callbacks, Collection
     from ..lake import Lake
+
+    source = checked_source(settings, lake=Lake.open(lake) if settings.goes_on else None)
+    from ..collect.running.collector import Callbacks, Collection
 
     with Interrupt() as stop, ProgressBar() as bar:
         callbacks = Callbacks(bar.update, say, stop)

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from .terminal import HERE, AnyRun, AsJson, LakePath, open_lake, print_json, say
+from .toolkit.either_run import either_run
 from .toolkit.verify_option import reading
 
 app = typer.Typer(
@@ -69,6 +70,7 @@ def attribution(
 
 
 @app.command("second-order")
+@either_run
 @reading
 def second_order(
     run: AnyRun = "latest",
@@ -99,6 +101,7 @@ def second_order(
 
 
 @app.command()
+@either_run
 @reading
 def neurons(
     run: AnyRun = "latest",

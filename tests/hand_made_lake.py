@@ -13,6 +13,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 from readout_rows import readout_rows
+from sae_rows import sae_rows
 
 from tracelake.lake.duck import Connection
 from tracelake.lake.lake import Lake
@@ -359,7 +360,7 @@ def frames() -> dict[str, pl.DataFrame]:
         "sae_features": features,
         "operations": operations,
     }
-    loose |= derived_rows(rng, sequences)
+    loose |= derived_rows(rng, sequences) | sae_rows(RUN)
     for name, rows in readout_rows(rng, sequences).items():
         loose[name] = [*loose.get(name, []), *rows]  # type: ignore[list-item]
     return {name: typed(name, loose.get(name, [])) for name in TABLES}

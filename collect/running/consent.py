@@ -13,12 +13,14 @@ from pydantic import ValidationError
 
 from ...lake.errors import ConfigError, UsageError
 from ..config import CollectConfig
+from ..edit import EditSetting
 
 WITHOUT_REACH = frozenset(
     """
     prompt limit max_new_tokens keep samples temperature top_p top_k min_p repetition_penalty stop stop_when chat
     on_long dtype store_dtype max_bytes segment_items batch_size tag seed topk observe_prompt edge_threshold edge_cap
     strict_timings embed_scope prompts_format split_lines grader chat_template allow_missing generation_config
+    branch_from continue_run sequence at force
     """.split()
 )
 """Settings that only say how to compute; all others, also those of later versions, have to be typed."""
@@ -28,6 +30,7 @@ HARMLESS: dict[str, Callable[[Any], bool]] = {
     "device": lambda value: value in ("auto", "cpu"),
     "dataset": lambda value: isinstance(value, str) and re.fullmatch(r"tinymath(:\w+)?", value) is not None,
     "attn_implementation": lambda value: value in ("eager", "sdpa"),
+    "edit": lambda value: all(EditSetting.parse(text).source is None for text in value),
 }
 """Values with nothing outside of this program behind them."""
 
@@ -48,7 +51,7 @@ def consented(run_id: str, stored: Any, typed: Mapping[str, Any], *, own: bool =
             if name == "max_bytes":
                 continue
             raise UsageError(f"--resume takes everything else from the run; leave out {_option(name)}.")
-        if name not in MAY_MOVE and value != stored.get(name):
+        if name not in MAY_MOVE and _plain(value) != _plain(stored.get(name)):
             raise UsageError(f"Run {run_id!r} was recorded with {_typed(name, stored.get(name))}, not {value!r}.")
     if not own and (missing := {name: value for name, value in wanted.items() if name not in typed}):
         raise UsageError(_request(run_id, wanted, missing))
@@ -86,10 +89,17 @@ def _request(run_id: str, wanted: Mapping[str, Any], missing: Mapping[str, Any])
     )
 
 
+def _plain(value: Any) -> Any:
+    """A setting as run.json holds it."""
+    return list(value) if isinstance(value, tuple) else value
+
+
 def _option(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
 def _typed(name: str, value: Any) -> str:
     """An option as it is typed in a shell."""
+    if isinstance(value, list | tuple):
+        return " ".join(_typed(name, one) for one in value)
     return _option(name) if value is True else f"{_option(name)} {shlex.quote(str(value))}"
