@@ -1,15 +1,18 @@
 """`lake import` and `lake export` for a terminal: parse, call one library function, print."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from .terminal import HERE, AnyRun, AsJson, LakePath, open_lake, overwrite, print_json, say
 from .toolkit.either_run import either_run
 from .toolkit.verify_option import reading
+
+if TYPE_CHECKING:
+    from ..lake.exchange.import_run import ImportedRun
 
 Tag = Annotated[str | None, typer.Option(help="Label of the run; begins its id.")]
 Again = Annotated[bool, typer.Option("--again", help="Import records that the lake holds already once more.")]
@@ -201,7 +204,7 @@ def _progress() -> Callable[[str, int, int], None]:
     return lambda doing, done, n: overwrite(f"{doing} {done + 1}/{n}", last=done + 1 == n)
 
 
-def _print_runs(runs: Any, as_json: bool) -> None:
+def _print_runs(runs: "Iterable[ImportedRun]", as_json: bool) -> None:
     if as_json:
         print_json({"runs": [vars(run) for run in runs]})
         return

@@ -9,6 +9,7 @@ from .terminal import HERE, AnyRun, AsJson, LakePath, open_lake, print_json, say
 from .toolkit.either_run import either_run
 from .toolkit.verify_option import reading
 
+NAME = "experiment"
 app = typer.Typer(
     help="Run the model over a run's stored sequences to see which of its parts matter; resumable.",
     no_args_is_help=True,
@@ -72,6 +73,7 @@ def attribution(
 @app.command("second-order")
 @either_run
 @reading
+@either_run
 def second_order(
     run: AnyRun = "latest",
     direction: Annotated[
@@ -103,6 +105,7 @@ def second_order(
 @app.command()
 @either_run
 @reading
+@either_run
 def neurons(
     run: AnyRun = "latest",
     model: Model = None,

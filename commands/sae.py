@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ..analysis.sae.options import TrainOptions
     from ..analysis.sae.plan import TrainingPlan
 
+NAME = "sae"
 app = typer.Typer(
     help="Sparse autoencoders: train them from stored vectors, evaluate them, look their features up.",
     no_args_is_help=True,

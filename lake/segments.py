@@ -31,7 +31,7 @@ class Commit:
 
     what: str
     place: Place
-    fields: Mapping[str, Any]
+    fields: Mapping[str, object]
     publish: Callable[..., object]
     """Called with the record's fields."""
     is_unsure: Callable[[], bool]
@@ -64,7 +64,7 @@ class SegmentWriter:
         """Bytes spilled to staging so far (after sealing: the bytes of the committed files)."""
         return self._written + sum(part.bytes_written for part in self._parts if not self._sealed)
 
-    def append(self, table: str, columns: Mapping[str, Any]) -> None:
+    def append(self, table: str, columns: Mapping[str, object]) -> None:
         """Add rows: columns are numpy or Arrow arrays, lists, or scalars (repeated); a missing nullable column is null.
 
         Arrays are kept, not copied, until they are written: do not write into them afterwards.
@@ -83,7 +83,7 @@ class SegmentWriter:
         self,
         table: str,
         *,
-        columns: Mapping[str, Any],
+        columns: Mapping[str, object],
         vectors: np.ndarray,
         dtype: str,
         layer: int | None = None,
@@ -145,8 +145,8 @@ class SegmentWriter:
         self,
         place: tuple[Any, ...],
         table: Table,
-        constants: Mapping[str, Any],
-        columns: Mapping[str, Any],
+        constants: Mapping[str, int | str],
+        columns: Mapping[str, object],
         vectors: np.ndarray | None,
     ) -> None:
         if place not in self._buffers:

@@ -3,13 +3,12 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
 
 from . import commits, layout
 from .commits import BlobEntry, FileEntry, Record
 from .errors import DamageError, LakeError, NotFoundError
 from .layout import DERIVED_WRITER, RUN_ID
-from .records.run_json import read_run_json
+from .records.run_json import RunJson, read_run_json
 from .records.tombstone import check_tombstone
 from .storage.store import Store
 
@@ -19,7 +18,7 @@ class RunLog:
     """Everything the lake knows of one run: run.json and its commit records, one chain per writer."""
 
     run_id: str
-    run_json: dict[str, Any]
+    run_json: RunJson
     digest: str
     chains: dict[str, list[Record]]
     removed: bool

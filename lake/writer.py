@@ -10,6 +10,7 @@ from . import commits, layout
 from .commits import Record
 from .errors import LakeError, NotFoundError, UsageError
 from .layout import DERIVED_WRITER
+from .records.run_json import RunJson
 from .segments import Commit, SegmentWriter
 from .snapshot import RunLog, read_run
 from .storage.store import Lease, Store, explained
@@ -47,7 +48,7 @@ class RunWriter:
             self._publish_end(self._chain[-1])  # an earlier process may have died before it did
 
     @property
-    def run_json(self) -> dict[str, Any]:
+    def run_json(self) -> RunJson:
         """Configuration and provenance of the run."""
         return self._log.run_json
 
