@@ -71,6 +71,7 @@ def attribution(
 
 
 @app.command("second-order")
+@either_run
 @reading
 @either_run
 def second_order(
@@ -102,6 +103,7 @@ def second_order(
 
 
 @app.command()
+@either_run
 @reading
 @either_run
 def neurons(
