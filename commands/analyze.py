@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from .labelling import grade, labels
 from .reading import reading
 from .terminal import HERE, AnyRun, AsJson, LakePath, print_json, say
 
@@ -13,6 +14,9 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
 )
+
+app.command("grade")(reading(grade))
+app.command("labels")(labels)
 
 Embedder = Annotated[str | None, typer.Option(help="Embedder of the path; the one that is stored if there is one.")]
 Scope = Annotated[str | None, typer.Option(help="Text of the path: completion, prompt+completion or window:N.")]

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from .table import Table
 from .tables.comparisons import COMPARISONS, FINGERPRINTS, TRAJECTORY_CORRELATIONS
 from .tables.imports import IMPORTED_METRICS
-from .tables.labels import LABELS
+from .tables.labels import GRADES, LABELS
 from .tables.paths import (
     PERSISTENCE_PAIRS,
     PERSISTENCE_SUMMARIES,
@@ -32,7 +32,7 @@ TABLES: dict[str, Table] = {
         *(STEP_EMBEDDINGS, SAE_FEATURES, OPERATIONS, IMPORTED_METRICS),
         # Written by analyses: every row names its analysis, and all can be computed again.
         *(ANALYSES, TRAJECTORIES, TRAJECTORY_SUMMARIES, PERSISTENCE_PAIRS, PERSISTENCE_SUMMARIES),
-        *(FINGERPRINTS, COMPARISONS, TRAJECTORY_CORRELATIONS, LABELS),
+        *(FINGERPRINTS, COMPARISONS, TRAJECTORY_CORRELATIONS, LABELS, GRADES),
     )
 }
 

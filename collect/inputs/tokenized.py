@@ -84,18 +84,18 @@ class PromptTokenizer:
             # A template writes its special tokens itself; adding the tokenizer's own would double the first one.
             encoded = self.tokenizer(
                 prompt.text if text is None else text,
-                add_special_tokens=text is None,
+                add_special_tokens=prompt.messages is None and not self.uses_template,
                 return_offsets_mapping=fast,
                 return_attention_mask=False,
                 verbose=False,
             )
             ids.append(np.asarray(encoded["input_ids"], dtype=np.int64))
-            ends.append(_char_ends(encoded["offset_mapping"]) if fast else None)
+            ends.append(char_ends(encoded["offset_mapping"]) if fast else None)
         return rendered, ids, ends
 
     def _render(self, prompt: Prompt) -> str | None:
         if prompt.messages is None and not self.uses_template:
-            return None
+            return prompt.wording
         if self.template is None:
             raise ConfigError(f"Item {prompt.item_id} has messages, but this model's tokenizer has no chat template.")
         return self.template.render(prompt)
@@ -131,7 +131,7 @@ class PromptTokenizer:
             yield TokenizedPrompt(prompt, text, None, ids[part], local, item_offset=start)
 
 
-def _char_ends(offsets: list[tuple[int, int]]) -> np.ndarray:
+def char_ends(offsets: list[tuple[int, int]]) -> np.ndarray:
     """End offset of each token; tokens that the tokenizer added itself repeat the value before them."""
     return (
         np.maximum.accumulate(np.array([end for _, end in offsets], dtype=np.int32)) if offsets else np.empty(0, "i4")

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from ...lake import Lake
-from ...lake.errors import ConfigError, StoppedError
+from ...lake.errors import ConfigError, StoppedError, UsageError
 from ..config import CollectConfig
 from ..decoding.check import choose_reading, reading_notice
 from ..decoding.generation_settings import GenerationSettings
@@ -18,9 +18,10 @@ from ..decoding.replay import replay
 from ..decoding.sequence import Limits
 from ..decoding.timings import Timings
 from ..embedding.embedder import Embedder
+from ..inputs.problem_sets import remarks
 from ..inputs.prompts import PromptSource, open_source
 from ..inputs.text import TokenText
-from ..inputs.tokenized import PromptTokenizer, TokenizedPrompt
+from ..inputs.tokenized import TokenizedPrompt
 from ..keep import Keep
 from ..models.load import load_model
 from ..models.model import LoadedModel
@@ -31,13 +32,13 @@ from ..observing.observation import ObservedModel, Wishes
 from ..observing.vectors import check_attention_sites, each_once, vector_wishes
 from . import own_runs
 from .consent import consented, resume_command
+from .context_items import items_of
 from .failure import failing_said
 from .plan import Estimate, Plan, estimate, make_plan, stored_dtype
 from .provenance import check_same, new_run_id, run_json
 from .segment import SegmentRunner, operation_columns
 from .space import check_space
 from .stopping import Stopping, stop_finder, stopped
-from .work_items import WorkItems
 
 
 @dataclass
@@ -91,6 +92,8 @@ class Collection:
         self.notices: list[str] = []
         self.timings = Timings()
         self.source: PromptSource = source or open_source(config)
+        for text in remarks(self.source.describe()):
+            self.notice(text)
         with self.timings.measure("load"):
             self.loaded: LoadedModel = self._load() if weights else self._outline()
         if self.loaded.gaps:
@@ -108,16 +111,7 @@ class Collection:
         self.unmeasured: dict[str, str] = {}
         self.wishes = self._wishes()
         self.observed: ObservedModel | None = None
-        tokenizer = PromptTokenizer(
-            self.loaded.tokenizer,
-            config.chat,
-            config.on_long,
-            self.loaded.longest_prompt(generates=config.max_new_tokens > 0),
-            config.max_new_tokens > 0,
-            config.chat_template,
-            self.loaded.n_embeddings,
-        )
-        self.items = WorkItems(self.source, tokenizer)
+        self.items = items_of(self.source, config, self.loaded)
         with self.timings.measure("plan"):
             self.plan = plan or make_plan(self.loaded, config, self.keep, self.items.lengths(), reading)
         if self.plan.reading != reading:
@@ -198,6 +192,10 @@ class Collection:
 
     def join(self, lake: Lake, run_id: str, rank: int, world: int) -> Collected:
         """Collect this writer's share of a run that `world` writers collect together, whoever of them starts it."""
+        if self.config.corpus is not None and world > 1:
+            raise UsageError(
+                "A corpus is read by one writer: where a segment begins is known when the one before ends."
+            )
         lake.check_writable()
         share = self.plan.share(rank, world)
         return self.collect_into(lake.join_run(run_id, self._about(run_id), f"w{rank}"), share)
@@ -221,7 +219,9 @@ class Collection:
         try:
             with failing_said(run, self.plan.batch_size, self._resume_command(run)):
                 self._collect_segments(run, progress, embedder, share)
-            run.finish(status="complete", extra={"unwritten_ms": self._last_write_ms})
+            run.finish(status="complete", extra={"unwritten_ms": self._last_write_ms, **self.items.outcome()})
+            if (remark := self.items.remark()) is not None:
+                self.notice(remark)
             own_runs.forget(run.run_json)
         finally:
             pa.set_memory_pool(pool)
@@ -247,11 +247,12 @@ class Collection:
         # The first segment also pays for what is imported and allocated once.
         compared = waiting[min(1, len(waiting) - 1)] if self.config.strict_timings and waiting else None
         runner = self._runner(run.run_id, progress, embedder)
-        for index, (start, stop), items in self.items.pending(self.plan.segments, others):
+        for index, (start, stop), items in self.items.pending(self.plan.segments, others, run.notes):
             self._check_limits(run)
             with run.segment(index, (start, stop)) as segment:
                 self._collect(runner, segment, start, items, compare=index == compared)
                 segment.append("operations", operation_columns(self.timings, run.writer, index))
+                segment.note(self.items.note())
                 sealing = time.perf_counter()
             self._last_write_ms = (time.perf_counter() - sealing) * 1000
             self.timings.add("write", self._last_write_ms)

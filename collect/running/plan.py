@@ -19,6 +19,8 @@ SEGMENT_BYTES = 256 * 2**20
 SEGMENT_BATCHES = 32
 SEGMENT_SEQUENCES = 128
 """However large the batches: a segment's rows lie in memory until it is sealed, some of them three times over."""
+SEGMENT_TOKENS = 32_768
+"""A segment of vectors alone holds at least so many tokens, if its bytes allow: small files are slow to read."""
 LEAST_SEGMENTS = 8
 CPU_BUDGET, GPU_BUDGET = 64 * 2**20, 512 * 2**20
 LOGIT_BYTES_CPU, LOGIT_BYTES_GPU = 64 * 2**20, 256 * 2**20
@@ -153,7 +155,7 @@ def make_plan(loaded: LoadedModel, config: CollectConfig, keep: Keep, lengths: n
     widest = 4 * (loaded.n_layers + 2 + BLOCK_WIDTHS) * loaded.d_model
     per_item = config.samples * np.sum([n_read[name] * sum(table.values()) for name, table in sizes.items()], axis=0)
     return Plan(
-        segments=_segments(per_item, config),
+        segments=_segments(per_item, config, mean_length, only_vectors=_only_vectors(keep)),
         n_items=len(lengths),
         n_sequences=len(lengths) * config.samples,
         n_prompt_tokens=int((lengths + len(loaded.start_ids)).sum()) * config.samples,
@@ -178,7 +180,9 @@ def _mean_bytes(
     }
 
 
-def _segments(per_item: np.ndarray, config: CollectConfig) -> list[list[int]]:
+def _segments(
+    per_item: np.ndarray, config: CollectConfig, mean_length: float, *, only_vectors: bool
+) -> list[list[int]]:
     """Half-open item ranges: bounded bytes, at most 32 batches, at least 8 segments (or one per batch)."""
     n_items = len(per_item)
     items_per_batch = max(1, config.batch_size // config.samples)
@@ -186,7 +190,7 @@ def _segments(per_item: np.ndarray, config: CollectConfig) -> list[list[int]]:
         most = config.segment_items
     else:
         share = max(items_per_batch, n_items // LEAST_SEGMENTS // items_per_batch * items_per_batch)
-        most = max(1, min(share, _most_sequences(config) // config.samples))
+        most = max(1, min(share, _most_sequences(config, mean_length, only_vectors) // config.samples))
     segments: list[list[int]] = []
     start, size = 0, 0.0
     for i in range(n_items):
@@ -200,8 +204,13 @@ def _segments(per_item: np.ndarray, config: CollectConfig) -> list[list[int]]:
     return segments
 
 
-def _most_sequences(config: CollectConfig) -> int:
-    return min(SEGMENT_BATCHES * config.batch_size, max(SEGMENT_SEQUENCES, config.batch_size))
+def _only_vectors(keep: Keep) -> bool:
+    return bool(keep.activations) and not (keep.tokens or keep.layers or keep.heads or keep.edges)
+
+
+def _most_sequences(config: CollectConfig, mean_length: float, only_vectors: bool) -> int:
+    most = min(SEGMENT_BATCHES * config.batch_size, max(SEGMENT_SEQUENCES, config.batch_size))
+    return max(most, math.ceil(SEGMENT_TOKENS / mean_length)) if only_vectors else most
 
 
 def estimate(plan: Plan, config: CollectConfig, keep: Keep, loaded: LoadedModel) -> Estimate:
@@ -229,7 +238,7 @@ def estimate(plan: Plan, config: CollectConfig, keep: Keep, loaded: LoadedModel)
         n_tokens=n_tokens,
         table_bytes={table: int(size) + n_files[table] * FILE_BYTES[table] for table, size in table_bytes.items()},
         n_files=sum(n_files.values()) + n_segments + 2,
-        exact=config.max_new_tokens == 0 and not keep.edges,
+        exact=config.max_new_tokens == 0 and not keep.edges and config.corpus is None,
     )
 
 
