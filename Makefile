@@ -17,7 +17,7 @@ STAGES := build/tinymath
 SINK_SERVERS := build/sinks
 SINK_STAMP := $(SINK_SERVERS)/.unpacked
 
-.PHONY: help demo test check test-slow test-models test-sinks test-browser bench docs tour format tinymath install clean
+.PHONY: help demo test check test-slow test-models test-sinks test-browser bench gpu docs tour format tinymath install clean
 .DEFAULT_GOAL := help
 
 help:
@@ -29,6 +29,7 @@ help:
 	@echo "make test-sinks the tests of lake metrics with a real Prometheus and Pushgateway, from Debian's packages"
 	@echo "make test-browser  read a report and click through the dashboard in Chromium"
 	@echo "make bench      measure speeds and sizes (benchmarks/)"
+	@echo "make gpu        compare and measure on a GPU (benchmarks/gpu.py), at most eight minutes"
 	@echo "make docs       write the generated pages of docs/ again"
 	@echo "make tour       run the commands of README.md again and write their output"
 	@echo "make format     format and sort imports"
@@ -97,6 +98,11 @@ test-browser: $(DEV_STAMP)
 
 bench: $(DEV_STAMP)
 	$(BIN)/python benchmarks/run.py
+
+# With the Python that has torch for the card, where that is another: make gpu GPU_PYTHON=python3
+GPU_PYTHON ?= $(BIN)/python
+gpu:
+	$(GPU_PYTHON) benchmarks/gpu.py
 
 # The output on README.md and its picture, from a new demonstration lake.
 tour: $(DEV_STAMP)

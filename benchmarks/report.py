@@ -12,6 +12,8 @@ ORDER = (
     *("collection", "plain_script", "store", "checked_reads", "queries", "startup", "memory", "sizes"),
     "trajectories",
 )
+ELSEWHERE = ("gpu",)
+"""Benchmarks that need another machine."""
 SAME_MACHINE = ("cpu", "cores", "memory_gb", "os", "python")
 
 
@@ -31,7 +33,10 @@ def write_page(folder: Path) -> None:
     """Write README.md from the JSON files of `folder`."""
     found = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("*.json")}
     results = [
-        found[name] for first in ORDER for name in sorted(found) if name == first or name.startswith(f"{first}_")
+        found[name]
+        for first in (*ORDER, *ELSEWHERE)
+        for name in sorted(found)
+        if name == first or name.startswith(f"{first}_")
     ]
     lines = [
         "# Results",

@@ -25,8 +25,10 @@ def test_segments_cover_all_items_once(sizes: list[int], batch_size: int, sample
     found = _segments(np.array(sizes, dtype=float), config)
     assert [start for start, _ in found[1:]] == [stop for _, stop in found[:-1]]
     assert found[0][0] == 0 and found[-1][1] == len(sizes)
+    batch = max(1, batch_size // samples)
     for start, stop in found:
-        assert stop - start == 1 or sum(sizes[start:stop]) <= SEGMENT_BYTES
+        assert stop - start <= batch or sum(sizes[start:stop]) <= SEGMENT_BYTES
+        assert start % batch == 0  # no batch is cut for its bytes: a GPU would run its parts at the price of whole ones
         assert (stop - start) * samples <= 32 * max(batch_size, samples)
     n_batches = -(-len(sizes) * samples // batch_size)
     assert len(found) >= min(8, n_batches // 2, len(sizes))

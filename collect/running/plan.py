@@ -183,24 +183,28 @@ def _mean_bytes(
 def _segments(
     per_item: np.ndarray, config: CollectConfig, mean_length: float, *, only_vectors: bool
 ) -> list[list[int]]:
-    """Half-open item ranges: bounded bytes, at most 32 batches, at least 8 segments (or one per batch)."""
+    """Half-open item ranges of whole batches: bounded bytes, at most 32 batches, at least 8 segments if there are.
+
+    A batch is never cut for its bytes: what does not fit into memory is spilled into another file of the segment, while
+    a GPU would run all the smaller batches at the price of full ones.
+    """
     n_items = len(per_item)
-    items_per_batch = max(1, config.batch_size // config.samples)
     if config.segment_items is not None:
-        most = config.segment_items
-    else:
-        share = max(items_per_batch, n_items // LEAST_SEGMENTS // items_per_batch * items_per_batch)
-        most = max(1, min(share, _most_sequences(config, mean_length, only_vectors) // config.samples))
+        return [[i, min(i + config.segment_items, n_items)] for i in range(0, n_items, config.segment_items)]
+    items_per_batch = max(1, config.batch_size // config.samples)
+    share = max(items_per_batch, n_items // LEAST_SEGMENTS // items_per_batch * items_per_batch)
+    most = min(share, _most_sequences(config, mean_length, only_vectors) // config.samples)
     segments: list[list[int]] = []
-    start, size = 0, 0.0
-    for i in range(n_items):
-        full = i - start >= most or (config.segment_items is None and size + per_item[i] > SEGMENT_BYTES)
-        if i > start and full:
-            segments.append([start, i])
-            start, size = i, 0.0
-        size += float(per_item[i])
-    if n_items > start:
-        segments.append([start, n_items])
+    size = 0.0
+    for start in range(0, n_items, items_per_batch):
+        stop = min(start + items_per_batch, n_items)
+        n_bytes = float(per_item[start:stop].sum())
+        if segments and stop - segments[-1][0] <= most and size + n_bytes <= SEGMENT_BYTES:
+            segments[-1][1] = stop
+            size += n_bytes
+        else:
+            segments.append([start, stop])
+            size = n_bytes
     return segments
 
 

@@ -6,8 +6,8 @@ import numpy as np
 
 from ...errors import ConfigError
 from ..json_file import read_json_object
-from ..safetensors_file import read_safetensors
 from ..sae_weights import SaeWeights, checked
+from ..safetensors_file import read_safetensors
 
 CONFIG, WEIGHTS = "hyperparams.json", "checkpoints/final.safetensors"
 NAMES = {"W_enc": "encoder.weight", "b_enc": "encoder.bias", "W_dec": "decoder.weight", "b_dec": "decoder.bias"}

@@ -8,8 +8,8 @@ import numpy as np
 
 from ...errors import ConfigError, did_you_mean
 from ..json_file import read_json_object
-from ..safetensors_file import read_safetensors
 from ..sae_weights import Activation, SaeWeights, checked
+from ..safetensors_file import read_safetensors
 
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
 ACTIVATIONS: dict[str, Activation] = {

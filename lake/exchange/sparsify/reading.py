@@ -8,8 +8,8 @@ import numpy as np
 
 from ...errors import ConfigError
 from ..json_file import read_json_object
-from ..safetensors_file import read_safetensors
 from ..sae_weights import SaeWeights, checked, hook_of
+from ..safetensors_file import read_safetensors
 
 CONFIG, WEIGHTS = "cfg.json", "sae.safetensors"
 MODULES = (
