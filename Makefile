@@ -86,7 +86,7 @@ $(SINK_STAMP):
 	@touch $@
 
 test-sinks: $(DEV_STAMP) $(SINK_STAMP)
-	TRACELAKE_SINK_SERVERS=required $(BIN)/python -m pytest tests/test_sinks.py tests/test_sinks_servers.py
+	TRACELAKE_SINK_SERVERS=required $(BIN)/python -m pytest tests/presenting/test_sinks.py tests/presenting/test_sinks_servers.py
 
 # Chromium comes from the system's packages: the superuser may install it, everybody else is told how.
 test-browser: $(DEV_STAMP)
@@ -94,7 +94,7 @@ test-browser: $(DEV_STAMP)
 	@test -n "$$TRACELAKE_CHROMIUM" || command -v chromium || command -v google-chrome || \
 		{ test "$$(id -u)" = 0 && apt-get update -q && apt-get install -qy --no-install-recommends chromium; } || \
 		{ echo "There is no Chromium: sudo apt-get install chromium, or set TRACELAKE_CHROMIUM to one."; exit 1; }
-	TRACELAKE_BROWSER=1 $(BIN)/python -m pytest tests/test_browser.py
+	TRACELAKE_BROWSER=1 $(BIN)/python -m pytest tests/presenting/test_browser.py
 
 bench: $(DEV_STAMP)
 	$(BIN)/python benchmarks/run.py

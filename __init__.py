@@ -10,14 +10,45 @@ tracelake.collect("lakehouse", model="gpt2", prompt="The sky is")
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
-from . import collect
+from .lake.errors import (
+    ConfigError,
+    DamageError,
+    DiskFullError,
+    FailedError,
+    LakeError,
+    LockedError,
+    NewerFormatError,
+    NotFoundError,
+    StoppedError,
+    UsageError,
+)
 
 if TYPE_CHECKING:
-    from .facade.open_lake import OpenLake
-    from .lake.lake import Lake
+    from .collect import CallablePackage
+    from .facade.open_lake import OpenLake as OpenLake
+    from .lake.lake import Lake as Lake
+
+    collect: CallablePackage
+else:
+    from . import collect
 
 __version__ = "0.1.0"
-__all__ = ["Lake", "OpenLake", "collect", "open"]
+__all__ = [
+    "ConfigError",
+    "DamageError",
+    "DiskFullError",
+    "FailedError",
+    "Lake",
+    "LakeError",
+    "LockedError",
+    "NewerFormatError",
+    "NotFoundError",
+    "OpenLake",
+    "StoppedError",
+    "UsageError",
+    "collect",
+    "open",
+]
 
 
 def open(path: "str | PathLike[str]" = "lakehouse") -> "OpenLake":

@@ -9,9 +9,9 @@ from typing import Annotated
 import typer
 
 from . import __version__
-from .commands import analyze, ask, collect, demo, embed, exchange, maintain, metrics, show_run
-from .commands.outcome import outcome
-from .commands.reading import reading
+from .commands import analyze, ask, collect, demo, embed, exchange, experiment, maintain, metrics, readout, show_run
+from .commands.toolkit.outcome import outcome
+from .commands.toolkit.verify_option import reading
 
 app = typer.Typer(
     name="lake",
@@ -48,8 +48,10 @@ for _verb in (ask.runs, maintain.verify, maintain.rm, maintain.vacuum, demo.demo
     app.command()(_verb)
 for _verb in (ask.show, ask.sql, ask.query, ask.chart, show_run.report, show_run.dashboard, metrics.metrics):
     app.command()(reading(_verb))
-analyze.app.command()(embed.embed)
+for _verb in (embed.embed, readout.lens, readout.attribution):
+    analyze.app.command()(_verb)
 app.add_typer(analyze.app, name="analyze")
+app.add_typer(experiment.app, name="experiment")
 app.add_typer(exchange.import_app, name="import")
 app.add_typer(exchange.export_app, name="export")
 

@@ -14,6 +14,8 @@ from ..lake.errors import NotFoundError, UsageError, did_you_mean
 from ..lake.snapshot import Snapshot
 from ..lake.tables.tokens import SEQUENCES
 from .correlation import correlation
+from .option import option
+from .paths import LEAST_PERSISTENCE, LEAST_PERSISTENCE_MEANS, PathChoice
 from .permutation import difference, holm
 from .planes import SEED
 from .question import Evidence, Question, Reads, Rows
@@ -32,20 +34,17 @@ FROM_END = 16
 
 
 @dataclass(frozen=True)
-class Comparison(Question):
+class Comparison(PathChoice):
     """How two runs, or two groups of one run, differ: fingerprints, tests grouped by prompt, correlations."""
 
     name: ClassVar[str] = "compare"
-    embedder: str | None = None
-    scope: str | None = None
-    site: str | None = None
-    layer: int | None = None
-    by: str | None = None
-    """Compare two groups of one run instead, by this column of `sequences`."""
-    values: tuple[str, str] | None = None
-    """The two values of that column; the most frequent two if not given."""
-    n_permutations: int = 1999
-    min_persistence: float = 0.02
+    n_runs: ClassVar[tuple[int, int | None]] = (1, 2)
+    by: str | None = option(None, "Compare two groups of one run instead, by this column of `sequences`.")
+    values: tuple[str, str] | None = option(
+        None, "The two values of that column; the most frequent two if not given.", flag="--value"
+    )
+    n_permutations: int = option(1999, "Permutations of the labels.", flag="--permutations")
+    min_persistence: float = option(LEAST_PERSISTENCE, LEAST_PERSISTENCE_MEANS)
 
     def check(self, run_ids: Sequence[str]) -> None:
         """UsageError unless two runs, or two groups of one, are asked for."""

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 
 ZERO_STEP = 1e-9
 HALF_LIFE = 0.95
-Rows = Float[np.ndarray, " row"]
+PerRow = Float[np.ndarray, " row"]
 PerPath = Float[np.ndarray, " path"]
 
 
@@ -20,13 +20,13 @@ PerPath = Float[np.ndarray, " path"]
 class Steps:
     """What is known of every row of a block of paths."""
 
-    cos_to_prompt: Rows
-    cos_prev_step: Rows
-    velocity: Rows
-    curvature_rad: Rows
-    path_length: Rows
-    velocity_z: Rows
-    curvature_z: Rows
+    cos_to_prompt: PerRow
+    cos_prev_step: PerRow
+    velocity: PerRow
+    curvature_rad: PerRow
+    path_length: PerRow
+    velocity_z: PerRow
+    curvature_z: PerRow
     zero_step: Bool[np.ndarray, " row"]
     not_finite: Bool[np.ndarray, " row"]
 
@@ -105,7 +105,7 @@ def shape_of(points: Float[np.ndarray, "row dim"], starts: Int[np.ndarray, " pat
     )
 
 
-def half_life(cosine: Rows, step: Int[np.ndarray, " row"], starts: Int[np.ndarray, " path"]) -> PerPath:
+def half_life(cosine: PerRow, step: Int[np.ndarray, " row"], starts: Int[np.ndarray, " path"]) -> PerPath:
     """The first step whose cosine is at most 0.95 of the first one's; NaN if there is none or that is not positive."""
     path, row = path_of(starts, len(cosine)), np.arange(len(cosine))
     usable = np.isfinite(cosine) & (step >= 0)
@@ -117,7 +117,7 @@ def half_life(cosine: Rows, step: Int[np.ndarray, " row"], starts: Int[np.ndarra
     return np.where(hit < none, step[np.minimum(hit, none - 1)], np.nan)
 
 
-def _turns(units: Float[np.ndarray, "row dim"]) -> Rows:
+def _turns(units: Float[np.ndarray, "row dim"]) -> PerRow:
     """Angle between each unit vector and the one before; exact at both ends of 0..pi, where arccos is not."""
     angle = np.full(len(units), np.nan)
     if len(units) > 1:
@@ -127,7 +127,7 @@ def _turns(units: Float[np.ndarray, "row dim"]) -> Rows:
     return angle
 
 
-def _cosine(x: np.ndarray, norm: Rows, other: np.ndarray) -> Rows:
+def _cosine(x: np.ndarray, norm: PerRow, other: np.ndarray) -> PerRow:
     inner = np.einsum("ij,ij->i", x, other)
     return inner / (norm * np.sqrt(np.einsum("ij,ij->i", other, other)))
 
@@ -137,40 +137,40 @@ def path_of(starts: Int[np.ndarray, " path"], n_rows: int) -> Int[np.ndarray, " 
     return np.repeat(np.arange(len(starts)), np.diff(starts, append=n_rows))
 
 
-def _running(values: Rows, starts: Int[np.ndarray, " path"], path: Int[np.ndarray, " row"]) -> Rows:
+def _running(values: PerRow, starts: Int[np.ndarray, " path"], path: Int[np.ndarray, " row"]) -> PerRow:
     """Running sum within each path."""
     summed = np.cumsum(np.nan_to_num(values))
     return summed - summed[starts][path]
 
 
-def total(values: Rows, starts: Int[np.ndarray, " path"]) -> PerPath:
+def total(values: PerRow, starts: Int[np.ndarray, " path"]) -> PerPath:
     """Sum within each path, NaN left out."""
     return np.add.reduceat(np.nan_to_num(values), starts)
 
 
-def count(values: Rows, starts: Int[np.ndarray, " path"]) -> PerPath:
+def count(values: PerRow, starts: Int[np.ndarray, " path"]) -> PerPath:
     """Values within each path, NaN left out."""
     return np.add.reduceat(np.isfinite(values).astype(np.float64), starts)
 
 
-def mean(values: Rows, starts: Int[np.ndarray, " path"]) -> PerPath:
+def mean(values: PerRow, starts: Int[np.ndarray, " path"]) -> PerPath:
     """Mean within each path; NaN where there is no value."""
     n = count(values, starts)
     return np.divide(total(values, starts), n, out=np.full(len(starts), np.nan), where=n > 0)
 
 
-def largest(values: Rows, starts: Int[np.ndarray, " path"]) -> PerPath:
+def largest(values: PerRow, starts: Int[np.ndarray, " path"]) -> PerPath:
     """Largest value within each path; NaN where there is none."""
     top = np.maximum.reduceat(np.where(np.isfinite(values), values, -np.inf), starts)
     return np.where(np.isfinite(top), top, np.nan)
 
 
-def smallest(values: Rows, starts: Int[np.ndarray, " path"]) -> PerPath:
+def smallest(values: PerRow, starts: Int[np.ndarray, " path"]) -> PerPath:
     """Smallest value within each path; NaN where there is none."""
     return -largest(-values, starts)
 
 
-def z_scores(values: Rows, starts: Int[np.ndarray, " path"]) -> Rows:
+def z_scores(values: PerRow, starts: Int[np.ndarray, " path"]) -> PerRow:
     """(value - mean) / standard deviation (n-1) within each path; NaN where fewer than two values differ."""
     path = path_of(starts, len(values))
     off = values - mean(values, starts)[path]

@@ -9,12 +9,13 @@ import polars as pl
 from jaxtyping import Bool, Float, Int
 
 from ..lake.batches import read_commits
-from ..lake.checked_files import checked_paths, committed_files
 from ..lake.errors import NotFoundError, UsageError
 from ..lake.frames import scan_files
 from ..lake.layers import layer_number
+from ..lake.reading.checked_files import checked_paths, committed_files
 from ..lake.schema import TABLES
 from ..lake.snapshot import Snapshot
+from .option import option
 from .question import Question, Reads
 
 PROMPT_SCOPE = "prompt"
@@ -89,22 +90,26 @@ class Paths:
                 first = last
 
 
-@dataclass(frozen=True)
-class PathQuestion(Question):
-    """A question about paths: which of them, by what they are made of and of which sequences."""
+LEAST_PERSISTENCE = 0.02
+LEAST_PERSISTENCE_MEANS = "Persistence from which a loop counts, over the path's longest vector."
 
-    embedder: str | None = None
-    """Embedder of the path; the one that is stored if there is one."""
-    scope: str | None = None
-    """Text of the path: completion, prompt+completion or window:N."""
-    site: str | None = None
-    """Take states of this site as the path, e.g. resid_post."""
-    layer: int | None = None
-    """Layer of those states; the last stored one if not given."""
-    include_prompt: bool = False
-    """Let a path of states begin in the prompt."""
-    sequences: tuple[int, ...] | None = None
-    """Only these sequences."""
+
+@dataclass(frozen=True)
+class PathChoice(Question):
+    """A question about paths: what they are made of."""
+
+    embedder: str | None = option(None, "Embedder of the path; the one that is stored if there is one.")
+    scope: str | None = option(None, "Text of the path: completion, prompt+completion or window:N.")
+    site: str | None = option(None, "Take states of this site as the path, e.g. resid_post.")
+    layer: int | None = option(None, "Layer of those states; the last stored one if not given.")
+
+
+@dataclass(frozen=True)
+class PathQuestion(PathChoice):
+    """A question about paths: what they are made of, and of which sequences."""
+
+    include_prompt: bool = option(False, "Let a path of states begin in the prompt.")
+    sequences: tuple[int, ...] | None = option(None, "Only this sequence_id.", flag="--sequence")
 
     def resolve(self, snapshot: Snapshot) -> Self:
         """The same paths by what is stored of them."""

@@ -1,13 +1,14 @@
 """A question about stored rows: frozen options that say what they read and compute. `ask` is the only frame.
 
 The answer to the same question about the same committed files is looked up, not computed again. Adding an analysis is
-one file with its `Question`, its line in `QUESTIONS`, and its table.
+one file with its `Question`, its line in `QUESTIONS`, and its table: `lake analyze NAME`, `lake.analyze("NAME")` and
+the page of commands follow from the fields.
 """
 
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from typing import Any, ClassVar, Self
 
@@ -16,12 +17,20 @@ from ..lake.analyses import commit_analysis
 from ..lake.derived import Analysis, analysis_row, digest, input_digest, stored_analyses
 from ..lake.errors import NotFoundError, UsageError, did_you_mean
 from ..lake.snapshot import Snapshot
+from .option import options_of
 
 Columns = Mapping[str, Any]
 Reads = Sequence[tuple[str, Mapping[str, int | str]]]
 """What of a run is read: (table, values of key columns that are wanted of it)."""
-QUESTIONS = {"trajectory": "Trajectory", "topology": "Topology", "comparison": "Comparison"}
-"""Module of this folder and the question in it."""
+QUESTIONS = {
+    "trajectory": "trajectory:Trajectory",
+    "topology": "topology:Topology",
+    "compare": "comparison:Comparison",
+}
+"""Names of the analyses, in the order of `lake analyze --help`: module of this folder, and the question in it.
+
+Such a module loads no model library when it is imported: its help must be there at once.
+"""
 
 
 @dataclass
@@ -63,14 +72,21 @@ class Answer:
 
 @dataclass(frozen=True)
 class Question(ABC):
-    """What can be asked of one run or several; the fields are its options, and open choices are None or `auto`."""
+    """What can be asked of one run or several. The docstring of a kind is its help.
+
+    The fields made with `option` are its options, on the command line and in Python; open choices are None or `auto`.
+    """
 
     name: ClassVar[str]
+    n_runs: ClassVar[tuple[int, int | None]] = (1, 1)
+    """How many runs it can be asked of: at least, and at most (None: any number)."""
 
     def check(self, run_ids: Sequence[str]) -> None:
-        """UsageError for options that cannot be, or for too many runs or too few."""
-        if len(run_ids) != 1:
-            raise UsageError(f"{self.name} is asked of one run, not of {len(run_ids)}.")
+        """UsageError for options that do not go together, or for too many runs or too few."""
+        least, most = self.n_runs
+        if not least <= len(run_ids) <= (most or len(run_ids)):
+            wanted = "one run" if least == most == 1 else f"{least} to {most or 'any number of'} runs"
+            raise UsageError(f"{self.name} is asked of {wanted}, not of {len(run_ids)}.")
 
     def needs(self, snapshot: Snapshot) -> Sequence["Question"]:
         """Questions whose answers this one reads: they are asked of every run first."""
@@ -99,6 +115,7 @@ def ask(lake: Lake, run: str | Sequence[str], question: Question, *, force: bool
     Of several runs the first one keeps the answer.
     """
     started = time.perf_counter()
+    question = replace(question, **checked_options(type(question), vars(question)))
     run_ids = [lake.resolve_run(one) for one in ([run] if isinstance(run, str) else run)]
     question.check(run_ids)
     runs = [_evidence(lake, run_id, question) for run_id in run_ids]
@@ -122,19 +139,26 @@ def ask(lake: Lake, run: str | Sequence[str], question: Question, *, force: bool
     )  # fmt: skip
 
 
-def question_named(name: str, **options: Any) -> Question:
+def question_named(name: str, **options: object) -> Question:
     """The question called so, with these options; NotFoundError or UsageError that say what there is."""
-    kinds = {kind.name: kind for kind in map(_kind, QUESTIONS)}
-    if name not in kinds:
-        raise NotFoundError(f"There is no analysis {name!r}.{did_you_mean(name, kinds)}")
-    possible = kinds[name].__dataclass_fields__
+    kind = question_kind(name)
+    possible = {one.name for one in options_of(kind)}
     if unknown := [option for option in options if option not in possible]:
         raise UsageError(f"{name} has no option {unknown[0]!r}.{did_you_mean(unknown[0], possible)}")
-    return kinds[name](**options)
+    return kind(**checked_options(kind, options))
 
 
-def _kind(module: str) -> type[Question]:
-    return getattr(import_module(f".{module}", __package__), QUESTIONS[module])
+def question_kind(name: str) -> type[Question]:
+    """The kind of question called so; NotFoundError if there is none."""
+    if name not in QUESTIONS:
+        raise NotFoundError(f"There is no analysis {name!r}.{did_you_mean(name, QUESTIONS)}")
+    module, _, kind = QUESTIONS[name].partition(":")
+    return getattr(import_module(f".{module}", __package__), kind)
+
+
+def checked_options(kind: type[Question], given: Mapping[str, object]) -> dict[str, Any]:
+    """The options among `given` as the fields hold them; UsageError for values that cannot be."""
+    return {one.name: one.checked(given[one.name]) for one in options_of(kind) if one.name in given}
 
 
 def _evidence(lake: Lake, run_id: str, question: Question) -> Evidence:

@@ -10,7 +10,8 @@ import pyarrow as pa
 from ..lake import Lake
 from ..lake.errors import NotFoundError, UsageError
 from ..lake.snapshot import Snapshot
-from .paths import PathQuestion, Paths, read_paths, read_sequences
+from .option import option
+from .paths import LEAST_PERSISTENCE, LEAST_PERSISTENCE_MEANS, PathQuestion, Paths, read_paths, read_sequences
 from .persistence import Diagram, Numbers, chance, diagram, numbers
 from .planes import SEED, reduced
 from .question import Evidence, Rows
@@ -24,10 +25,9 @@ class Topology(PathQuestion):
     """Persistent homology of each path: components, loops, and the loops that chance would give."""
 
     name: ClassVar[str] = "topology"
-    min_persistence: float = 0.02
-    """Persistence from which a loop counts, in units of the longest vector of the path (1 for embeddings)."""
-    null_paths: int = 39
-    max_points: int = 300
+    min_persistence: float = option(LEAST_PERSISTENCE, LEAST_PERSISTENCE_MEANS)
+    null_paths: int = option(39, "Paths of the null (the same steps in random order) per sequence.", flag="--null")
+    max_points: int = option(300, "Longer paths are represented by this many landmarks.")
 
     def check(self, run_ids: Sequence[str]) -> None:
         """UsageError for numbers that cannot be."""

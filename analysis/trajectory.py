@@ -2,15 +2,16 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, ClassVar, Literal, Self, get_args
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import pyarrow as pa
 
 from ..lake import Lake
-from ..lake.errors import NotFoundError, UsageError, did_you_mean
+from ..lake.errors import NotFoundError
 from ..lake.snapshot import Snapshot
 from . import geometry
+from .option import option
 from .paths import PathQuestion, Paths, read_paths, read_sequences
 from .planes import SEED, planes, shared_plane
 from .question import Evidence, Rows
@@ -28,16 +29,9 @@ class Trajectory(PathQuestion):
     """The path of each text through meaning: velocity, curvature, cosines, length, half-life, UMAP."""
 
     name: ClassVar[str] = "trajectory"
-    umap: str = "auto"
-    """sequence, shared, both or none; auto makes both for few sequences."""
+    umap: Umap = option("auto", f"Pictures; auto makes both for {UMAP_UP_TO} sequences at most.")
     declined: bool = field(default=False, repr=False)
     """Whether `auto` found too many sequences for pictures; set when the question is resolved."""
-
-    def check(self, run_ids: Sequence[str]) -> None:
-        """UsageError for an unknown kind of picture."""
-        super().check(run_ids)
-        if self.umap not in get_args(Umap):
-            raise UsageError(f"There is no --umap {self.umap!r}.{did_you_mean(self.umap, get_args(Umap))}")
 
     def resolve(self, snapshot: Snapshot) -> Self:
         """Which paths there are, and whether there are few enough to draw."""

@@ -14,7 +14,7 @@ from measurement import Quiet, Result, arguments, interleave, speed_ratio
 from report import finish
 
 from tracelake.lake import Lake
-from tracelake.lake.care import VARIABLE
+from tracelake.lake.reading.care import VARIABLE
 
 DIM = 768
 

@@ -14,8 +14,8 @@ from token_rows import write_run
 
 import tracelake
 from tracelake.lake import Lake
+from tracelake.queries.derived_views import view_definitions
 from tracelake.queries.saved_query import SavedQuery, saved_queries
-from tracelake.queries.views import view_definitions
 
 BIG, SMALL = "tokens-all", "tokens-few"
 OTHER_TABLES = ("head_summaries", "attention_edges", "activations", "step_embeddings", "sae_features", "operations")
@@ -26,8 +26,8 @@ PANDAS_ROWS = 100_000
 def reads(query: SavedQuery, tables: tuple[str, ...], *, through_views: bool = False) -> bool:
     """Whether the SQL, or that of a view it names, names one of the tables."""
     texts = [query.sql]
-    if through_views:
-        texts += [sql for _, sql, _ in view_definitions(query.sql)]
+    for view in reversed(view_definitions() if through_views else ()):  # a view uses only views that sort before it
+        texts += [view.sql] if any(view.name in text for text in texts) else []
     return any(table in text for text in texts for table in tables)
 
 

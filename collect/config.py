@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from ..lake.errors import ConfigError, NotFoundError, UsageError, did_you_mean
+from ..lake.run_id import checked_tag
 from .decoding.settings import Sampling
 from .decoding.stop_rule import SAMPLING_COLUMNS, StopRule
 from .embedding.scope import Scope
@@ -23,7 +24,6 @@ OTHER_VARIABLES = ("TRACELAKE_LAKE", "TRACELAKE_VERIFY", "TRACELAKE_PUSHGATEWAY_
 CORPUS_TOKENS = 1_000_000
 """Tokens that are read of a corpus if nothing is said."""
 OF_A_CORPUS = ("tokens", "text_field", "min_chars", "document_tokens", "pack", "validation")
-TAG = re.compile(r"[a-z][a-z0-9_-]{0,39}", re.IGNORECASE | re.ASCII)
 
 
 class CollectConfig(BaseModel):
@@ -227,15 +227,6 @@ class CollectConfig(BaseModel):
         temperature = (1.0 if self.samples > 1 else 0.0) if self.temperature is None else self.temperature
         filters = (self.top_p, self.top_k, self.min_p)
         return Sampling(temperature, *filters, self.repetition_penalty, self.generation_config)
-
-
-def checked_tag(tag: str) -> str:
-    """The tag itself; UsageError for one that cannot begin a run's id."""
-    if TAG.fullmatch(tag) is None:
-        raise UsageError(
-            f"--tag {tag!r}: a tag begins with a letter and has at most 40 letters, digits, dashes and underscores."
-        )
-    return tag
 
 
 def resolve_config(

@@ -1,136 +1,123 @@
-"""`lake analyze`: the verbs, for a terminal. Heavy things are imported inside the functions."""
+"""`lake analyze`: a verb per question, made from its fields, and the verbs about stored answers."""
 
+import inspect
+from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from .labelling import grade, labels
-from .reading import reading
-from .terminal import HERE, AnyRun, AsJson, LakePath, print_json, say
+from .terminal import HERE, AnyRun, AsJson, LakePath, open_lake, print_json, say
+from .toolkit.completion import runs
+from .toolkit.verify_option import reading
+
+if TYPE_CHECKING:
+    from ..analysis.option import Option
+    from ..analysis.question import Answer
+
+Force = Annotated[bool, typer.Option("--force", help="Compute again what is stored.")]
+Figures = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="Draw every sequence into this folder, with an index as CSV.")
+]
+DRAWN = ("trajectory",)
+"""Analyses that `--figures` draws."""
+
+
+class QuestionGroup(TyperGroup):
+    """The verbs of `lake analyze`; those that ask a question are made when they are called or listed."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """The questions, then the other verbs."""
+        from ..analysis.question import QUESTIONS
+
+        return [*QUESTIONS, *super().list_commands(ctx)]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The verb called so, if there is one."""
+        own = super().get_command(ctx, cmd_name)
+        if own is not None:
+            return own
+        from ..analysis.question import QUESTIONS
+
+        return question_command(cmd_name) if cmd_name in QUESTIONS else None
+
 
 app = typer.Typer(
     help="Compute from stored runs into derived tables; the same question is looked up, not computed again.",
     no_args_is_help=True,
     rich_markup_mode=None,
+    cls=QuestionGroup,
 )
 
 app.command("grade")(reading(grade))
 app.command("labels")(labels)
 
-Embedder = Annotated[str | None, typer.Option(help="Embedder of the path; the one that is stored if there is one.")]
-Scope = Annotated[str | None, typer.Option(help="Text of the path: completion, prompt+completion or window:N.")]
-Site = Annotated[str | None, typer.Option(help="Take states of this site as the path, e.g. resid_post.")]
-Layer = Annotated[int | None, typer.Option(help="Layer of those states; the last stored one if not given.")]
-Sequences = Annotated[list[int] | None, typer.Option("--sequence", help="Only this sequence_id; may repeat.")]
-IncludePrompt = Annotated[bool, typer.Option("--include-prompt", help="Let a path of states begin in the prompt.")]
-Force = Annotated[bool, typer.Option("--force", help="Compute again what is stored.")]
+
+def question_command(name: str) -> Any:
+    """`lake analyze NAME` with all of its options."""
+    one = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False)
+    one.command(name)(question_verb(name))
+    return typer.main.get_command(one)
 
 
-@app.command()
-@reading
-def trajectory(
-    run: AnyRun = "latest",
-    embedder: Embedder = None,
-    scope: Scope = None,
-    site: Site = None,
-    layer: Layer = None,
-    sequence: Sequences = None,
-    include_prompt: IncludePrompt = False,
-    umap: Annotated[
-        str, typer.Option(help="Pictures: sequence, shared, both or none; auto makes both for 200 sequences at most.")
-    ] = "auto",
-    figures: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Draw every sequence into this folder, with an index as CSV.")
-    ] = None,
-    force: Force = False,
-    as_json: AsJson = False,
-    lake: LakePath = HERE,
-) -> None:
-    """The path of each text through meaning: velocity, curvature, cosines, length, half-life, UMAP."""
-    from ..analysis.question import ask
-    from ..analysis.trajectory import Trajectory
-    from ..lake import Lake
+@cache
+def question_verb(name: str) -> Callable[..., None]:
+    """A function that asks the question called so, with an option per field of it."""
+    from ..analysis.option import options_of
+    from ..analysis.question import question_kind
 
-    opened = Lake.open(lake)
-    chosen = tuple(sequence) if sequence else None
-    if figures is not None and umap == "auto":
-        umap = "both"
-    paths = (embedder, scope, site, layer, include_prompt, chosen)
-    found = ask(opened, run, Trajectory(*paths, umap=umap), force=force)
-    results = [found]
-    drawn: dict[str, Any] | None = None
-    if figures is not None:
-        from ..analysis.topology import Topology
+    kind = question_kind(name)
+    options = options_of(kind)
 
-        shapes = ask(opened, run, Topology(*paths, null_paths=0), force=force)
-        results.append(shapes)
-        from ..queries.figures import write_figures
+    def verb(*, run: Any, force: bool, as_json: bool, lake: Path, figures: Path | None = None, **given: Any) -> None:
+        chosen = {option: value for option, value in given.items() if value not in (None, [], ())}
+        opened = open_lake(lake)
+        if figures is None:
+            return _print_answers([opened.analyze(name, run, force=force, **chosen)], as_json)
+        drawn = opened.draw_figures(figures, run, force=force, **chosen)
+        return _print_answers(drawn.answers, as_json, drawn.as_dict())
 
-        drawn = write_figures(lake, found.run_id, found.analysis_id, shapes.analysis_id, figures)
-    _report(results, as_json, drawn)
+    parameters = [
+        _run_argument(kind.n_runs),
+        *map(_parameter, options),
+        *([_keyword("figures", Figures, None)] if name in DRAWN else []),
+        _keyword("force", Force, False),
+        _keyword("as_json", AsJson, False),
+        _keyword("lake", LakePath, HERE),
+    ]
+    verb.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    verb.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    verb.__doc__ = kind.__doc__
+    return reading(verb)
 
 
-@app.command()
-@reading
-def topology(
-    run: AnyRun = "latest",
-    embedder: Embedder = None,
-    scope: Scope = None,
-    site: Site = None,
-    layer: Layer = None,
-    sequence: Sequences = None,
-    include_prompt: IncludePrompt = False,
-    min_persistence: Annotated[
-        float, typer.Option(help="Persistence from which a loop counts, over the path's longest vector.")
-    ] = 0.02,
-    null: Annotated[int, typer.Option(help="Paths of the null (the same steps in random order) per sequence.")] = 39,
-    max_points: Annotated[int, typer.Option(help="Longer paths are represented by this many landmarks.")] = 300,
-    force: Force = False,
-    as_json: AsJson = False,
-    lake: LakePath = HERE,
-) -> None:
-    """Persistent homology of each path: components, loops, and the loops that chance would give."""
-    from ..analysis.question import ask
-    from ..analysis.topology import Topology
-    from ..lake import Lake
-
-    chosen = tuple(sequence) if sequence else None
-    question = Topology(embedder, scope, site, layer, include_prompt, chosen, min_persistence, null, max_points)
-    _report([ask(Lake.open(lake), run, question, force=force)], as_json)
+def _keyword(name: str, annotation: Any, default: object) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
-@app.command()
-@reading
-def compare(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="The first run.")],
-    other: Annotated[str | None, typer.Argument(metavar="[OTHER]", help="The second run.")] = None,
-    by: Annotated[
-        str | None, typer.Option(help="Compare two groups of one run instead, by this column of `sequences`.")
-    ] = None,
-    value: Annotated[
-        list[str] | None, typer.Option(help="The two values of that column; the most frequent two if not given.")
-    ] = None,
-    embedder: Embedder = None,
-    scope: Scope = None,
-    site: Site = None,
-    layer: Layer = None,
-    permutations: Annotated[int, typer.Option(help="Permutations of the labels.")] = 1999,
-    min_persistence: Annotated[
-        float, typer.Option(help="Persistence from which a loop counts, over the path's longest vector.")
-    ] = 0.02,
-    force: Force = False,
-    as_json: AsJson = False,
-    lake: LakePath = HERE,
-) -> None:
-    """How two runs, or two groups of one run, differ: fingerprints, tests grouped by prompt, correlations."""
-    from ..analysis.comparison import Comparison
-    from ..analysis.question import ask
-    from ..lake import Lake
+def _run_argument(n_runs: tuple[int, int | None]) -> inspect.Parameter:
+    if n_runs[1] == 1:
+        return _keyword("run", AnyRun, "latest")
+    about = "Runs, each by id, unique prefix, tag, or `latest`."
+    argument = typer.Argument(metavar="RUN", help=about, autocompletion=runs)
+    return _keyword("run", Annotated[list[str], argument], ["latest"])
 
-    pair: Any = tuple(value) if value else None
-    question = Comparison(embedder, scope, site, layer, by, pair, permutations, min_persistence)
-    _report([ask(Lake.open(lake), [run] if other is None else [run, other], question, force=force)], as_json)
+
+def _parameter(option: "Option") -> inspect.Parameter:
+    """The option as Typer takes it; those that take several values are None if none is given."""
+    if option.kind is bool:
+        typed = option.flag if option.default is False else f"{option.flag}/--no-{option.flag.removeprefix('--')}"
+        return _keyword(option.name, Annotated[bool, typer.Option(typed, help=option.about)], option.default)
+    about = option.about.rstrip(".") + "; may repeat." if option.repeats else option.about
+    declared = typer.Option(option.flag, help=about, metavar=option.metavar or "|".join(option.choices) or None)
+    kind: Any = list[option.kind] if option.repeats else option.kind
+    annotation = Annotated[kind | None if option.repeats or option.optional else kind, declared]
+    return _keyword(
+        option.name, annotation, list(option.default) if option.repeats and option.default else option.default
+    )
 
 
 @app.command("list")
@@ -140,12 +127,10 @@ def list_analyses(
     lake: LakePath = HERE,
 ) -> None:
     """What was computed and is stored, oldest first within each run."""
-    from ..lake import Lake
-
-    found = Lake.open(lake).analyses(run)
+    stored = open_lake(lake).analyses(run)
     if as_json:
-        return print_json([analysis.as_dict() for analysis in found])
-    for analysis in found:
+        return print_json([analysis.as_dict() for analysis in stored])
+    for analysis in stored:
         given = ", ".join(f"{k} {v}" for k, v in analysis.parameters.items() if v not in (None, False))
         n_rows = sum(analysis.n_rows.values())
         print(f"{analysis.analysis_id}  {analysis.run_id}  {analysis.time}  {n_rows:,} rows  {given}")
@@ -161,28 +146,25 @@ def remove(
     lake: LakePath = HERE,
 ) -> None:
     """Remove an analysis: its rows leave all tables at once; `lake vacuum` frees the bytes."""
-    from ..lake import Lake
-    from ..lake.analyses import remove_analysis
-
-    result = remove_analysis(Lake.open(lake), analysis_id, dry_run=not yes, now=now).as_dict()
+    result = open_lake(lake).remove_analysis(analysis_id, dry_run=not yes, now=now).as_dict()
     if as_json:
         return print_json(result)
     verb = "removed" if yes else "would remove (add --yes)"
     return print(f"{verb} {result['analysis_id']}: {result['files']:,} files, {result['bytes']:,} bytes")
 
 
-def _report(results: list[Any], as_json: bool, drawn: dict[str, Any] | None = None) -> None:
-    for result in results:
-        how = "computed" if result.computed else "found"
-        rows = ", ".join(f"{n:,} {table}" for table, n in result.n_rows.items())
-        say(f"{result.name} {how} in {result.seconds:.1f} s: {rows}")
-        for notice in result.notices:
+def _print_answers(answers: Sequence["Answer"], as_json: bool, drawn: dict[str, Any] | None = None) -> None:
+    for answer in answers:
+        how = "computed" if answer.computed else "found"
+        rows = ", ".join(f"{n:,} {table}" for table, n in answer.n_rows.items())
+        say(f"{answer.name} {how} in {answer.seconds:.1f} s: {rows}")
+        for notice in answer.notices:
             say(f"  note: {notice}")
     if as_json:
-        facts = results[0].as_dict() if len(results) == 1 else {"analyses": [r.as_dict() for r in results]}
+        facts = answers[0].as_dict() if len(answers) == 1 else {"analyses": [a.as_dict() for a in answers]}
         print_json(facts | ({"figures": drawn} if drawn else {}))
         return
-    for result in results:
-        print(result.analysis_id)
+    for answer in answers:
+        print(answer.analysis_id)
     if drawn:
         print(drawn["index"])

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..lake.errors import NotFoundError, UsageError
-from . import completion
-from .rows import CsvSafe, RowForm, RowOutput, Vertical, print_rows
 from .terminal import HERE, AnyRun, AsJson, LakePath, Params, RunOption, open_lake, print_json, say
+from .toolkit import completion
+from .toolkit.rows import CsvSafe, RowForm, RowOutput, Vertical, print_rows
 
 if TYPE_CHECKING:
-    from ..queries.open_lake import OpenLake
+    from ..facade.open_lake import OpenLake
 
 
 def runs(
@@ -41,7 +41,7 @@ def show(
     """Show one run: its model, configuration, tables and sizes; or its health as it comes, its timings, the schema."""
     if schema + timings + follow > 1:
         raise UsageError("Give one of --schema, --timings and --follow.")
-    from ..queries.description import describe_run, describe_schema, run_text, schema_text
+    from ..queries.description import describe_schema, run_text, schema_text
 
     if schema:
         description = describe_schema()
@@ -52,21 +52,19 @@ def show(
         return _show_timings(opened, run_id, as_json)
     if follow:
         return _follow(opened, run_id, profile, as_json)
-    facts = describe_run(opened, run_id)
+    facts = opened.describe(run_id)
     return print_json(facts) if as_json else print(run_text(facts))
 
 
 def _show_timings(opened: "OpenLake", run_id: str, as_json: bool) -> None:
-    from ..queries.cost import cost_text, run_cost
+    from ..queries.cost import cost_text
 
-    cost = run_cost(opened, run_id)
+    cost = opened.timings(run_id)
     return print_json(cost) if as_json else print(cost_text(cost))
 
 
 def _follow(opened: "OpenLake", run_id: str, profile: str, as_json: bool) -> None:
-    from ..queries.follow import follow
-
-    for news in follow(opened, run_id, profile):
+    for news in opened.follow(run_id, profile=profile):
         print(json.dumps(news.as_dict()) if as_json else news.text(), flush=True)
 
 
@@ -96,7 +94,7 @@ def sql(
     if query is None and file is None and sys.stdin.isatty() and sys.stdout.isatty():
         if chosen is not None or output is not None or param:
             raise UsageError("Give a SELECT: lake sql 'select count(*) from token_steps'.")
-        from .sql_shell import run_shell
+        from .toolkit.sql_shell import run_shell
 
         return run_shell(opened, run, vertical=vertical)
     statement = _statement(query, file)
@@ -138,14 +136,15 @@ def query(
     lake: LakePath = HERE,
 ) -> None:
     """Run a saved query, or list them all. Your own go into LAKE/queries/NAME.sql."""
+    from ..lake.lake import Lake
     from ..queries import description
     from ..queries.saved_query import find, saved_queries
 
     if name is None:
-        queries = saved_queries(lake if lake.is_dir() else None, on_broken=lambda error: say(f"left out: {error}"))
+        queries = saved_queries(Lake(lake), on_broken=lambda error: say(f"left out: {error}"))
         listed = [query.describe() for query in queries.values()]
         return print_json(listed) if as_json else print(description.query_list(listed))
-    found = find(name, lake if lake.is_dir() else None)
+    found = find(name, Lake(lake))
     if show_sql:
         return print_json(found.describe()) if as_json else print(found.text, end="")
     opened, params = open_lake(lake), _params(param, run)
@@ -185,8 +184,8 @@ def chart(
 
     A query without rows writes no file, says why, and exits 3.
     """
-    from ..queries.chart import Shape
-    from ..queries.page import check_target, save
+    from ..queries.charts.chart import Shape
+    from ..queries.charts.chart_file import check_target, save
 
     target = output or Path(f"{name}.png")
     check_target(target)

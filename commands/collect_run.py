@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 from ..collect.config import resolve_config
 from ..collect.inputs.prompts import checked_source
 from .answers_line import answers, answers_text
-from .interrupt import Interrupt
-from .progress import ProgressBar
 from .terminal import print_json, say
+from .toolkit.interrupt import Interrupt
+from .toolkit.progress import ProgressBar
 
 if TYPE_CHECKING:
     from ..collect.running.collector import Collected, Collection

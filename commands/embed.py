@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from .terminal import HERE, AsJson, LakePath, print_json, say
+from .terminal import HERE, AsJson, LakePath, open_lake, print_json, say
 
 
 def embed(
@@ -24,15 +24,9 @@ def embed(
     lake: LakePath = HERE,
 ) -> None:
     """Embed the growing text of a run that was collected without --keep embeddings; only what is missing."""
-    from ..collect.embedding.embed_run import embed_run
-    from ..collect.embedding.embedder import PROMPT
-    from ..lake import Lake
-
-    started = time.perf_counter()
-    # Without the prompt's own embedding there is no cosine to the prompt.
-    scopes = tuple(dict.fromkeys((*scope, PROMPT))) if scope else ("completion", PROMPT)
-    result = embed_run(
-        Lake.open(lake), run, embedder=embedder, scopes=scopes, device=device, on_progress=_progress(started)
+    started, scopes = time.perf_counter(), scope or ["completion"]
+    result = open_lake(lake).embed(
+        run, embedder=embedder, scopes=scopes, device=device, on_progress=_progress(started)
     )  # fmt: skip
     say(
         f"{result.n_embedded:,} texts embedded, {result.n_stored:,} were there, in "

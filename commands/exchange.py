@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from .reading import reading
-from .terminal import HERE, AnyRun, AsJson, LakePath, overwrite, print_json, say
+from .terminal import HERE, AnyRun, AsJson, LakePath, open_lake, overwrite, print_json, say
+from .toolkit.verify_option import reading
 
 Tag = Annotated[str | None, typer.Option(help="Label of the run; begins its id.")]
 Again = Annotated[bool, typer.Option("--again", help="Import records that the lake holds already once more.")]
@@ -32,7 +32,7 @@ def import_corevital(
 ) -> None:
     """Import JSON reports of the CoreVital monitor: one run per model, one sequence per report."""
     from ..lake.errors import UsageError, did_you_mean
-    from ..lake.exchange.corevital import ImportSettings, check_reports, import_reports
+    from ..lake.exchange.corevital.imports import ImportSettings, check_reports, import_reports
     from ..lake.lake import Lake
 
     if first_layer not in ("auto", "embeddings", "block"):
@@ -52,7 +52,7 @@ def import_tsif(
     lake: LakePath = HERE,
 ) -> None:
     """Import step records of token-step fingerprinting: one run per source run, one sequence per prompt."""
-    from ..lake.exchange.tsif import TsifSettings, check_records, import_records
+    from ..lake.exchange.tsif.imports import TsifSettings, check_records, import_records
     from ..lake.lake import Lake
 
     settings = TsifSettings(tag, again, new_only)
@@ -71,10 +71,7 @@ def import_own_labels(
     lake: LakePath = HERE,
 ) -> None:
     """Import verdicts of your own as the table `labels`: `correct` by `item_id` or `sequence_id`, and a `reason`."""
-    from ..lake.exchange.labels import import_labels
-    from ..lake.lake import Lake
-
-    done = import_labels(Lake.open(lake), file, run, name=name)
+    done = open_lake(lake).import_labels(file, run, name=name)
     for notice in done.notices:
         say(notice)
     say(f"{done.n_labels:,} verdicts, {done.n_correct:,} of them right, for run {done.run_id}")
@@ -93,21 +90,14 @@ def export_steps(
     lake: LakePath = HERE,
 ) -> None:
     """Write one JSON line per generated token, in the layout of token-step fingerprinting (cosines, growing text)."""
-    from ..lake.exchange.steps_jsonl import step_lines
-    from ..lake.lake import Lake
-    from ..lake.output import replaced
-
-    opened = Lake.open(lake)
-    lines = step_lines(opened, opened.resolve_run(run), embedder=embedder)
+    opened = open_lake(lake)
     if output is None:
-        for line in lines:
+        from ..lake.exchange.tsif.export import step_lines
+
+        for line in step_lines(opened, opened.resolve_run(run), embedder=embedder):
             sys.stdout.write(line)
         return
-    count = 0
-    with replaced(output) as file:
-        for line in lines:
-            file.write(line.encode())
-            count += 1
+    count = opened.export_steps(output, run, embedder=embedder)
     print_json({"file": str(output), "records": count}) if as_json else print(output)
 
 
@@ -156,14 +146,7 @@ def export_activations(
 
     Example: lake export vectors --layer -1 --where "last" --join correct -o last.npy
     """
-    from ..lake.exchange.vector_files import export_vectors
-    from ..lake.lake import Lake
-
-    ending = output.suffix.removeprefix(".")
-    opened, columns = Lake.open(lake), tuple(join or ())
-    done = export_vectors(
-        opened, run, layer=layer, site=site, form=form or ending, target=output, where=where, join=columns
-    )
+    done = open_lake(lake).export_vectors(output, layer, site, run, form=form, where=where, join=join or ())
     if as_json:
         print_json(vars(done))
         return

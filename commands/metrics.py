@@ -37,7 +37,7 @@ def metrics(
     from ..lake.errors import UsageError, did_you_mean
     from ..lake.lake import Lake
     from ..queries.sinks.client import client
-    from ..queries.sinks.reading import RunReader
+    from ..queries.sinks.run_numbers import RunReader
 
     if serve + datadog + (push_gateway is not None) + (output is not None) > 1:
         raise UsageError("Give one of --output, --serve, --push-gateway and --datadog.")

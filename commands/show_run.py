@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from .completion import themes
 from .terminal import HERE, AllowHost, AnyRun, AsJson, LakePath, open_lake, print_json, say
+from .toolkit.completion import themes
 
 
 def report(
@@ -24,15 +24,7 @@ def report(
     lake: LakePath = HERE,
 ) -> None:
     """Write one run as an HTML page that needs no network: health, uncertainty, tokens, layers, heads, time."""
-    from ..collect.inputs.vocabulary import token_texts
-    from ..queries.report import write_report
-
-    opened = open_lake(lake)
-    model = opened.run_json(run).get("model") or {}
-    texts = partial(token_texts, str(model.get("name")), model.get("revision"))
-    written = write_report(
-        opened, run, output, profile=profile, sequences=sequence or (), theme=theme, vocabulary=texts
-    )
+    written = open_lake(lake).report(run, output, profile=profile, sequences=sequence or (), theme=theme)
     if as_json:
         return print_json(written.as_dict())
     for shown in written.sequences:
@@ -47,12 +39,5 @@ def dashboard(
     lake: LakePath = HERE,
 ) -> None:
     """Look through the lake in a browser: runs, charts, sequences, two runs side by side, SQL. Ctrl-C ends it."""
-    from ..queries.dashboard import serve
-
-    serve(
-        open_lake(lake).path,
-        port=port,
-        open_browser=not no_browser,
-        say=partial(print, flush=True),
-        allow_hosts=allow_host or (),
-    )
+    shown = partial(print, flush=True)
+    open_lake(lake).dashboard(port=port, open_browser=not no_browser, allow_hosts=allow_host or (), say=shown)

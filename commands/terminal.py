@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..lake.printable import printable
-from .completion import runs
-from .streams import steering
+from .toolkit.completion import runs
+from .toolkit.streams import steering
 
 if TYPE_CHECKING:
-    from ..queries.open_lake import OpenLake
+    from ..facade.open_lake import OpenLake
 
 LakePath = Annotated[
     Path, typer.Option("--lake", envvar="TRACELAKE_LAKE", help="Folder of the lake.", show_default=True)
@@ -54,6 +54,6 @@ def print_json(value: Any) -> None:
 
 def open_lake(path: Path) -> "OpenLake":
     """The lake that the options name; NotFoundError if there is none."""
-    from ..queries.open_lake import OpenLake
+    from ..facade.open_lake import OpenLake
 
     return OpenLake.open(path)

@@ -19,16 +19,18 @@ import duckdb
 import typer
 
 import tracelake
+from tracelake.analysis.question import QUESTIONS
 from tracelake.cli import app
 from tracelake.collect.config import CollectConfig
+from tracelake.commands.analyze import question_verb
 from tracelake.commands.collect import CALL, full_command
 from tracelake.lake import Lake
 from tracelake.lake.errors import LakeError
 from tracelake.lake.schema import SCHEMA_VERSION, TABLES
-from tracelake.lake.table import Table
+from tracelake.lake.tables.table import Table
 from tracelake.queries import header
+from tracelake.queries.derived_views import View, views
 from tracelake.queries.saved_query import SavedQuery, saved_queries
-from tracelake.queries.views import View, views
 
 DOCS = Path(__file__).parent
 NOTE = "<!-- Written by `make docs`; changes made here are lost. -->"
@@ -50,6 +52,12 @@ def commands() -> dict[str, Any]:
     return found | {"collect": full_command()}
 
 
+def subcommands(group: Any) -> dict[str, Any]:
+    """The commands of a group in the order of its help."""
+    context = group.make_context(group.name, [], resilient_parsing=True)
+    return {name: group.get_command(context, name) for name in group.list_commands(context)}
+
+
 def cli_page() -> str:
     """Every command with its arguments, options and defaults, and the exit codes."""
     lines = [NOTE, "", "# Commands", "", *_INTRODUCTION.strip().splitlines(), ""]
@@ -62,9 +70,12 @@ def cli_page() -> str:
         if name not in groups:
             lines += _options(name, command, _hints(app)[name])
             continue
-        for inner, inner_command in command.commands.items():
+        hints = _hints(groups[name]) | (
+            {q: question_verb(q).__annotations__ for q in QUESTIONS} if name == "analyze" else {}
+        )
+        for inner, inner_command in subcommands(command).items():
             lines += [f"### lake {name} {inner}", "", *_paragraphs(inner_command.help), ""]
-            lines += _options(f"{name} {inner}", inner_command, _hints(groups[name])[inner])
+            lines += _options(f"{name} {inner}", inner_command, hints[inner])
     lines += ["## Exit codes", "", "| code | meaning |", "|---|---|", "| 0 | Done. |", "| 1 | Something unexpected. |"]
     lines += [_row(str(error.exit_code), (error.__doc__ or "").strip()) for error in _errors()]
     return "\n".join(lines) + "\n"

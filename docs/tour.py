@@ -1,7 +1,7 @@
 """Run the commands of README.md on a new demonstration lake and write what they print: `python docs/tour.py`.
 
 A `console` block that begins with `$ lake ...` is such a command; the rest of the block is its output. The pictures
-that `lake chart` makes on the way go to `docs/img/`. Not part of the installed package.
+that `lake chart` makes on the way go to `docs/images/`. Not part of the installed package.
 """
 
 import argparse
@@ -66,9 +66,9 @@ def main() -> None:
         if given is None:
             run("lake demo", folder)
         README.write_text(rewritten(README.read_text(encoding="utf-8"), folder), encoding="utf-8")
-        (ROOT / "docs" / "img").mkdir(exist_ok=True)
+        (ROOT / "docs" / "images").mkdir(exist_ok=True)
         for picture in folder.glob("*.png"):
-            shutil.copy(picture, ROOT / "docs" / "img" / picture.name)
+            shutil.copy(picture, ROOT / "docs" / "images" / picture.name)
 
 
 if __name__ == "__main__":

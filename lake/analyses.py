@@ -8,7 +8,7 @@ from .derived import Analysis, stored_analyses
 from .errors import NotFoundError, did_you_mean
 from .lake import Lake
 from .layout import DERIVED_WRITER
-from .store import explained
+from .storage.store import explained
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,11 @@ def commit_analysis(
     blobs: Mapping[str, bytes] | None = None,
     *,
     replace: bool = True,
+    partial: bool = False,
 ) -> None:
     """Write the rows and blobs of an analysis in one commit; `replace` takes out older answers to the same question.
 
+    `partial` commits are several of one analysis: what it has committed before stays.
     `tables` are columns by table as `SegmentWriter.append` takes them; `vectors` are calls of `append_vectors`.
     """
     about = {
@@ -49,6 +51,8 @@ def commit_analysis(
     }
     with lake.resume_run(analysis.run_id, writer=DERIVED_WRITER) as run:
         same = {r.analysis["analysis_id"] for r in run.derived if r.analysis["question"] == analysis.question}
+        if partial:
+            same.discard(analysis.analysis_id)
         with run.derive(about, sorted(same) if replace else []) as writer:
             for table, columns in tables.items():
                 writer.append(table, columns)

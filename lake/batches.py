@@ -7,14 +7,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from .checked_files import CheckedFiles, CommittedFile, committed_files
 from .commits import FileEntry
 from .errors import DamageError, NotFoundError
 from .layers import layer_number
 from .layout import PART, SAFE_NAME, check_name
+from .reading.checked_files import CheckedFiles, CommittedFile, committed_files
 from .snapshot import Snapshot
-from .table import Table
 from .tables.states import ACTIVATIONS
+from .tables.table import Table
 from .vectors import from_binary, to_float32
 
 

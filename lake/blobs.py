@@ -9,7 +9,7 @@ from .commits import BlobEntry
 from .errors import DamageError, NotFoundError, did_you_mean
 from .json_values import parse
 from .snapshot import RunLog
-from .store import Store
+from .storage.store import Store
 
 _MOST_HEADER_BYTES = 100 << 20
 

@@ -16,7 +16,7 @@ from . import layout
 from .errors import DamageError, LockedError, NewerFormatError, UsageError
 from .json_values import Time, check_types, oddity, parse
 from .layout import BLOB_PATH, BLOBS, DATA_PATH, RECORD
-from .store import Store
+from .storage.store import Store
 
 _HEAD, _MIDDLE, _TAIL = b'{"sha256":"', b'","body":', b"}\n"
 _BODY = len(_HEAD) + 64 + len(_MIDDLE)

@@ -1,7 +1,7 @@
 """DuckDB over a snapshot: table views, decoded vectors, and a locked connection for ad-hoc SQL.
 
 Knows files by the lists a snapshot gives; never globs. It reaches them through a file system that only reads and checks
-each file that is opened. A table's files are looked at when a statement names the table.
+each file that is opened. Tables and views are made when a statement names them.
 """
 
 import json
@@ -9,7 +9,7 @@ import os
 import re
 import tempfile
 import weakref
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -17,23 +17,24 @@ from typing import TYPE_CHECKING, Any
 import duckdb
 import pyarrow as pa
 
-from . import views
-from .checked_files import CheckedFiles, committed_files
-from .damage import changed_file, damaged_files
 from .errors import DamageError, LakeError, NotFoundError, UsageError, did_you_mean
-from .explanation import explained
-from .result_columns import for_polars, readable
+from .reading.checked_files import CheckedFiles, committed_files
+from .reading.damage import changed_file, damaged_files
 from .schema import stored_tables
 from .snapshot import Snapshot
-from .statement import one_line, reading_statement
-from .table import Table
+from .sql import table_views as views
+from .sql.explanation import described
+from .sql.quoting import literal, quoted
+from .sql.result_columns import for_polars, readable
+from .sql.statement import one_line, reading_statement
 from .tables.runs import RUNS
+from .tables.table import Table
 from .vectors import decode_column
 
 if TYPE_CHECKING:
     import polars as pl
 
-    from .read_only_files import ReadOnlyFiles
+    from .sql.read_only_files import ReadOnlyFiles
 
 Parameters = Sequence[Any] | dict[str, Any] | None
 DAMAGED = "tracelake-damaged: "
@@ -48,24 +49,23 @@ class Connection:
     def __init__(
         self,
         snapshot: Snapshot,
-        runs: Sequence[dict[str, Any]],
+        runs: Sequence[Mapping[str, Any]],
         *,
         run: str | None = None,
         extra_views: Sequence[tuple[str, str, str]] = (),
         locked: bool = False,
     ) -> None:
-        self.snapshot, self.locked = snapshot, locked
-        self.run = run
-        self._tables = {table.name: table for table in stored_tables()}  # whose files no statement has named yet
-        self._extra = {name: set(_WORD.findall(query.lower())) for name, query, _ in extra_views}
+        """`extra_views` are (name, SQL, comment): later ones may use earlier ones. `runs` are rows of that table."""
+        self.snapshot, self.locked, self.run = snapshot, locked, run
+        self._rows_of_runs = runs
+        self._tables = {table.name: table for table in (RUNS, *stored_tables())}  # which no statement has named yet
+        self._views = {name: (query, comment) for name, query, comment in extra_views}  # likewise
+        self._reads = {name: set(_WORD.findall(query.lower())) for name, (query, _) in self._views.items()}
+        self._known = {*self._tables, *self._views}
         self._files: ReadOnlyFiles | None = None
+        self._decodes = False
         self.duckdb = duckdb.connect(":memory:", config=_limits())
         self._finalizer = weakref.finalize(self, self.duckdb.close)  # also at exit: DuckDB warns about open ones
-        self._create_views(runs)
-        for name, query, comment in extra_views:
-            with translated(self):
-                self.duckdb.execute(f"CREATE VIEW {views.quoted(name)} AS {query.strip().rstrip(';')}")
-                self.duckdb.execute(f"COMMENT ON VIEW {views.quoted(name)} IS {views.literal(comment)}")
         if locked:
             self._lock()
 
@@ -79,7 +79,7 @@ class Connection:
         """The result of a query as an Arrow table; DESCRIBE and SHOW TABLES say what things mean."""
         with translated(self):
             try:
-                return explained(self.duckdb, query, self._relation(query, parameters).to_arrow_table())
+                return described(self.duckdb, query, self._relation(query, parameters).to_arrow_table())
             except (pa.ArrowException, OverflowError, ValueError) as error:
                 raise UsageError(f"Arrow has no such type or value: {error}. Cast it, e.g. to VARCHAR.") from error
 
@@ -104,8 +104,9 @@ class Connection:
         return readable(relation)
 
     def names(self) -> list[str]:
-        """Names of all views and tables."""
-        return [name for (name,) in self.duckdb.execute("SELECT table_name FROM information_schema.tables").fetchall()]
+        """Names of all views and tables, those that the caller made too."""
+        made = self.duckdb.execute("SELECT table_name FROM information_schema.tables").fetchall()
+        return sorted(self._known.union(name for (name,) in made))
 
     def close(self) -> None:
         """Close the connection; harmless when closed."""
@@ -118,81 +119,87 @@ class Connection:
         self.close()
 
     def _prepare(self, query: str) -> None:
-        """Check the statement if the connection is locked, and bind the tables that it names to their files."""
-        if self.locked:
-            return self._bind(reading_statement(self.duckdb, query).tables)
-        if self._tables:
-            try:
-                self._bind(reading_statement(self.duckdb, query).tables)
-            except UsageError:  # whatever it does, it may read any table
-                self._bind(self._tables)
-        return None
+        """Check the statement if the connection is locked, and make the views that it names.
 
-    def _bind(self, names: Collection[str]) -> None:
-        """Give tables their files: those named, and those that named views read."""
+        Only those: making them all costs more than most answers. A statement that asks what there is gets them all,
+        and one that names something else too, which may be DuckDB's own catalogue.
+        """
+        if not self.locked and not self._tables and not self._views:
+            return
+        try:
+            statement = reading_statement(self.duckdb, query)
+        except UsageError:
+            if self.locked:
+                raise
+            return self._make(self._known)  # whatever it does, it may read any table
+        foreign = statement.tables - statement.own - self._known
+        self._make(self._known if foreign or statement.asks_what_there_is else statement.tables)
+
+    def _make(self, names: Collection[str]) -> None:
+        """Make the tables and views named, and those that named views read."""
         wanted, seen = set(names), set()
-        while unseen := (wanted & set(self._extra)) - seen:
+        while unseen := (wanted & set(self._reads)) - seen:
             seen |= unseen
-            wanted |= set().union(*(self._extra[name] for name in unseen))
-        for name in wanted & set(self._tables):
+            wanted |= set().union(*(self._reads[name] for name in unseen))
+        for name in [name for name in self._tables if name in wanted]:
             table = self._tables.pop(name)
-            groups = self.snapshot.files_by_columns(table.name, self.run)
-            if not groups:
-                continue
-            self._open_files()
-            for index, entries in enumerate(groups.values()):
-                paths = [_FILES + entry.path for entry in entries]
-                self.duckdb.execute(f"SET VARIABLE {views.variable(table, index)} = $1", [paths])
-            self._create_view(table, views.view_sql(table, list(groups)))
-            self.duckdb.execute(views.comments_sql(table))
+            self._make_runs() if table is RUNS else self._make_table(table)
+        for name in [name for name in self._views if name in wanted]:
+            query, comment = self._views.pop(name)
+            self.duckdb.execute(f"CREATE VIEW {quoted(name)} AS {query.strip().rstrip(';')}")
+            self.duckdb.execute(f"COMMENT ON VIEW {quoted(name)} IS {literal(comment)}")
 
-    def _open_files(self) -> None:
-        """Make the snapshot's files known to DuckDB."""
-        if self._files is None:
-            from .read_only_files import ReadOnlyFiles  # fsspec takes a tenth of a second: not for `select 1`
-
-            files = {file.entry.path: file for file in committed_files(self.snapshot, run=self.run)}
-            self._files = ReadOnlyFiles(files, CheckedFiles(self.snapshot.store))
-            self.duckdb.register_filesystem(self._files)
-
-    def _create_views(self, runs: Sequence[dict[str, Any]]) -> None:
-        con = self.duckdb
-        con.create_function(
-            views.DECODER,
-            decode_column,
-            ["BLOB", "VARCHAR", "FLOAT"],  # type: ignore[list-item]
-            "FLOAT[]",  # type: ignore[arg-type]
-            type="arrow",  # type: ignore[arg-type]
-            null_handling="special",  # type: ignore[arg-type]
-        )
-        script = []
-        filled = {file.entry.table for file in committed_files(self.snapshot, run=self.run)}
-        for table in self._tables.values():
-            script += [
-                _unbound(table) if table.name in filled else views.view_sql(table, []),
-                views.comments_sql(table),
-            ]
+    def _make_runs(self) -> None:
         # As JSON: building an Arrow table from Python values would import pandas wherever it is installed.
         rows = json.dumps(
-            [{k: v.isoformat() if isinstance(v, datetime) else v for k, v in row.items()} for row in runs]
+            [{k: v.isoformat() if isinstance(v, datetime) else v for k, v in row.items()} for row in self._rows_of_runs]
         )
-        con.execute(views.runs_sql(RUNS), [rows]).fetchall()
-        script.append(views.comments_sql(RUNS).replace("COMMENT ON VIEW", "COMMENT ON TABLE", 1))
-        with translated(self):
-            con.execute("\n".join(script))
+        self.duckdb.execute(views.runs_sql(RUNS), [rows]).fetchall()
+        self.duckdb.execute(views.comments_sql(RUNS).replace("COMMENT ON VIEW", "COMMENT ON TABLE", 1))
 
-    def _create_view(self, table: Table, query: str) -> None:
+    def _make_table(self, table: Table) -> None:
         """One table's view; if its files are damaged, one that says so when it is read: other tables stay usable."""
+        groups = self.snapshot.files_by_columns(table.name, self.run)
+        if groups:
+            self._open_files()
+        if table.vector is not None:
+            self._make_decoder()
+        for index, entries in enumerate(groups.values()):
+            paths = [_FILES + entry.path for entry in entries]
+            self.duckdb.execute(f"SET VARIABLE {views.variable(table, index)} = $1", [paths])
         try:
-            self.duckdb.execute(query)
+            self.duckdb.execute(views.view_sql(table, list(groups)))
         except duckdb.Error as error:
             damage = _translate(self, error)
             if not isinstance(damage, DamageError):
                 raise damage from error
             self.duckdb.execute(views.broken_view_sql(table, DAMAGED + str(damage)))
+        self.duckdb.execute(views.comments_sql(table))
+
+    def _open_files(self) -> None:
+        """Make the snapshot's files known to DuckDB."""
+        if self._files is None:
+            from .sql.read_only_files import ReadOnlyFiles  # fsspec takes a tenth of a second: not for `select 1`
+
+            files = {file.entry.path: file for file in committed_files(self.snapshot, run=self.run)}
+            self._files = ReadOnlyFiles(files, CheckedFiles(self.snapshot.store))
+            self.duckdb.register_filesystem(self._files)
+
+    def _make_decoder(self) -> None:
+        """The function that turns stored vectors into lists, once a table that has some is named."""
+        if not self._decodes:
+            self._decodes = True
+            self.duckdb.create_function(
+                views.DECODER,
+                decode_column,
+                ["BLOB", "VARCHAR", "FLOAT"],  # type: ignore[list-item]
+                "FLOAT[]",  # type: ignore[arg-type]
+                type="arrow",  # type: ignore[arg-type]
+                null_handling="special",  # type: ignore[arg-type]
+            )
 
     def _lock(self) -> None:
-        self.duckdb.execute(f"SET allowed_directories = [{views.literal(_FILES)}]")
+        self.duckdb.execute(f"SET allowed_directories = [{literal(_FILES)}]")
         for setting in ("enable_external_access = false", "lock_configuration = true"):
             self.duckdb.execute(f"SET {setting}")
 
@@ -202,13 +209,6 @@ class Connection:
             return None
         refused, self._files.refused = self._files.refused, None
         return refused
-
-
-def _unbound(table: Table) -> str:
-    """The view of a table that no statement has named: typed, and an error rather than empty if it is read anyway."""
-    return views.broken_view_sql(
-        table, f"the files of {table.name} are not bound: a fault of tracelake, please report it"
-    )
 
 
 def _limits() -> dict[str, Any]:

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import polars as pl
 import pyarrow as pa
 
-from .checked_files import checked_paths, committed_files
+from .reading.checked_files import checked_paths, committed_files
 from .snapshot import Snapshot
-from .table import Table
+from .tables.table import Table
 
 
 def polars_schema(table: Table) -> pl.Schema:

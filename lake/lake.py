@@ -10,12 +10,12 @@ from . import commits, layout
 from .errors import ConfigError, DamageError, LockedError, NewerFormatError, NotFoundError, UsageError, did_you_mean
 from .json_values import parse
 from .layout import RUN_ID, WRITER, check_name
-from .local import LocalStore
 from .notices import name_damaged
-from .run_json import FORMAT_VERSION, OWN, encode_run_json, read_run_json
+from .records.run_json import FORMAT_VERSION, OWN, encode_run_json, read_run_json
 from .schema import TABLES
 from .snapshot import RunLog, Snapshot, read_run, run_ids, take_snapshot
-from .store import Lease, Store, explained
+from .storage.local import LocalStore
+from .storage.store import Lease, Store, explained
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
     from .derived import StoredAnalysis
     from .duck import Connection
-    from .removal import Removal
-    from .selection import Selected
-    from .vacuum import Vacuumed
-    from .verify import Report
+    from .reading.selection import Selected
+    from .upkeep.removal import Removal
+    from .upkeep.vacuum import Vacuumed
+    from .upkeep.verify import Verification
     from .writer import RunWriter
 
 PATIENCE_S = 1.0
@@ -303,7 +303,7 @@ class Lake:
             return read_vectors(snapshot, layer, site, raw=raw, batch_rows=batch_rows)
         import pyarrow.compute as pc
 
-        from .selection import chosen_rows, select_vectors
+        from .reading.selection import chosen_rows, select_vectors
 
         with self.connect(run=run, locked=True) as connection:
             rows = chosen_rows(connection, where, [join] if isinstance(join, str) else join)
@@ -325,15 +325,15 @@ class Lake:
         logs = [log for log in self.snapshot(run).runs.values() if not log.removed]
         return [analysis for log in logs for analysis in stored_analyses(log).values()]
 
-    def verify(self, level: str = "quick", run: str | None = None) -> "Report":
+    def verify(self, level: str = "quick", run: str | None = None) -> "Verification":
         """Check what is on disk against the records: quick (names, sizes, footers), full (SHA-256), deep (values)."""
-        from .verify import verify
+        from .upkeep.verify import verify
 
         return verify(self.store, level, None if run is None else self.resolve_run(run))
 
     def remove(self, run_id: str, *, dry_run: bool = True, now: bool = False) -> "Removal":
         """Remove a run: its rows vanish at once, its files go to the trash (`now`: are deleted)."""
-        from .removal import remove
+        from .upkeep.removal import remove
 
         buried = now and run_id in run_ids(self.store)  # a removed run may still be deleted for good
         named = run_id if buried else self.resolve_run(run_id)
@@ -341,6 +341,6 @@ class Lake:
 
     def vacuum(self, older_than_days: float = 7, dry_run: bool = True) -> "Vacuumed":
         """Delete old trash and leftovers of dead writers."""
-        from .vacuum import vacuum
+        from .upkeep.vacuum import vacuum
 
         return vacuum(self.store, older_than_days=older_than_days, dry_run=dry_run)

@@ -9,9 +9,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .checked_files import CheckedFiles, CommittedFile
 from .errors import DamageError
-from .store import Store
+from .reading.checked_files import CheckedFiles, CommittedFile
+from .storage.store import Store
 from .vectors import STORED, from_binary, to_float32
 
 KEYS = ("sequence_id", "position", "stack")

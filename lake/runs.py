@@ -10,11 +10,11 @@ import pyarrow as pa
 from . import layout
 from .errors import LakeError, NotFoundError, UsageError, did_you_mean
 from .layout import DERIVED_WRITER, LOCKS
-from .run_json import MODEL_KEYS, read_run_json
+from .records.run_json import MODEL_KEYS, read_run_json
+from .records.tombstone import check_tombstone
 from .snapshot import RunLog, run_ids
-from .store import Store
+from .storage.store import Store
 from .tables.runs import RUNS
-from .tombstone import check_tombstone
 
 
 def status(log: RunLog, store: Store) -> str:

@@ -11,9 +11,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from .batches import vector_files
-from .checked_files import CheckedFiles, CommittedFile, committed_files
 from .errors import ConfigError, DamageError, NotFoundError, UsageError
 from .layout import PART
+from .reading.checked_files import CheckedFiles, CommittedFile, committed_files
 from .row_groups import VectorFile, VectorReader
 from .snapshot import Snapshot
 

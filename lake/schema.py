@@ -6,10 +6,16 @@ Docs, empty views, DuckDB comments and the writer's checks all derive from `TABL
 
 from collections.abc import Iterable
 
-from .table import Table
 from .tables.comparisons import COMPARISONS, FINGERPRINTS, TRAJECTORY_CORRELATIONS
 from .tables.imports import IMPORTED_METRICS
 from .tables.labels import GRADES, LABELS
+from .tables.neurons import (
+    NEURON_EFFECTS,
+    NEURON_RANKS,
+    SECOND_ORDER_HEADS,
+    SECOND_ORDER_SCORES,
+    SECOND_ORDER_TOKENS,
+)  # fmt: skip
 from .tables.paths import (
     PERSISTENCE_PAIRS,
     PERSISTENCE_SUMMARIES,
@@ -17,9 +23,11 @@ from .tables.paths import (
     TRAJECTORIES,
     TRAJECTORY_SUMMARIES,
 )  # fmt: skip
+from .tables.readouts import LOGIT_CONTRIBUTIONS, LOGIT_LENS
 from .tables.runs import ANALYSES, OPERATIONS, RUNS
 from .tables.saes import SAE_FEATURES
 from .tables.states import ACTIVATIONS, ATTENTION_EDGES, HEAD_SUMMARIES, LAYER_SUMMARIES
+from .tables.table import Table
 from .tables.tokens import SEQUENCES, TOKEN_STEPS
 
 SCHEMA_VERSION = 1
@@ -33,6 +41,8 @@ TABLES: dict[str, Table] = {
         # Written by analyses: every row names its analysis, and all can be computed again.
         *(ANALYSES, TRAJECTORIES, TRAJECTORY_SUMMARIES, PERSISTENCE_PAIRS, PERSISTENCE_SUMMARIES),
         *(FINGERPRINTS, COMPARISONS, TRAJECTORY_CORRELATIONS, LABELS, GRADES),
+        *(LOGIT_LENS, LOGIT_CONTRIBUTIONS),
+        *(NEURON_RANKS, SECOND_ORDER_SCORES, SECOND_ORDER_HEADS, SECOND_ORDER_TOKENS, NEURON_EFFECTS),
     )
 }
 

@@ -5,6 +5,7 @@ published create-only and its folder synced. Only then does progress count.
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import TracebackType
@@ -13,15 +14,15 @@ from typing import Any
 import numpy as np
 
 from . import layout
-from .buffers import TableBuffer
 from .commits import check_blob_name
 from .errors import UsageError, did_you_mean
-from .keys import key_of
-from .parts import BlobFile, PartFile, Place, Threads
 from .schema import TABLES, stored_tables
-from .store import explained
-from .table import Table
+from .storage.store import explained
+from .tables.table import Table
 from .vectors import check_vectors
+from .writing.buffers import TableBuffer
+from .writing.keys import key_of
+from .writing.parts import BlobFile, PartFile, Place, Threads
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,8 @@ class Commit:
     """Called with the record's fields."""
     is_unsure: Callable[[], bool]
     """Whether it is unknown, after an error, if the record counts."""
-    release: Callable[[], None]
-    """Called when the segment ends, whatever became of it."""
+    release: Callable[["SegmentWriter"], None]
+    """Called with the segment when it ends, whatever became of it."""
 
 
 class SegmentWriter:
@@ -50,6 +51,7 @@ class SegmentWriter:
         self._limit = buffer_bytes
         self._threads: Threads | None = None
         self._buffers: dict[tuple[Any, ...], TableBuffer] = {}
+        self._spilling: Future[None] | None = None
         self._open: dict[tuple[Any, ...], PartFile] = {}
         self._parts: list[PartFile] = []
         self._blobs: list[BlobFile] = []
@@ -154,16 +156,23 @@ class SegmentWriter:
                 self._spill()
 
     def _spill(self) -> None:
-        """Write what is buffered to the open files, two at a time."""
-        full = [place for place, buffer in self._buffers.items() if buffer.n_rows]
+        """Begin to write what is buffered to the open files, two at a time; what comes next is buffered meanwhile."""
+        self._settle()
+        full = [(place, buffer) for place, buffer in self._buffers.items() if buffer.n_rows]
+        self._buffers, self.bytes_buffered = {}, 0
         if full:
             self._threads = self._threads or Threads(self._place.store)
-            self._threads.each(self._write, full)
-        self.bytes_buffered = 0
+            self._spilling = self._threads.beside(self._write, full)
 
-    def _write(self, place: tuple[Any, ...]) -> None:
+    def _settle(self) -> None:
+        """Wait for the spill that is being written; its error is raised here."""
+        spilling, self._spilling = self._spilling, None
+        if spilling is not None:
+            spilling.result()
+
+    def _write(self, filled: tuple[tuple[Any, ...], TableBuffer]) -> None:
         """Write one buffer; rows that would break its file's order start a new file."""
-        buffer = self._buffers[place]
+        place, buffer = filled
         rows, key = buffer.take()
         part = self._open.get(place)
         if part is not None and (part.last_key is None or key_of(key, 0) <= part.last_key):
@@ -182,6 +191,7 @@ class SegmentWriter:
 
     def _seal(self) -> None:
         self._spill()
+        self._settle()
         self._parts.sort(key=lambda part: part.target)  # threads finish in any order
         for part in self._open.values():
             part.finish()
@@ -207,18 +217,33 @@ class SegmentWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if kind is None:
+            self.seal()
+        else:
+            self.abandon()
+
+    def seal(self) -> None:
+        """Write, sync and publish everything; the segment is committed when this returns, and dropped if it raises."""
         try:
-            if kind is None:
-                with explained(f"writing {self.what} of run {self.run_id}"):
-                    self._seal()
+            with explained(f"writing {self.what} of run {self.run_id}"):
+                self._seal()
         finally:
-            if not self._sealed:
-                self._drop()
-            if self._threads is not None:
-                self._threads.close()
-            self._buffers.clear()
-            self.bytes_buffered = 0
-            self._commit.release()
+            self._end()
+
+    def abandon(self) -> None:
+        """Drop everything that was appended."""
+        self._end()
+
+    def _end(self) -> None:
+        if self._spilling is not None:
+            wait([self._spilling])  # dropped with the rest, whatever became of it
+        if not self._sealed:
+            self._drop()
+        if self._threads is not None:
+            self._threads.close()
+        self._buffers.clear()
+        self.bytes_buffered = 0
+        self._commit.release(self)
 
     def _drop(self) -> None:
         """Forget the segment: its staging files go, and nothing of it was ever visible."""

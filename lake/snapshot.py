@@ -9,9 +9,9 @@ from . import commits, layout
 from .commits import BlobEntry, FileEntry, Record
 from .errors import DamageError, LakeError, NotFoundError
 from .layout import DERIVED_WRITER, RUN_ID
-from .run_json import read_run_json
-from .store import Store
-from .tombstone import check_tombstone
+from .records.run_json import read_run_json
+from .records.tombstone import check_tombstone
+from .storage.store import Store
 
 
 @dataclass(frozen=True)

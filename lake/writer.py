@@ -1,5 +1,6 @@
 """One writer of one run: its lease, its chain of commit records, and the segments it opens."""
 
+import threading
 from contextlib import suppress
 from functools import cache
 from importlib.metadata import version
@@ -9,10 +10,10 @@ from . import commits, layout
 from .commits import Record
 from .errors import LakeError, NotFoundError, UsageError
 from .layout import DERIVED_WRITER
-from .parts import Place
 from .segments import Commit, SegmentWriter
 from .snapshot import RunLog, read_run
-from .store import Lease, Store, explained
+from .storage.store import Lease, Store, explained
+from .writing.parts import Place
 
 BUFFER_BYTES = 256 << 20
 
@@ -31,6 +32,9 @@ class RunWriter:
         self.store, self._lease = store, lease
         self._broken = False
         self._open: SegmentWriter | None = None
+        self._sealing: str | None = None
+        self._lost: str | None = None
+        self._chained = threading.Lock()
         self.closed = False
         with explained(f"opening run {run_id} for writing"):
             staging = layout.staging(run_id, writer)
@@ -75,8 +79,9 @@ class RunWriter:
 
     @property
     def next_seq(self) -> int:
-        """Number of this writer's next commit record."""
-        return len(self._chain)
+        """Number of this writer's next commit record that nobody is about to publish."""
+        with self._chained:
+            return len(self._chain) + (self._sealing is not None)
 
     def segment(self, index: int, items: tuple[int, int], *, buffer_bytes: int = BUFFER_BYTES) -> SegmentWriter:
         """The writer of one segment, covering the half-open range `items`; use it as a context manager."""
@@ -87,6 +92,18 @@ class RunWriter:
             raise UsageError(f"{self._open.what.capitalize()} of run {self.run_id} is still open.")
         fields = {"op": "segment", "segment": index, "items": list(items)}
         return self._opened(f"segment {index}", fields, buffer_bytes)
+
+    def hand_over(self) -> SegmentWriter:
+        """The open segment, to be sealed (or abandoned) in another thread while the next one is filled.
+
+        One at a time: the earlier one's end is waited for first. If its sealing fails, this writer goes no further.
+        """
+        if self._open is None or self._sealing is not None:
+            raise UsageError(f"Run {self.run_id}: {self._sealing or 'no segment'} is being sealed.")
+        segment = self._open
+        with self._chained:
+            self._sealing, self._open = segment.what, None
+        return segment
 
     def derive(self, analysis: dict[str, Any], replaces: list[str]) -> SegmentWriter:
         """The writer of an analysis' rows, which replace those of the analyses called `replaces`."""
@@ -140,12 +157,13 @@ class RunWriter:
     def _publish(self, **fields: Any) -> Record:
         """Publish this writer's next commit record."""
         previous = self._chain[-1].digest if self._chain else self._log.digest
-        place = {"run_id": self.run_id, "writer": self.writer, "seq": self.next_seq}
+        seq = len(self._chain)
+        place = {"run_id": self.run_id, "writer": self.writer, "seq": seq}
         record = Record(**place, previous=previous, time=commits.now(), tool_version=tool_version(), **fields)
         data, digest = commits.encode(record)
         if self.store.exists(layout.tombstone(self.run_id)):
             raise NotFoundError(f"Run {self.run_id} was removed while it was being written.")
-        target = layout.record(self.run_id, self.writer, self.next_seq)
+        target = layout.record(self.run_id, self.writer, seq)
         staging = layout.staging(self.run_id, self.writer)
         with explained(f"publishing the commit record {record.name} of run {self.run_id}"):
             try:
@@ -156,7 +174,10 @@ class RunWriter:
                 raise
         record = commits.decode(data, record.name, self.run_id)
         assert record.digest == digest
-        self._chain.append(record)
+        with self._chained:
+            self._chain.append(record)
+            if self._sealing == f"segment {record.segment}":
+                self._sealing = None
         if _is_end(record):
             self._publish_end(record)
         return record
@@ -175,8 +196,12 @@ class RunWriter:
         with suppress(OSError):  # an end too many is no harm
             self.store.remove(f"{folder}/{name}" for name in earlier)
 
-    def _release_segment(self) -> None:
-        self._open = None
+    def _release_segment(self, segment: SegmentWriter) -> None:
+        with self._chained:
+            if segment is self._open:
+                self._open = None
+            elif self._sealing == segment.what:  # it was not published
+                self._sealing, self._lost = None, segment.what
 
     def _current(self) -> RunLog:
         return self._log.with_chain(self.writer, self._chain)
@@ -184,6 +209,10 @@ class RunWriter:
     def _check_open(self) -> None:
         if self.closed:
             raise UsageError(f"The writer of run {self.run_id} is closed; resume the run to write more.")
+        if self._lost is not None:
+            raise LakeError(
+                f"{self._lost.capitalize()} of run {self.run_id} could not be written; nothing after it can. Resume the run."
+            )
         if self._broken:
             raise LakeError(
                 f"The last commit of run {self.run_id} could not be made durable. Stop here and resume the run: "

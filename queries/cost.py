@@ -3,7 +3,7 @@
 from typing import Any
 
 from ..lake.errors import NotFoundError
-from .open_lake import OpenLake
+from .queried_lake import QueriedLake
 
 WALL = "wall"
 
@@ -21,7 +21,7 @@ ORDER BY total_ms DESC, name
 """
 
 
-def run_cost(lake: OpenLake, run_id: str) -> dict[str, Any]:
+def run_cost(lake: QueriedLake, run_id: str) -> dict[str, Any]:
     """Operations of a run, its wall time, the remainder, and the overhead if strict timings measured it.
 
     The wall time runs from loading the model to the last segment's rows; writing the last segment is not in it.

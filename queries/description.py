@@ -54,7 +54,7 @@ def _worth_showing(name: str, value: Any) -> bool:
 
 def describe_schema() -> list[dict[str, Any]]:
     """Every table and column with type, unit and meaning, and the derived views."""
-    from .views import views
+    from .derived_views import views
 
     found = [
         {

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..lake.commits import Record
-from .open_lake import OpenLake
+from .queried_lake import QueriedLake
 from .saved_query import check_profile
 
 RISKY = 0.7
@@ -72,7 +72,7 @@ class SegmentNews:
         return asdict(self)
 
 
-def follow(lake: OpenLake, run_id: str, profile: str, *, interval_s: float = 1.0) -> Iterator[SegmentNews]:
+def follow(lake: QueriedLake, run_id: str, profile: str, *, interval_s: float = 1.0) -> Iterator[SegmentNews]:
     """Yield the news of every segment, those committed already first, until the run is not running any more."""
     with lake.connect(locked=True) as connection:
         check_profile(connection, profile)
@@ -92,7 +92,7 @@ def follow(lake: OpenLake, run_id: str, profile: str, *, interval_s: float = 1.0
         time.sleep(interval_s)
 
 
-def _news(lake: OpenLake, run_id: str, profile: str, record: Record, n_segments: int, samples: int) -> SegmentNews:
+def _news(lake: QueriedLake, run_id: str, profile: str, record: Record, n_segments: int, samples: int) -> SegmentNews:
     first, end = (item * samples for item in record.items or (0, 0))
     parameters = {"run": run_id, "profile": profile, "first": first, "end": end, "risky": RISKY}
     row: dict[str, Any] = lake.sql(JUDGED, parameters).row(0, named=True)

@@ -5,15 +5,15 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .cells import timestamp_text
-from .text_table import printable
+from .results.cells import timestamp_text
+from .results.text_table import printable
 
 if TYPE_CHECKING:
     import altair
     import polars
 
-    from .open_lake import OpenLake
-    from .report import Report
+    from .queried_lake import QueriedLake
+    from .report import WrittenReport
 
 _SHOWN = ("run_id", "tag", "kind", "status", "model", "n_sequences", "n_tokens", "created_at")
 
@@ -24,7 +24,7 @@ class Runs(Sequence[dict[str, Any]]):
     Calling it reads the lake again and returns the dicts.
     """
 
-    def __init__(self, lake: "OpenLake") -> None:
+    def __init__(self, lake: "QueriedLake") -> None:
         self._lake = lake
         self._rows = lake.run_rows()
 
@@ -73,7 +73,7 @@ class Runs(Sequence[dict[str, Any]]):
 class OpenRun:
     """One run of a lake, by id, unique prefix, tag or `latest`."""
 
-    def __init__(self, lake: "OpenLake", run: str) -> None:
+    def __init__(self, lake: "QueriedLake", run: str) -> None:
         self.lake = lake
         self.run_id = lake.resolve_run(run)
 
@@ -110,14 +110,14 @@ class OpenRun:
         return self.lake.query(name, run=self.run_id, **params)
 
     def chart(self, name: str, **params: Any) -> "altair.Chart":
-        """The chart of a saved query, as `OpenLake.chart` draws it."""
+        """The chart of a saved query, as `QueriedLake.chart` draws it."""
         return self.lake.chart(name, run=self.run_id, **params)
 
     def vectors(self, layer: int, site: str = "resid_post", **options: Any) -> Any:
         """Vectors of one layer and site, as `Lake.vectors` returns them."""
         return self.lake.vectors(layer, site, self.run_id, **options)
 
-    def report(self, output: str | Path | None = None, **options: Any) -> "Report":
+    def report(self, output: str | Path | None = None, **options: Any) -> "WrittenReport":
         """Write the run as an HTML page, `report-RUN.html` if no file is named (see `lake report`)."""
         from .report import write_report
 

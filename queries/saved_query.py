@@ -7,19 +7,20 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from importlib import resources
-from importlib.resources.abc import Traversable
-from pathlib import Path, PurePath
+from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 import duckdb
 
 from ..lake.errors import ConfigError, LakeError, NotFoundError, UsageError, did_you_mean
+from ..lake.lake import Lake
 from ..lake.layers import layer_number
-from ..lake.statement import parsed, reading_statement
+from ..lake.query_files import FOLDER, query_files, read_query_file
+from ..lake.sql.statement import parsed, reading_statement
+from .charts.axis_titles import axis_title, is_plain
 from .header import Header, Parameter, parse_header
-from .labels import axis_title, is_plain
 
 if TYPE_CHECKING:
     import polars
@@ -214,7 +215,7 @@ def check_profile(connection: "Connection", text: str) -> None:
 
 
 def saved_queries(
-    lake_path: str | Path | None = None, *, on_broken: Callable[[ConfigError], None] | None = None
+    lake: Lake | None = None, *, on_broken: Callable[[ConfigError], None] | None = None
 ) -> dict[str, SavedQuery]:
     """Every saved query by name: the package's own, and over them those of LAKE/queries.
 
@@ -222,9 +223,9 @@ def saved_queries(
     """
     queries: dict[str, SavedQuery] = {}
     with closing(duckdb.connect()) as parser:
-        for name, (file, source) in sorted(_query_files(lake_path).items()):
+        for file in sorted(_query_files(lake).values(), key=lambda file: file.name):
             try:
-                queries[name] = _load(parser, file, source)
+                queries[file.name] = _load(parser, file)
             except ConfigError as error:
                 if on_broken is None:
                     raise
@@ -232,39 +233,48 @@ def saved_queries(
     return queries
 
 
-def find(name: str, lake_path: str | Path | None = None) -> SavedQuery:
+def find(name: str, lake: Lake | None = None) -> SavedQuery:
     """The saved query called `name`; other files are not read, so a broken one elsewhere does not matter."""
-    files = _query_files(lake_path)
+    files = _query_files(lake)
     if name not in files:
         raise NotFoundError(f"No saved query {name!r}.{did_you_mean(name, sorted(files))} `lake query` lists them all.")
     with closing(duckdb.connect()) as parser:
-        return _load(parser, *files[name])
+        return _load(parser, files[name])
 
 
-def _query_files(lake_path: str | Path | None) -> dict[str, tuple[Traversable, str]]:
-    files: dict[str, tuple[Traversable, str]] = {}
-    for file in resources.files(_PACKAGE).joinpath("saved").iterdir():
-        if file.name.endswith(".sql"):
-            files[file.name.removesuffix(".sql")] = (file, "tracelake")
-    folder = Path(lake_path) / "queries" if lake_path is not None else None
-    for path in sorted(folder.glob("*.sql")) if folder and folder.is_dir() else []:
-        files[path.stem] = (path, "lake")
-    return files
+@dataclass(frozen=True)
+class _File:
+    """A file that holds a saved query."""
+
+    path: PurePath
+    source: str
+    read: Callable[[], bytes]
+
+    @property
+    def name(self) -> str:
+        return self.path.stem
 
 
-def _load(parser: duckdb.DuckDBPyConnection, file: Traversable, source: str) -> SavedQuery:
-    path = PurePath(str(file))
-    if not _FILE_NAME.fullmatch(file.name):
+def _query_files(lake: Lake | None) -> dict[str, _File]:
+    packaged = [file for file in resources.files(_PACKAGE).joinpath("saved").iterdir() if file.name.endswith(".sql")]
+    files = [_File(PurePath(str(file)), "tracelake", file.read_bytes) for file in packaged]
+    if lake is not None:
+        folder = lake.path / FOLDER
+        files += [_File(folder / name, "lake", partial(read_query_file, lake, name)) for name in query_files(lake)]
+    return {file.name: file for file in files}
+
+
+def _load(parser: duckdb.DuckDBPyConnection, file: _File) -> SavedQuery:
+    path = file.path
+    if not _FILE_NAME.fullmatch(path.name):
         raise ConfigError(f"{path}: a saved query's file name must be lower-case letters, digits and _, then .sql.")
     try:
-        text = file.read_text(encoding="utf-8")
+        text = file.read().decode("utf-8").replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}).") from error
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror}).") from error
     header = parse_header(text, path)
     statement = one_select(parser, text, path)
-    query = SavedQuery(path.stem, source, path, statement.query.strip().rstrip(";"), header, text)
+    query = SavedQuery(path.stem, file.source, path, statement.query.strip().rstrip(";"), header, text)
     _check_parameters(query, statement.named_parameters)
     return query
 

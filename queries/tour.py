@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from .chart import NoRowsError, draw
-from .formats import render
-from .page import save
+from .charts.chart import NoRowsError, draw
+from .charts.chart_file import save
+from .results.formats import render
 from .saved_query import find
 
 QUESTIONS = (

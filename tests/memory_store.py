@@ -13,7 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from tracelake.lake.errors import DamageError
-from tracelake.lake.store import Entry, Lease, Move, Store
+from tracelake.lake.storage.store import Entry, Lease, Move, Store
 
 
 class MemoryFile:

@@ -6,11 +6,9 @@ from dataclasses import asdict, dataclass
 import polars as pl
 
 from ...lake import Lake
-from ...lake.analyses import commit_analysis
-from ...lake.checked_files import checked_paths, committed_files
-from ...lake.derived import Analysis, analysis_row, input_digest
+from ...lake.derived import Analysis, input_digest
 from ...lake.errors import UsageError
-from ...lake.snapshot import Snapshot
+from ..passes import ChunkRows, commit_chunks, rows_of, sequences_with_rows
 from .embedder import MINILM, PROMPT, Embedder, Scope, SequenceText, embed_texts
 
 CHUNK_TEXTS = 8192
@@ -74,19 +72,19 @@ def _embed_scope(
     """Embed and commit chunk by chunk; the last commit says that the scope is whole."""
     digest = input_digest(lake.snapshot(run_id), [("sequences", {}), ("token_steps", {})])
     analysis = Analysis(run_id, "embed", {"embedder": model.name, "scope": scope.name}, digest)
-    chunks = list(_chunks(missing, scope))
-    for number, chunk in enumerate(chunks):
-        found = embed_texts(chunk, scope, model)
-        vectors = []
-        if found is not None:
-            call = {"table": "step_embeddings", "columns": found.columns, "vectors": found.vectors, "dtype": "float32"}
-            vectors.append(call)
-            result.n_embedded += len(found.vectors)
-        tables = {}
-        if number == len(chunks) - 1:
-            tables["analyses"] = analysis_row(analysis, len(missing), [], None)
-        commit_analysis(lake, analysis, tables, vectors, replace=False)
-        on_progress(result.n_embedded)
+
+    def compute(chunk: list[SequenceText]) -> ChunkRows:
+        embedded = embed_texts(chunk, scope, model)
+        if embedded is None:
+            return ChunkRows()
+        result.n_embedded += len(embedded.vectors)
+        call = {"table": "step_embeddings", "columns": embedded.columns, "vectors": embedded.vectors}
+        return ChunkRows(vectors=[call | {"dtype": "float32"}])
+
+    commit_chunks(
+        lake, analysis, list(_chunks(missing, scope)), compute, n_sequences=len(missing),
+        on_chunk=lambda number, chunk: on_progress(result.n_embedded),
+    )  # fmt: skip
 
 
 def read_texts(lake: Lake, run_id: str) -> list[SequenceText]:
@@ -110,18 +108,9 @@ def read_texts(lake: Lake, run_id: str) -> list[SequenceText]:
 
 def _missing(lake: Lake, run_id: str, embedder: str, scope: Scope, texts: list[SequenceText]) -> list[SequenceText]:
     """Sequences that have no embedding of this scope: a sequence's rows are committed together."""
-    snapshot = lake.snapshot(run_id)
     only = {"embedder": embedder, "scope": scope.name}
-    stored = set(_rows(snapshot, only).select("sequence_id").unique().collect()["sequence_id"].to_list())
+    stored = sequences_with_rows(lake, run_id, "step_embeddings", only)
     return [text for text in texts if text.sequence_id not in stored and _n_rows([text], scope)]
-
-
-def _rows(snapshot: Snapshot, only: dict[str, str]) -> pl.LazyFrame:
-    files = [file for file in committed_files(snapshot, "step_embeddings") if file.entry.may_hold(only)]
-    if not files:
-        return pl.LazyFrame(schema={"sequence_id": pl.Int64, "truncated": pl.Boolean})
-    scan = pl.scan_parquet(checked_paths(snapshot, files), hive_partitioning=False, glob=False)
-    return scan.filter(pl.col(name) == value for name, value in only.items()).select("sequence_id", "truncated")
 
 
 def _n_rows(texts: list[SequenceText], scope: Scope) -> int:
@@ -142,9 +131,9 @@ def _chunks(texts: list[SequenceText], scope: Scope) -> Iterator[list[SequenceTe
 
 
 def _count(lake: Lake, result: Embedded) -> None:
-    snapshot = lake.snapshot(result.run_id)
     for scope in result.scopes:
-        rows = _rows(snapshot, {"embedder": result.embedder, "scope": scope}).collect()
-        result.n_stored += rows.height
-        result.n_truncated += int(rows["truncated"].sum())
+        only = {"embedder": result.embedder, "scope": scope}
+        truncated = rows_of(lake, result.run_id, "step_embeddings", only, ["truncated"]).collect()["truncated"]
+        result.n_stored += len(truncated)
+        result.n_truncated += int(truncated.sum())
     result.n_stored -= result.n_embedded

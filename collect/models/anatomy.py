@@ -51,7 +51,7 @@ def _parts(block: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             yield name, child
 
 
-def _named_parts(block: nn.Module) -> dict[str, nn.Module]:
+def named_parts(block: nn.Module) -> dict[str, nn.Module]:
     """The parts by name; a name that several have is told apart by their place."""
     parts = list(_parts(block))
     names = [name for name, _ in parts]
@@ -212,7 +212,7 @@ def _added_parts(seen: dict[str, Tensor]) -> tuple[str, str] | None:
 def _settle(anatomy: Anatomy, attention: str, mlp: str) -> None:
     """Name the modules that add to the residual stream, in every block."""
     for block, part in zip(anatomy.blocks, anatomy.parts, strict=True):
-        children = _named_parts(block)
+        children = named_parts(block)
         part.after_attention = children.get(attention.removeprefix("wrote:"))
         part.after_mlp = children.get(mlp.removeprefix("wrote:"))
     anatomy.attn_out = lambda p: p.attention if attention == "attention" else p.after_attention
@@ -309,7 +309,7 @@ class Recording:
         ]
         for name, module in self.parts.items():
             handles.append(module.register_forward_hook(self._output(name)))
-        for name, child in _named_parts(block).items():
+        for name, child in named_parts(block).items():
             handles.append(child.register_forward_pre_hook(self._read(f"read:{name}"), with_kwargs=True))
             if not any(child is module for module in self.parts.values()):
                 handles.append(child.register_forward_hook(self._wrote(f"wrote:{name}")))

@@ -175,6 +175,24 @@ class AttentionObserver:
         return (columns >= low.unsqueeze(-1)) & (columns < high.unsqueeze(-1))
 
 
+def last_query_weights(
+    query: Tensor, key: Tensor, mask: Tensor | None, options: dict
+) -> Float[Tensor, "batch head key"]:
+    """The weights with which the last query attends to every key, in float32 (float64)."""
+    last, n_key = query.shape[2] - 1, key.shape[2]
+    visible = None if mask is None else mask[..., :n_key]
+    scores = _masked(query, _wide(key), visible, options, slice(last, last + 1))
+    sinks = _sinks(options, query)
+    if sinks is not None:
+        column = sinks[:, :, last:].unsqueeze(-1).to(scores.dtype)
+        scores = torch.cat((scores, column.expand(*scores.shape[:3], 1)), dim=-1)
+    return scores.softmax(-1)[:, :, 0, :n_key]
+
+
+def _wide(states: Tensor) -> Tensor:
+    return states if states.dtype == torch.float64 else states.float()
+
+
 def _masked(query: Tensor, key: Tensor, mask: Tensor | None, options: dict, queries: slice) -> Tensor:
     """Scores of some queries, scaled, capped, biased and masked."""
     scaling = options.get("scaling")
@@ -188,10 +206,10 @@ def _masked(query: Tensor, key: Tensor, mask: Tensor | None, options: dict, quer
 
 
 def _scores(query: Tensor, key: Tensor, scaling: float) -> Float[Tensor, "batch head query key"]:
-    """Scaled dot products in float32; grouped-query keys are shared by views, not repeated."""
+    """Scaled dot products in float32 (float64); grouped-query keys are shared by views, not repeated."""
     batch, n_heads, n_query, d_head = query.shape
     n_shared = key.shape[1]
-    grouped = (query.float() * scaling).reshape(batch, n_shared, (n_heads // n_shared) * n_query, d_head)
+    grouped = (_wide(query) * scaling).reshape(batch, n_shared, (n_heads // n_shared) * n_query, d_head)
     return (grouped @ key.transpose(-1, -2)).view(batch, n_heads, n_query, key.shape[2])
 
 

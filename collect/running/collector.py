@@ -1,14 +1,13 @@
 """One run: plan it, collect it segment by segment, resume it; the only file that knows both models and the lake."""
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 
 from ...lake import Lake
 from ...lake.errors import ConfigError, StoppedError, UsageError
+from ...lake.run_id import new_run_id
 from ..config import CollectConfig
 from ..decoding.check import choose_reading, reading_notice
 from ..decoding.generation_settings import GenerationSettings
@@ -31,45 +30,16 @@ from ..observing.attention_layers import ObservableAttention, observable_attenti
 from ..observing.observation import ObservedModel, Wishes
 from ..observing.vectors import check_attention_sites, each_once, vector_wishes
 from . import own_runs
+from .calls import Callbacks, Collected, Progress
 from .consent import consented, resume_command
 from .context_items import items_of
 from .failure import failing_said
 from .plan import Estimate, Plan, estimate, make_plan, stored_dtype
-from .provenance import check_same, new_run_id, run_json
+from .provenance import check_same, run_json
+from .sealing import Sealing
 from .segment import SegmentRunner, operation_columns
 from .space import check_space
 from .stopping import Stopping, stop_finder, stopped
-
-
-@dataclass
-class Progress:
-    """How far a run is, for whoever shows it."""
-
-    n_segments: int
-    segments_done: int = 0
-    n_tokens: int = 0
-    n_bytes: int = 0
-
-
-@dataclass(frozen=True)
-class Collected:
-    """What a finished call of `collect` leaves."""
-
-    run_id: str
-    n_sequences: int
-    n_tokens: int
-    n_bytes: int
-    seconds: float
-    notices: tuple[str, ...]
-
-
-@dataclass
-class Callbacks:
-    """What the caller wants to hear, and how it asks to stop."""
-
-    on_progress: Callable[[Progress], None] = lambda progress: None
-    on_notice: Callable[[str], None] = lambda text: None
-    should_stop: Callable[[], bool] = lambda: False
 
 
 class Collection:
@@ -185,7 +155,7 @@ class Collection:
         lake.check_writable()
         if self.config.max_bytes is None:
             check_space(self.estimate().n_bytes, lake.store.free_bytes(), lake.path, assume_yes=assume_yes)
-        run_id = new_run_id(self.config.tag)
+        run_id = new_run_id(self.config.tag or "run")
         run = lake.start_run(run_id, self._about(run_id))
         own_runs.remember(run.run_json)
         return self.collect_into(run)
@@ -246,19 +216,28 @@ class Collection:
         others = everything - set(waiting)
         # The first segment also pays for what is imported and allocated once.
         compared = waiting[min(1, len(waiting) - 1)] if self.config.strict_timings and waiting else None
-        runner = self._runner(run.run_id, progress, embedder)
-        for index, (start, stop), items in self.items.pending(self.plan.segments, others, run.notes):
-            self._check_limits(run)
-            with run.segment(index, (start, stop)) as segment:
-                self._collect(runner, segment, start, items, compare=index == compared)
-                segment.append("operations", operation_columns(self.timings, run.writer, index))
-                segment.note(self.items.note())
-                sealing = time.perf_counter()
-            self._last_write_ms = (time.perf_counter() - sealing) * 1000
-            self.timings.add("write", self._last_write_ms)
-            progress.segments_done += 1
-            progress.n_bytes = run.bytes_committed
-            self.callbacks.on_progress(progress)
+        with Sealing(run, self.timings) as sealing:
+            runner = self._runner(run.run_id, progress, embedder, sealing)
+            for index, (start, stop), items in self.items.pending(self.plan.segments, others, run.notes):
+                self._check_limits(run, sealing)
+                segment = run.segment(index, (start, stop))
+                try:
+                    self._collect(runner, segment, start, items, compare=index == compared)
+                    segment.append("operations", operation_columns(self.timings, run.writer, index))
+                    segment.note(self.items.note())
+                except BaseException:
+                    segment.abandon()
+                    raise
+                sealing.take(segment)
+                self._report(progress, run)
+            sealing.wait()
+            self._report(progress, run)
+        self._last_write_ms = sealing.waited_ms
+
+    def _report(self, progress: Progress, run: Any) -> None:
+        progress.segments_done = len(run.committed)
+        progress.n_bytes = run.bytes_committed
+        self.callbacks.on_progress(progress)
 
     def _collect(
         self, runner: SegmentRunner, segment: Any, start: int, items: list[TokenizedPrompt], *, compare: bool
@@ -279,22 +258,25 @@ class Collection:
     def _resume_command(self, run: Any) -> str:
         return resume_command(run.run_id, dict(self.config))
 
-    def _check_limits(self, run: Any) -> None:
+    def _check_limits(self, run: Any, sealing: Sealing) -> None:
         if self.callbacks.should_stop():
             raise StoppedError(stopped(self._resume_command(run)))
         limit = self.config.max_bytes
+        if limit is not None:
+            sealing.wait()  # what counts is what is committed
         if limit is not None and run.bytes_committed >= limit:
             raise StoppedError(
                 f"Stopped at {run.bytes_committed:,} bytes (--max-bytes {limit:,}). "
                 f"Continue without that limit: {self._resume_command(run)} --max-bytes N"
             )
 
-    def _runner(self, run_id: str, progress: Progress, embedder: Embedder | None) -> SegmentRunner:
+    def _runner(self, run_id: str, progress: Progress, embedder: Embedder | None, sealing: Sealing) -> SegmentRunner:
         assert self.observed is not None
         text = TokenText(self.loaded.tokenizer)
         stopping = Stopping(self.callbacks.should_stop, resume_command(run_id, dict(self.config)))
 
         def on_block(n_tokens: int) -> None:
+            sealing.check()
             progress.n_tokens += n_tokens
             self.callbacks.on_progress(progress)
             stopping.after_block()

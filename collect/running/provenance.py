@@ -1,7 +1,6 @@
 """Everything run.json records about a run: configuration, model, prompts, plan, versions."""
 
 import platform
-import secrets
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -10,7 +9,7 @@ import torch
 
 from ...lake.errors import ConfigError
 from ...lake.schema import SCHEMA_VERSION
-from ..config import CollectConfig, checked_tag
+from ..config import CollectConfig
 from ..inputs.prompts import PromptSource
 from ..inputs.text import special_ids
 from ..models.model import LoadedModel
@@ -35,12 +34,6 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
-
-
-def new_run_id(tag: str | None) -> str:
-    """A sortable id: tag (or `run`), UTC time to the second, four random hex digits."""
-    name = "run" if tag is None else checked_tag(tag).lower()
-    return f"{name}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
 
 
 def run_json(

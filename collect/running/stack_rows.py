@@ -7,9 +7,10 @@ import numpy as np
 import pyarrow as pa
 
 from ...lake.errors import ConfigError
+from ...lake.uniform_attention import uniform_basin
 from ..decoding.sequence import Block, Sequence
 from ..observing.observation import Wishes, summary_sites
-from ..observing.summaries import STATE_STATISTICS, uniform_basin
+from ..observing.summaries import STATE_STATISTICS
 
 FLUSH_BYTES = 64 * 2**20
 ATTENTION_COLUMNS = tuple(

@@ -1,16 +1,14 @@
 """A run made of other programs' records: its id, its run.json, and the refusal to import a record twice."""
 
 import platform
-import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from ..errors import LakeError, LockedError, UsageError
-from ..layout import LOCKS, RUN_ID
+from ..layout import LOCKS
 from ..snapshot import RunLog
 
 if TYPE_CHECKING:
@@ -19,15 +17,6 @@ if TYPE_CHECKING:
 
 
 PATIENCE_S = 30.0
-
-
-def new_run_id(tag: str) -> str:
-    """A sortable id: tag, UTC time to the second, four random hex digits."""
-    if not RUN_ID.fullmatch(tag) or len(tag) > 40:
-        raise UsageError(
-            f"--tag {tag!r}: a tag begins with a letter and has 3 to 40 small letters, digits, dashes and underscores."
-        )
-    return f"{tag}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
 
 
 def import_json(

@@ -31,7 +31,7 @@ _NPY = {"float32": "<f4", "float16": "<f2"}
 
 
 @dataclass(frozen=True)
-class Exported:
+class ExportedVectors:
     """What was written: row r of the matrix is row r of the index."""
 
     file: str
@@ -66,7 +66,7 @@ def export_vectors(
     where: str | None = None,
     join: Sequence[str] = (),
     batch_rows: int = 8192,
-) -> Exported:
+) -> ExportedVectors:
     """Write the activations of one layer (negative: from the last) and site of a run, all or those `where` chooses.
 
     The stored number format is kept where the file format has it (npy: float32, float16; safetensors: also bfloat16;
@@ -93,7 +93,7 @@ def export_vectors(
             name = f"{site}.{layer_number(run_id, lake.run_json(run_id), layer)}"
             file.write(_npy_header(matrix) if form == "npy" else _safetensors_header(matrix, name))
             _write_raw(file, keys, matrix)
-    return Exported(str(target), None if index is None else str(index), matrix.rows, matrix.dim, matrix.dtype)
+    return ExportedVectors(str(target), None if index is None else str(index), matrix.rows, matrix.dim, matrix.dtype)
 
 
 def _matrix(lake: "Lake", run_id: str, *, layer: int, site: str, form: str, batch_rows: int) -> _Matrix:

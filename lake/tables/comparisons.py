@@ -1,7 +1,7 @@
 """The tables of what is typical of a run or a group, and how two of them differ."""
 
-from ..table import Table
 from .key_columns import ANALYSIS, F64, I32, I64, RUN, TEXT, columns
+from .table import Table
 
 _GROUP = columns(("label", TEXT, "The group: a run id, or a value of the column that was compared by.", None, True))
 

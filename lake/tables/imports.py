@@ -1,7 +1,7 @@
 """The table of what other programs' records say and no observation column holds."""
 
-from ..table import Table
 from .key_columns import F64, I32, RUN, SEQUENCE, TEXT, columns
+from .table import Table
 
 IMPORTED_METRICS = Table(
     "imported_metrics",

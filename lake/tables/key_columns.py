@@ -2,7 +2,7 @@
 
 import pyarrow as pa
 
-from ..table import Column
+from .table import Column
 
 TEXT, I16, I32, I64 = pa.string(), pa.int16(), pa.int32(), pa.int64()
 F32, F64, BOOL = pa.float32(), pa.float64(), pa.bool_()

@@ -1,7 +1,7 @@
 """The tables of verdicts that were not given when the run was collected: by people, other runs, other graders."""
 
-from ..table import Table
 from .key_columns import ANALYSIS, BOOL, F64, I32, RUN, SEQUENCE, TEXT, columns
+from .table import Table
 
 LABELS = Table(
     "labels",

@@ -1,7 +1,7 @@
 """The tables of paths: embeddings of the growing text, trajectories, and the topology of both."""
 
-from ..table import Table
 from .key_columns import ANALYSIS, BOOL, DIM, DTYPE, F32, I16, I32, POSITION, RUN, SEQUENCE, TEXT, VECTOR, columns
+from .table import Table
 
 STEP_EMBEDDINGS = Table(
     "step_embeddings",

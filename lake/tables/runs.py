@@ -1,7 +1,7 @@
 """The tables about runs themselves: what they are, where their time went, what was computed from them."""
 
-from ..table import Table
 from .key_columns import ANALYSIS, BOOL, F64, I32, I64, RUN, TEXT, TIME, columns
+from .table import Table
 
 RUNS = Table(
     "runs",

@@ -1,7 +1,7 @@
 """The tables of sparse autoencoders."""
 
-from ..table import Table
 from .key_columns import F32, I32, LAYER, POSITION, RUN, SEQUENCE, SITE, TEXT, columns
+from .table import Table
 
 SAE_FEATURES = Table(
     "sae_features",

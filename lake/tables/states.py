@@ -1,7 +1,7 @@
 """The tables of what was computed inside the model: states, their summaries, attention."""
 
-from ..table import Table
 from .key_columns import DIM, DTYPE, F32, HEAD, I32, KIND, LAYER, POSITION, RUN, SEQUENCE, SITE, STACK, VECTOR, columns
+from .table import Table
 
 LAYER_SUMMARIES = Table(
     "layer_summaries",

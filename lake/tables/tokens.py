@@ -1,7 +1,7 @@
 """The tables of what was read and written: sequences, and their tokens one by one."""
 
-from ..table import Table
 from .key_columns import BOOL, F32, F32S, F64, I32, I32S, I64, POSITION, RUN, SEQUENCE, STACK, TEXT, columns
+from .table import Table
 
 SEQUENCES = Table(
     "sequences",

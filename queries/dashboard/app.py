@@ -1,5 +1,5 @@
 """The script that Streamlit runs again after every click."""
 
-from tracelake.queries.dashboard.views import main  # pyright: ignore[reportMissingImports]
+from tracelake.queries.dashboard.sidebar import main  # pyright: ignore[reportMissingImports]
 
 main()

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import streamlit as st
 
 from ...lake.errors import LakeError
-from ..absence import DISTRIBUTION, KEPT, not_kept, why_empty
-from ..chart import Shape
-from ..chart_rows import chart_rows
+from ..charts.absence import DISTRIBUTION, KEPT, not_kept, why_empty
+from ..charts.chart import Shape
+from ..charts.chart_rows import chart_rows
 from ..report.figures import Spec, chart_spec, full_width, is_square
 from ..saved_query import SavedQuery, find
 from .text import literal
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import polars
 
     from ...lake.duck import Connection
-    from ..open_lake import OpenLake
+    from ..queried_lake import QueriedLake
 
 SHOWN_ROWS = 5_000
 IN_URL: Literal["query-params"] = "query-params"
@@ -34,7 +34,7 @@ Change = Callable[[Spec], Spec]
 class Browse:
     """One pass of the script: the lake behind its locked connection, and what the sidebar says."""
 
-    lake: "OpenLake"
+    lake: "QueriedLake"
     connection: "Connection"
     runs: list[dict[str, Any]]
     run_id: str

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
-from ..absence import not_kept
+from ..charts.absence import not_kept
 from ..report.facts import model_facts, overview, run_row, settings, tiles
 from .browse import IN_URL, SHOWN_ROWS, Browse, shown_errors
 from .text import literal

@@ -4,11 +4,11 @@ from typing import Any
 
 import streamlit as st
 
+from ..charts.theme import theme_called
 from ..report.figures import with_legend_above
 from ..report.health import flags, outcome
 from ..report.page import token_page
 from ..report.tokens import scales, token_texts, token_view
-from ..theme import theme_called
 from .browse import IN_URL, Browse, unkept
 from .run_view import filtered
 from .text import literal

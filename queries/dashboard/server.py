@@ -20,8 +20,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ...lake.errors import LakeError, NotFoundError, UsageError
+from ..charts.theme import THEMES
 from ..hosts import Hosts
-from ..theme import THEMES
 from .doors import VARIABLE
 
 HOST = "127.0.0.1"

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 import streamlit as st
 
 from ..description import describe_schema
-from ..formats import render
 from ..header import MARKS, parse_header
+from ..results.formats import render
 from ..saved_query import SavedQuery
 from .browse import IN_URL, SHOWN_ROWS, Browse, show_chart, shown_errors
 from .text import literal

@@ -1,5 +1,5 @@
 """`lake report`: one run as one HTML page that needs no network. `write_report` makes it."""
 
-from .report import Report, write_report
+from .report import WrittenReport, write_report
 
-__all__ = ["Report", "write_report"]
+__all__ = ["WrittenReport", "write_report"]

@@ -4,7 +4,7 @@ import json
 import math
 from typing import TYPE_CHECKING, Any
 
-from ..labels import visible
+from ..charts.axis_titles import visible
 from ..saved_query import find
 
 if TYPE_CHECKING:

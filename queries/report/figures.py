@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from altair.utils.schemapi import debug_mode
 
-from ..chart import Shape, build
-from ..chart_rows import chart_rows
+from ..charts.chart import Shape, build
+from ..charts.chart_rows import chart_rows
 from ..saved_query import SavedQuery, find
 from .tokens import cut, short
 

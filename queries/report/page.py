@@ -11,8 +11,8 @@ from typing import Any
 import jinja2
 import markupsafe
 
-from ..page import bundled, json_for_html, policy_for
-from ..theme import FONT, Theme
+from ..charts.chart_file import bundled, json_for_html, policy_for
+from ..charts.theme import FONT, Theme
 from .figures import packed
 from .tokens import Scales, TokenView
 

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from ...lake.errors import NotFoundError
 from ...lake.output import replace_file
-from ..absence import DISTRIBUTION, KEPT, not_kept
+from ..charts.absence import DISTRIBUTION, KEPT, not_kept
+from ..charts.theme import theme_called
+from ..derived_views import view_definitions
 from ..saved_query import find
-from ..theme import theme_called
-from ..views import view_definitions
+from .choice import Chosen, choose
 from .facts import model_facts, overview, run_row, settings, shown, tiles
 from .figures import Figure, Figures, with_legend_above, with_rule
 from .health import flags, health_section, outcome
 from .page import render
-from .selection import Chosen, choose
 from .tokens import Scales, Vocabulary, scales, token_texts, token_view
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ _SEQUENCE = """
 
 
 @dataclass(frozen=True)
-class Report:
+class WrittenReport:
     """What was written."""
 
     run_id: str
@@ -66,7 +66,7 @@ def write_report(
     sequences: Iterable[int] = (),
     theme: str = "light",
     vocabulary: Vocabulary | None = None,
-) -> Report:
+) -> WrittenReport:
     """Write one run as an HTML page, `report-RUN.html` unless `output` names it.
 
     Without `sequences` it shows the riskiest, the longest and the first. `vocabulary` gives texts of token ids that no
@@ -85,7 +85,7 @@ def write_report(
         context = making.context(chosen, verdicts, vocabulary)
     content = render(context, look).encode()
     replace_file(target, content)
-    return Report(run_id, target, len(content), profile, chosen)
+    return WrittenReport(run_id, target, len(content), profile, chosen)
 
 
 def _judged(connection: "Connection", run_id: str, profile: str) -> "polars.DataFrame":

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..labels import visible
+from ..charts.axis_titles import visible
 
 if TYPE_CHECKING:
     from ...lake.duck import Connection

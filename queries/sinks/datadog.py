@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 
 from ...lake.errors import ConfigError
 from .client import client
-from .metric import Distribution, Sample
-from .reading import Reading
+from .metric import Histogram, Sample
+from .run_numbers import RunNumbers
 
 DEFAULT_SITE = "datadoghq.com"
 SERIES_PER_REQUEST = 1000
@@ -78,7 +78,7 @@ def tag(name: str, value: str) -> str:
     return re.sub(r"_+", "_", clean)[:LONGEST].rstrip("_")
 
 
-def points(reading: Reading) -> list[tuple[str, float, list[str]]]:
+def points(reading: RunNumbers) -> list[tuple[str, float, list[str]]]:
     """(name, value, tags) of every series; a histogram becomes buckets (tag `upper_bound`), sum, count."""
     return [
         point
@@ -91,13 +91,13 @@ def points(reading: Reading) -> list[tuple[str, float, list[str]]]:
 def _points(name: str, sample: Sample) -> list[tuple[str, float, list[str]]]:
     metric, tags = metric_name(name), [tag(*label) for label in sample.labels.items()]
     value = sample.value
-    if not isinstance(value, Distribution):
+    if not isinstance(value, Histogram):
         return [(metric, value, tags)]
     buckets = [(f"{metric}.bucket", count, [*tags, tag("upper_bound", bound)]) for bound, count in value.buckets()]
     return [*buckets, (f"{metric}.sum", value.sum, tags), (f"{metric}.count", value.count, tags)]
 
 
-def send(reading: Reading, intake: Intake) -> int:
+def send(reading: RunNumbers, intake: Intake) -> int:
     """Send a reading and return the number of series; ConfigError if the intake refuses or cannot be reached."""
     datadog = client("datadog_api_client")
     metrics_api = client("datadog_api_client.v2.api.metrics_api")

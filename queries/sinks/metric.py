@@ -26,7 +26,7 @@ class Metric:
 
 
 @dataclass(frozen=True)
-class Distribution:
+class Histogram:
     """Values of a histogram: how many are at most each bound, how many there are, and their sum."""
 
     bounds: tuple[float, ...]
@@ -45,7 +45,7 @@ class Sample:
     """One value of a metric, with a value for every label."""
 
     labels: dict[str, str]
-    value: float | Distribution
+    value: float | Histogram
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Family:
 
 def _plain(sample: Sample) -> dict[str, object]:
     value = sample.value
-    if isinstance(value, Distribution):
+    if isinstance(value, Histogram):
         return {"labels": sample.labels, "count": value.count, "sum": value.sum, "buckets": dict(value.buckets())}
     return {"labels": sample.labels, "value": value}
 

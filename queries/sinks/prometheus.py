@@ -15,8 +15,8 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 from ...lake.errors import ConfigError, LakeError, UsageError
 from ..hosts import HEADERS, Hosts
 from .client import client
-from .metric import Distribution, Family
-from .reading import Reading, RunReader
+from .metric import Family, Histogram
+from .run_numbers import RunNumbers, RunReader
 
 PUSH_TIMEOUT_S = 30
 _HOME = b"tracelake: the metrics are at /metrics\n"
@@ -42,26 +42,26 @@ class _Collector:
             written = kinds[metric.kind](metric.name, metric.help, labels=names)
             for sample in family.samples:
                 labels = [sample.labels[name] for name in names]
-                if isinstance(sample.value, Distribution):
+                if isinstance(sample.value, Histogram):
                     written.add_metric(labels, sample.value.buckets(), sample.value.sum)
                 else:
                     written.add_metric(labels, sample.value)
             yield written
 
 
-def registry(reading: Reading) -> Any:
+def registry(reading: RunNumbers) -> Any:
     """A prometheus-client registry that holds one reading."""
     registered = client("prometheus_client").CollectorRegistry(auto_describe=False)
     registered.register(_Collector(reading.families))
     return registered
 
 
-def text(reading: Reading) -> bytes:
+def text(reading: RunNumbers) -> bytes:
     """The reading in Prometheus' text format, version 0.0.4, for the textfile collector of node_exporter."""
     return client("prometheus_client").generate_latest(registry(reading))
 
 
-def push(reading: Reading, url: str, job: str = "tracelake") -> None:
+def push(reading: RunNumbers, url: str, job: str = "tracelake") -> None:
     """Replace the Pushgateway's group of (job, run) by a reading; ConfigError if the gateway cannot be reached.
 
     User and password come from TRACELAKE_PUSHGATEWAY_USER and TRACELAKE_PUSHGATEWAY_PASSWORD.

@@ -5,11 +5,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ...lake.commits import Record
-from ...lake.damage import damaged_files
 from ...lake.errors import DamageError
+from ...lake.reading.damage import damaged_files
 from ...lake.snapshot import Snapshot
-from ..views import view_definitions
-from .metric import BITS, RISKS, SECONDS, Distribution
+from ..derived_views import view_definitions
+from .metric import BITS, RISKS, SECONDS, Histogram
 
 FINISH_REASONS = ("eos", "length", "context", "stop_string", "stopped", "broken", "none")
 FLAGS = {
@@ -130,13 +130,13 @@ class Tally:
         count = self.get(f"{name}_count", label)
         return self.values[f"{name}_sum", label] / count if count else None
 
-    def distribution(self, name: str, bounds: tuple[float, ...], label: str = "") -> Distribution | None:
+    def distribution(self, name: str, bounds: tuple[float, ...], label: str = "") -> Histogram | None:
         """The histogram of a quantity; None without values."""
         count = self.get(f"{name}_count", label)
         if not count:
             return None
         at_most = tuple(self.values[f"{name}_{i}", label] for i in range(len(bounds)))
-        return Distribution(bounds, at_most, count, self.values[f"{name}_sum", label])
+        return Histogram(bounds, at_most, count, self.values[f"{name}_sum", label])
 
 
 def count_segments(
@@ -150,8 +150,7 @@ def count_segments(
     # Asked before counting: a monitor must not show a smaller number where a file is missing.
     for path, _, why in damaged_files(only, run_id):
         raise DamageError(f"{path} of run {run_id} {why}. Run `lake verify` to see what is hit.")
-    needed = view_definitions(" ".join(sql for sql, _ in STATEMENTS))
-    with Connection(only, rows, run=run_id, extra_views=needed, locked=True) as connection:
+    with Connection(only, rows, run=run_id, extra_views=view_definitions(), locked=True) as connection:
         for sql, n_labels in STATEMENTS:
             given = {"run": run_id} | ({"profile": profile} if "$profile" in sql else {})
             found = connection.execute(sql, given)

@@ -1,0 +1,1 @@
+"""JSON reports of the CoreVital monitor, read into a lake's tables."""

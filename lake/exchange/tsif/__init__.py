@@ -1,0 +1,1 @@
+"""Step records of token-step fingerprinting, read into a lake's tables and written from them."""

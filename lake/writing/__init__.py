@@ -1,0 +1,1 @@
+"""How rows become a Parquet file: columns checked, buffered, sorted, encoded and hashed."""

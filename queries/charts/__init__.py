@@ -1,0 +1,1 @@
+"""Saved queries as pictures: rows, axes, marks, themes, files."""

@@ -1,0 +1,106 @@
+"""The dashboard: a sidebar that chooses, and five views of what was chosen."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import streamlit as st
+
+from ...lake.errors import LakeError
+from ..queried_lake import QueriedLake
+from ..saved_query import saved_queries
+from .browse import IN_URL, Browse, shown_errors
+from .compare import compare_view
+from .parameters import parameter_widgets
+from .run_view import run_view
+from .sequence_view import sequence_view
+from .sql_view import sql_view
+from .text import literal
+
+_WIDE = """<style>
+.block-container { padding-top: 2.2rem; max-width: 1320px; }
+h1 { font-size: 1.7rem !important; overflow-wrap: anywhere; }
+[data-testid="stMetricLabel"] p { white-space: normal; font-size: 0.8rem; line-height: 1.2; }
+[data-testid="stMetricLabel"] { min-height: 2.4rem; align-items: flex-start; }
+[data-testid="stMetricValue"] { font-size: 1.55rem; font-variant-numeric: tabular-nums; }
+</style>"""
+
+
+def main() -> None:
+    """One pass: open the lake as it is now, read the sidebar, show the chosen view."""
+    st.set_page_config(page_title="tracelake", layout="wide", initial_sidebar_state="expanded")
+    st.html(_WIDE)
+    lake = None
+    with shown_errors():
+        lake = QueriedLake.open(os.environ.get("TRACELAKE_LAKE", "lakehouse"))
+    if not isinstance(lake, QueriedLake):
+        return
+    with shown_errors(), lake.connect(locked=True) as connection:
+        _show(lake, connection)
+
+
+def _show(lake: QueriedLake, connection: Any) -> None:
+    found = connection.arrow("FROM runs WHERE status <> 'removed' ORDER BY created_at DESC, run_id DESC").to_pylist()
+    with st.sidebar:
+        st.markdown("#### tracelake")
+        st.caption(literal(Path(lake.path).name))
+        if not found:
+            st.info("The lake has no runs yet. Collect one, then reload.")
+            return
+        labels = {run["run_id"]: _label(run) for run in found}
+        run_id = st.selectbox("Run", list(labels), key="run", bind=IN_URL)
+        st.caption(literal(labels[run_id]))
+        view = st.radio("View", list(VIEWS), key="view", bind=IN_URL)
+        profiles = [name for (name,) in connection.execute("SELECT profile FROM health_profiles").fetchall()]
+        profile = st.selectbox(
+            "Health profile", profiles, key="profile", help="Thresholds of the flags and of the risk.", bind=IN_URL
+        )
+    if run_id is None or view is None or profile is None:
+        return
+    theme = "dark" if getattr(st.context.theme, "type", None) == "dark" else "light"
+    VIEWS[view](Browse(lake, connection, found, run_id, profile, theme))
+
+
+def _label(run: dict[str, Any]) -> str:
+    tag = f"tag {run['tag']}, " if run["tag"] else ""
+    return f"{tag}{Path(run['model'] or 'unknown').name}, {run['n_sequences']:,} sequences, {run['status']}"
+
+
+def charts_view(browse: Browse) -> None:
+    """Any saved query with a chart, its parameters as widgets."""
+    st.title("Charts")
+    # One broken file of the user's must not take the other queries away.
+    queries = saved_queries(browse.lake, on_broken=_warn)
+    drawable = {name: query for name, query in queries.items() if query.has_chart}
+    names = list(drawable)
+    default = names.index("surprisal_trace") if "surprisal_trace" in names else 0
+    name = st.selectbox("Saved query", names, index=default, key="query", bind=IN_URL)
+    query = drawable[name]
+    st.caption(literal(query.header.description))
+    params = parameter_widgets(query, browse.run_id, browse.run_ids, _profiles(browse))
+    if not browse.draw(query, params):
+        browse.explain_absence(query, params)
+        return
+    given = "".join(f" --param {key}={value}" for key, value in params.items() if key != "run")
+    st.code(f"lake chart {name} --run {browse.run_id}{given} -o {name}.png", language="sh")
+    with st.expander("Rows"), shown_errors():
+        st.dataframe(query.run(browse.connection, browse.lake.resolve_run, **params).to_arrow(), hide_index=True)
+    with st.expander("SQL"):
+        st.code(query.sql, language="sql")
+
+
+def _warn(error: LakeError) -> None:
+    st.warning(literal(error))
+
+
+def _profiles(browse: Browse) -> list[str]:
+    return [name for (name,) in browse.connection.execute("SELECT profile FROM health_profiles").fetchall()]
+
+
+VIEWS = {
+    "Run": run_view,
+    "Sequence": sequence_view,
+    "Charts": charts_view,
+    "Compare": compare_view,
+    "SQL": sql_view,
+}

@@ -1,0 +1,1 @@
+"""Rows of a result as text: values, formats, tables for a terminal."""

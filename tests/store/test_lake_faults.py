@@ -1,0 +1,214 @@
+"""Errors of the disk at every single operation: the lake stays whole, says so, and the run can be resumed."""
+
+import errno
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tracelake.lake.errors import ConfigError, DiskFullError, LakeError
+from tracelake.lake.lake import Lake
+from tracelake.lake.storage.disk import Disk, DiskFile
+from tracelake.lake.storage.local import LocalStore
+
+RUN = "fault-run"
+PLAN = {"plan": {"segments": [[0, 2], [2, 4]]}}
+
+
+class FailingFile(DiskFile):
+    def __init__(self, file, disk):
+        self.__dict__ = file.__dict__
+        self.disk = disk
+
+    def write(self, data):
+        if len(data) > 1000 or self.name.endswith(".json.part"):  # Parquet writes many tiny pieces
+            self.disk.step("write", self.name)
+        super().write(data)
+
+    def sync(self):
+        self.disk.step("sync", self.name)
+
+
+class FailingDisk(Disk):
+    """The real disk, failing at operation number `at` (and from then on, if `stays`)."""
+
+    parallel = False
+
+    def __init__(self, root, at=None, code=errno.ENOSPC, *, stays=False):
+        super().__init__(root)
+        self.at, self.code, self.stays, self.steps = at, code, stays, 0
+
+    def step(self, what, path):
+        self.steps += 1
+        if self.at is not None and (self.steps == self.at or (self.stays and self.steps > self.at)):
+            raise OSError(self.code, f"injected at {what}", str(path))
+
+    def create(self, path):
+        self.step("create", path)
+        return FailingFile(super().create(path), self)
+
+    def rename(self, source, target):
+        self.step("rename", target)
+        super().rename(source, target)
+
+    def link(self, source, target):
+        self.step("link", target)
+        super().link(source, target)
+
+    def unlink(self, path):
+        self.step("unlink", path)
+        super().unlink(path)
+
+    def make_folder(self, path):
+        self.step("mkdir", path)
+        super().make_folder(path)
+
+    def sync_folder(self, path):
+        self.step("sync_folder", path)
+
+
+def write_segment(run, index):
+    sequence = np.repeat(np.arange(2 * index, 2 * index + 2), 20)
+    position = np.tile(np.arange(20, dtype=np.int32), 2)
+    with run.segment(index, (2 * index, 2 * index + 2)) as segment:
+        segment.append("sequences", {"sequence_id": np.unique(sequence), "prompt": "p"})
+        columns = {"sequence_id": sequence, "position": position, "stack": "decoder"}
+        segment.append("token_steps", columns)
+        segment.append_vectors(
+            "activations", layer=0, site="z", columns=columns, vectors=np.ones((40, 32), np.float32), dtype="float32"
+        )
+
+
+def whole_life(root, disk):
+    """Make a lake and a run of two segments; returns what was acknowledged before an error, and the error."""
+    acknowledged = set()
+    try:
+        lake = Lake.create(root, store=LocalStore(root, disk))
+        run = lake.start_run(RUN, PLAN)
+        try:
+            for index in range(2):
+                write_segment(run, index)
+                acknowledged.add(index)
+            run.finish()
+        finally:
+            run.close()
+    except LakeError as error:
+        return acknowledged, error
+    return acknowledged, None
+
+
+def n_operations(tmp_path):
+    disk = FailingDisk(tmp_path / "count")
+    assert whole_life(tmp_path / "count", disk) == ({0, 1}, None)
+    return disk.steps
+
+
+@pytest.mark.parametrize(
+    ("code", "stays", "kind"),
+    [(errno.ENOSPC, False, DiskFullError), (errno.ENOSPC, True, DiskFullError), (errno.EIO, False, LakeError)],
+    ids=["full once", "full for good", "broken once"],
+)
+def test_every_operation_may_fail(tmp_path, code, stays, kind):
+    steps = n_operations(tmp_path)
+    assert steps > 60
+    # Failing for good differs from failing once only in the cleaning up: a sample of it is enough.
+    for at in range(1, steps + 1, 3 if stays else 1):
+        root = tmp_path / f"lake{at}"
+        acknowledged, error = whole_life(root, FailingDisk(root, at, code, stays=stays))
+        # Cleaning up after a success may fail without harm; anything else must be told.
+        assert error is None or isinstance(error, kind), f"step {at}: {error!r}"
+        assert error is not None or acknowledged == {0, 1}
+        if isinstance(error, DiskFullError):
+            assert "free some room" in str(error) and error.exit_code == 8
+        lake = Lake.create(root, store=LocalStore(root, FailingDisk(root)))
+        try:
+            run = lake.resume_run(RUN) if RUN in lake.snapshot().runs else lake.start_run(RUN, PLAN)
+        except LakeError as again:
+            raise AssertionError(f"step {at} after {error}: cannot resume: {again}") from again
+        assert run.committed >= acknowledged
+        assert list((lake.path / "_staging" / RUN).rglob("*.part")) == []
+        if not run.finished:
+            for index in sorted({0, 1} - run.committed):
+                write_segment(run, index)
+            run.finish()
+        run.close()
+        report = lake.verify("full")
+        assert report.ok, f"step {at}: {report.problems}"
+        assert lake.snapshot().runs[RUN].outcome == "complete"
+        assert lake.scan("token_steps").collect().height == 80
+
+
+def test_a_failed_segment_leaves_nothing_and_the_writer_goes_on(tmp_path):
+    root = tmp_path / "lake"
+    disk = FailingDisk(root)
+    run = Lake.create(root, store=LocalStore(root, disk)).start_run(RUN, PLAN)
+    disk.at = disk.steps + 6
+    with pytest.raises(DiskFullError):
+        write_segment(run, 0)
+    assert not list((tmp_path / "lake").rglob("*.parquet")) and not list((tmp_path / "lake").rglob("*.part"))
+    disk.at = None
+    write_segment(run, 0)
+    assert run.committed == {0}
+    run.close()
+
+
+def test_after_an_unacknowledged_commit_only_resuming_helps(tmp_path):
+    root = tmp_path / "lake"
+    disk = FailingDisk(root)
+    run = Lake.create(root, store=LocalStore(root, disk)).start_run(RUN, PLAN)
+    original = disk.sync_folder
+    disk.sync_folder = lambda path: (
+        (_ for _ in ()).throw(OSError(errno.EIO, "no")) if path.endswith("/commits") else None
+    )
+    with pytest.raises(LakeError):
+        write_segment(run, 0)
+    disk.sync_folder = original
+    with pytest.raises(LakeError, match="resume"):
+        write_segment(run, 1)
+    run.close()
+    with Lake.open(root).resume_run(RUN) as again:
+        assert again.committed == {0}
+    assert Lake.open(root).verify("deep").ok
+
+
+def test_an_exception_in_the_block_drops_the_segment(tmp_path):
+    lake = Lake.create(tmp_path / "lake")
+    with lake.start_run(RUN, PLAN) as run:
+        with pytest.raises(KeyError), run.segment(0, (0, 2), buffer_bytes=10) as segment:
+            segment.append("sequences", {"sequence_id": np.arange(2), "prompt": "p"})
+            raise KeyError("the model broke")
+        assert not list(lake.path.rglob("*.part")) and not list(lake.path.rglob("*.parquet"))
+        assert run.committed == frozenset() and run.next_seq == 0
+
+
+def test_a_really_full_disk(tmp_path):
+    small = tmp_path / "small"
+    small.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", small], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("mounting a small tmpfs needs privileges")
+    try:
+        lake = Lake.create(small / "lake")
+        run = lake.start_run(RUN, {})
+        write_segment(run, 0)
+        big = np.random.default_rng(0).normal(size=(4000, 128)).astype(np.float32)
+        columns = {"sequence_id": np.arange(4000), "position": 0, "stack": "decoder"}
+        with pytest.raises(DiskFullError), run.segment(1, (2, 4)) as segment:
+            segment.append_vectors("activations", layer=0, site="z", columns=columns, vectors=big, dtype="float32")
+        write_segment(run, 1)
+        run.finish()
+        assert lake.verify("deep").ok and lake.scan("token_steps").collect().height == 80
+    finally:
+        subprocess.run(["umount", small], check=True)
+
+
+def test_an_unwritable_lake_says_so(tmp_path):
+    root = tmp_path / "lake"
+    Lake.create(root, store=LocalStore(root, FailingDisk(root))).check_writable()
+    lake = Lake.open(root, store=LocalStore(root, FailingDisk(root, 1, errno.EROFS, stays=True)))
+    with pytest.raises(ConfigError, match="Not permitted"):
+        lake.check_writable()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(LakeError, match="file"):
+        Lake.create(Path(tmp_path / "file" / "lake"))
