@@ -9,7 +9,20 @@ from typing import Annotated
 import typer
 
 from . import __version__
-from .commands import analyze, ask, collect, demo, embed, exchange, experiment, maintain, metrics, readout, show_run
+from .commands import (
+    analyze,
+    ask,
+    collect,
+    demo,
+    embed,
+    exchange,
+    experiment,
+    maintain,
+    metrics,
+    readout,
+    sae,
+    show_run,
+)
 from .commands.toolkit.outcome import outcome
 from .commands.toolkit.verify_option import reading
 
@@ -52,6 +65,7 @@ for _verb in (embed.embed, readout.lens, readout.attribution):
     analyze.app.command()(_verb)
 app.add_typer(analyze.app, name="analyze")
 app.add_typer(experiment.app, name="experiment")
+app.add_typer(sae.app, name="sae")
 app.add_typer(exchange.import_app, name="import")
 app.add_typer(exchange.export_app, name="export")
 

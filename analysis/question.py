@@ -26,6 +26,7 @@ QUESTIONS = {
     "trajectory": "trajectory:Trajectory",
     "topology": "topology:Topology",
     "compare": "comparison:Comparison",
+    "neuron-effects": "neurons.effects:NeuronEffects",
 }
 """Names of the analyses, in the order of `lake analyze --help`: module of this folder, and the question in it.
 

@@ -1,6 +1,7 @@
 """A GPU (or, with --small, this processor): the same numbers as a plain pass, and what seeing costs at speed.
 
-One call does everything and needs torch, transformers and this package: `make gpu`. The result file has the card's name.
+One call does everything and needs torch, transformers and this package: `make gpu`. The result file is named after the
+card.
 """
 
 import re
@@ -32,7 +33,7 @@ TOLERANCE = 1e-4
 BEFORE = ("wall", "load", "check", "plan")
 """Operations that are none of the run's own parts."""
 ROUNDINGS = 2.0
-"""In half precision stored states may differ from a plain pass by this many times what that pass differs from float32."""
+"""In half precision states may differ from a plain pass by this many times what that pass differs from float32."""
 
 
 def one_billion(*, small: bool) -> LlamaConfig:

@@ -17,7 +17,7 @@ from ..lake import Lake
 from ..lake.derived import Analysis, input_digest
 from ..lake.errors import ConfigError, UsageError
 from .decoding.check import choose_reading
-from .direction_file import Direction
+from .directions import Direction
 from .frozen_pass import FrozenPass, closing_error, read_frozen
 from .head_paths import CLOSED, HeadPaths
 from .head_sums import HeadSums

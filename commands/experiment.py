@@ -21,7 +21,7 @@ def second_order(
     run: AnyRun = "latest",
     direction: Annotated[
         str,
-        typer.Option(help="A .npy file with one vector in the space of final-normed states, or a stored direction."),
+        typer.Option(help="A .npy file with one vector of final-normed space, or the id of a stored one."),
     ] = "",
     at: Annotated[str, typer.Option(help="Where the final state is looked at: prompt or answer, their last token.")] = (
         "prompt"
@@ -46,7 +46,7 @@ def second_order(
     kinds = _kinds(by)
     options = SecondOrderOptions(at, scaling, by_token="token" in kinds, by_head="head" in kinds, top=top)
     options.check()
-    found = find_direction(opened, opened.resolve_run(run), direction, at)
+    found = find_direction(opened, direction)
     result = compute(
         opened, run, found, options, loader(opened, run, model, device, dtype="float32"),
         on_progress=progress("sequences"),

@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..queries.queried_lake import QueriedLake
+from .sae_lake import SaeLake
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ..lake.exchange.labels import ImportedLabels
     from ..lake.exchange.vector_files import ExportedVectors
     from ..queries.follow import SegmentNews
+    from ..queries.follow_training import TrainingNews
     from ..queries.report import WrittenReport
     from ..queries.sinks.run_numbers import RunNumbers
     from .drawn_analyses import DrawnAnalyses
@@ -32,7 +33,7 @@ def _quietly(*_: object) -> None:
     """What nobody listens to."""
 
 
-class OpenLake(QueriedLake):
+class OpenLake(SaeLake):
     """What `tracelake.open` returns."""
 
     def collect(
@@ -75,11 +76,15 @@ class OpenLake(QueriedLake):
 
         return run_cost(self, self.resolve_run(run))
 
-    def follow(self, run: str = "latest", *, profile: str = "default") -> "Iterator[SegmentNews]":
-        """Flags and risk of each segment as it comes (`lake show --follow`), until the run ends."""
+    def follow(self, run: str = "latest", *, profile: str = "default") -> "Iterator[SegmentNews | TrainingNews]":
+        """Flags and risk of each segment as it comes (`lake show --follow`), or how a training goes, until it ends."""
         from ..queries.follow import follow
+        from ..queries.follow_training import follow_training
 
-        return follow(self, self.resolve_run(run), profile)
+        run_id = self.resolve_run(run)
+        if self.run_json(run_id).get("kind") == "sae":
+            return follow_training(self, run_id)
+        return follow(self, run_id, profile)
 
     def report(
         self,

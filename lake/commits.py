@@ -293,5 +293,7 @@ def missing_heads(chains: Mapping[str, Iterable[Record]], ends: Iterable[str]) -
 def check_blob_name(name: str) -> str:
     """`name`, if a blob may be called so; UsageError otherwise."""
     if not layout.BLOB_NAME.fullmatch(name):
-        raise UsageError(f"{name!r} cannot be a blob: it must be a name that ends in .safetensors, .npy or .json.")
+        raise UsageError(
+            f"{name!r} cannot be a blob: it must be a name, or FOLDER/name, that ends in .safetensors, .npy or .json."
+        )
     return name

@@ -25,7 +25,11 @@ WRITER = re.compile(r"[a-z][a-z0-9_]{0,31}")  # no hyphen: it separates the part
 SAFE_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
 PART = re.compile(r"part-(?P<writer>[a-z][a-z0-9_]{0,31})-(?P<seq>\d{6,})-(?P<nonce>[0-9a-f]{8})(?:\.parquet)?")
 """A data file, or the folder of one commit's blobs."""
-BLOB_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}(?:\.[A-Za-z0-9_-]{1,16})*\.(?:safetensors|npy|json)")
+BLOB_NAME = re.compile(
+    r"(?:[A-Za-z][A-Za-z0-9_.-]{0,95}/)?"
+    r"[A-Za-z][A-Za-z0-9_-]{0,63}(?:\.[A-Za-z0-9_-]{1,16})*\.(?:safetensors|npy|json)"
+)
+"""A blob, directly in its commit's folder or in one folder there: what belongs together stays together."""
 _FOLDERS = r"data(?:/(?!\.)[A-Za-z0-9_=.-]+)+"
 DATA_PATH = re.compile(rf"{_FOLDERS}/(?!\.)[A-Za-z0-9_.-]+\.parquet")
 BLOB_PATH = re.compile(rf"{_FOLDERS}/{BLOB_NAME.pattern}")

@@ -73,7 +73,12 @@ class SegmentWriter:
         declared = _declared(table)
         if declared.vector:
             raise UsageError(f"{table} holds vectors: use append_vectors.")
-        self._add((table,), declared, {}, columns, None)
+        partition = {name: columns.get(name) for name in declared.partitions}
+        if odd := [name for name, value in partition.items() if not isinstance(value, int | str)]:
+            raise UsageError(f"{table} is laid out by {odd[0]}: give one value of it per append.")
+        layout.part(table, self.run_id, partition, "x")  # type: ignore[arg-type]  # refuses what cannot be a folder
+        rest = {name: values for name, values in columns.items() if name not in partition}
+        self._add((table, *partition.values()), declared, partition, rest, None)
 
     def append_vectors(
         self,
@@ -116,7 +121,8 @@ class SegmentWriter:
     def blob(self, name: str) -> Iterator[BlobFile]:
         """A file of this commit that is no table, to be written forward: .safetensors, .npy or .json.
 
-        The blobs of one commit lie in one folder under their names, so that a folder that belongs together stays one.
+        The blobs of one commit lie in one folder under their names, which may begin with a folder of their own, so that
+        what belongs together stays together.
         """
         if check_blob_name(name) in [blob.name for blob in self._blobs]:
             raise UsageError(f"{self.what.capitalize()} of run {self.run_id} has a blob {name!r} already.")

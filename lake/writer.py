@@ -211,7 +211,8 @@ class RunWriter:
             raise UsageError(f"The writer of run {self.run_id} is closed; resume the run to write more.")
         if self._lost is not None:
             raise LakeError(
-                f"{self._lost.capitalize()} of run {self.run_id} could not be written; nothing after it can. Resume the run."
+                f"{self._lost.capitalize()} of run {self.run_id} could not be written; nothing after it can. "
+                "Resume the run."
             )
         if self._broken:
             raise LakeError(

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pyarrow as pa
+from sae_rows import sae_rows
 
 from tracelake.lake.duck import Connection
 from tracelake.lake.lake import Lake
@@ -358,7 +359,7 @@ def frames() -> dict[str, pl.DataFrame]:
         "sae_features": features,
         "operations": operations,
     }
-    loose |= derived_rows(rng, sequences)
+    loose |= derived_rows(rng, sequences) | sae_rows(RUN)
     return {name: typed(name, loose.get(name, [])) for name in TABLES}
 
 

@@ -5,10 +5,8 @@ The run is of the kind `import`; its one commit holds a row of `saes` and the fo
 
 import hashlib
 import json
-import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ import numpy as np
 from ..derived import digest
 from ..errors import ConfigError, NotFoundError, UsageError, did_you_mean
 from ..lake import Lake
+from ..run_id import new_run_id
 from ..sampler import Sampler
 from ..vectors import to_float32
 from .dictionary_learning.reading import WEIGHTS as PT_FILE
@@ -222,7 +221,8 @@ def _keep(
     model = {} if tried is None else dict(lake.run_json(tried.run_id).get("model") or {})
     model = model or {"name": sae.metadata.get("model_name")}
     sae_id = _sae_id(sae, str(model.get("name") or "model"), place)
-    run_id = f"{how.tag or 'import'}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}".lower()
+    _check_new(lake, sae_id, folder)
+    run_id = new_run_id(how.tag or "import")
     about = {"folder": str(folder.resolve()), "format": sae.source, "tried_on": tried and tried.run_id, **quality}
     files = saelens_files(sae, {"sae_id": sae_id, "run_id": run_id, **about})
     row = {
@@ -238,6 +238,13 @@ def _keep(
             segment.append("saes", row)
         run.finish()
     return run_id, sae_id
+
+
+def _check_new(lake: Lake, sae_id: str, folder: Path) -> None:
+    """UsageError if the lake has it: two of one name could not be told apart."""
+    same = [row["run_id"] for row in lake.scan("saes").collect().to_dicts() if row["sae_id"] == sae_id]
+    if same:
+        raise UsageError(f"{folder} is imported already, as {sae_id} of run {same[0]}.")
 
 
 def _as_text(about: Mapping[str, Any]) -> str:

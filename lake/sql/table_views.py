@@ -19,6 +19,8 @@ _TYPES = {
     pa.binary(): "BLOB",
     pa.timestamp("ms", tz="UTC"): "TIMESTAMPTZ",
     pa.list_(pa.int32()): "INTEGER[]",
+    pa.list_(pa.int64()): "BIGINT[]",
+    pa.list_(pa.string()): "VARCHAR[]",
     pa.list_(pa.float32()): "FLOAT[]",
 }
 

@@ -234,4 +234,4 @@ def run_files(store: Store, run_id: str) -> Iterator[Entry]:
 def made_by_a_writer(name: str) -> re.Match[str] | None:
     """The match of the part of a path that a writer named: a data file, or the folder of a commit's blobs."""
     parts = name.split("/")
-    return PART.fullmatch(parts[-2] if parts[1] == BLOBS else parts[-1])
+    return PART.fullmatch(parts[3] if parts[1] == BLOBS and len(parts) > 4 else parts[-1])

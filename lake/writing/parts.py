@@ -237,7 +237,7 @@ class BlobFile:
     def __init__(self, place: Place, threads: Threads, folder: str, name: str) -> None:
         self.name = name
         self.target = f"{folder}/{name}"
-        self.draft = f"{place.staging}/{folder.rpartition('/')[2]}-{name}.part"
+        self.draft = f"{place.staging}/{folder.rpartition('/')[2]}-{name.replace('/', '=')}.part"
         self._store, self._threads = place.store, threads
         self._file = place.store.create(self.draft)
         self._sink = HashedFile(self._file, threads)

@@ -171,4 +171,5 @@ def test_rows_are_visible_while_a_run_is_written(tmp_path: Path) -> None:
 
     Collection(small(), Callbacks(on_progress=look)).start(lake)
     assert {status for status, _ in seen} == {"running"}
-    assert sorted({n for _, n in seen}) == [0, 1, 2, 3]
+    counts = [n for _, n in seen]
+    assert counts == sorted(counts) and set(counts) > {0, 3}  # a segment is sealed while the next one is collected

@@ -38,12 +38,15 @@ def test_floors() -> None:
     assert "0 broken" in result.stdout
 
 
-@pytest.mark.parametrize("code", ["import tracelake", _command("--help"), _command("collect", "--help")])
+@pytest.mark.parametrize(
+    "code",
+    ["import tracelake", _command("--help"), _command("collect", "--help"), _command("sae", "train", "--help")],
+)
 def test_help_loads_nothing_heavy(code: str) -> None:
     assert not _loaded_by(code) & {*HEAVY, "duckdb", "pyarrow", "polars", "numpy"}
 
 
-@pytest.mark.parametrize("arguments", [("sql", "select 1 as one"), ("query", "run_overview")])
+@pytest.mark.parametrize("arguments", [("sql", "select 1 as one"), ("query", "run_overview"), ("sae", "list")])
 def test_reading_loads_nothing_heavy(arguments: tuple[str, ...], tmp_path: Path) -> None:
     Lake.create(tmp_path)
     loaded = _loaded_by(_command(*arguments, "--lake", str(tmp_path)))

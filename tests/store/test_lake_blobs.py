@@ -81,7 +81,7 @@ def test_a_failed_commit_leaves_no_blob(lake: Lake) -> None:
     assert not list(lake.path.rglob("*.part")) and len(list(lake.path.glob("data/blobs/run=failing/*/*"))) == 1
 
 
-@pytest.mark.parametrize("name", ["model.pt", "../cfg.json", "cfg", "a/b.json", ".json", "x.pkl", "cfg.json\n"])
+@pytest.mark.parametrize("name", ["model.pt", "../cfg.json", "cfg", "a/b/c.json", ".json", "x.pkl", "cfg.json\n"])
 def test_bad_names_and_unknown_blobs(lake: Lake, name: str) -> None:
     with (
         lake.start_run("naming", {}) as run,

@@ -1,0 +1,131 @@
+"""An autoencoder's folder: cfg.json, sae_weights.safetensors, provenance.json. It is a SAELens folder as it is."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+
+from ...lake import Lake
+from ...lake.errors import ConfigError, DamageError, NotFoundError, UsageError, did_you_mean
+from .sae import Activation, Sae
+
+CONFIG, WEIGHTS, PROVENANCE = "cfg.json", "sae_weights.safetensors", "provenance.json"
+SAELENS_VERSION = "6.54.12"
+"""Version of SAELens whose folders these are; without it in the metadata SAELens drops the rest of them."""
+_TRANSCODERS = {("relu", False): "transcoder", ("relu", True): "skip_transcoder",
+                ("jumprelu", False): "jumprelu_transcoder", ("jumprelu", True): "jumprelu_skip_transcoder"}  # fmt: skip
+_ACTIVATIONS: dict[str, Activation] = {
+    "standard": "relu", "topk": "topk", "jumprelu": "jumprelu", "gated": "gated", "transcoder": "relu",
+    "skip_transcoder": "relu", "jumprelu_transcoder": "jumprelu", "jumprelu_skip_transcoder": "jumprelu",
+}  # fmt: skip
+_NAMES = {
+    "relu": ("b_enc",), "topk": ("b_enc",), "jumprelu": ("b_enc", "threshold"), "gated": ("b_gate", "b_mag", "r_mag"),
+}  # fmt: skip
+
+
+def folder_blobs(sae: Sae, metadata: Mapping[str, Any], provenance: Mapping[str, Any]) -> dict[str, bytes]:
+    """The files of the folder by name. `metadata` is what SAELens calls so: model, hook, context."""
+    weights = save(dict(sae.weights))
+    provenance = {**provenance, "weights_sha256": hashlib.sha256(weights).hexdigest()}
+    return {
+        f"{sae.sae_id}/{CONFIG}": _json(saelens_config(sae, metadata)),
+        f"{sae.sae_id}/{WEIGHTS}": weights,
+        f"{sae.sae_id}/{PROVENANCE}": _json(provenance),
+    }
+
+
+def saelens_config(sae: Sae, metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """cfg.json in SAELens's words."""
+    d_out = sae.weights["W_dec"].shape[1]
+    transcodes = bool(metadata.get("hook_name_out"))
+    name = {"relu": "standard"}.get(sae.activation, sae.activation)
+    if transcodes:
+        name = _TRANSCODERS[sae.activation, "W_skip" in sae.weights]
+    config = {
+        "architecture": name,
+        "d_in": sae.d_in,
+        "d_sae": sae.d_sae,
+        "dtype": "float32",
+        "device": "cpu",
+        "apply_b_dec_to_input": sae.centred,
+        "normalize_activations": "none",
+        "reshape_activations": "none",
+        "metadata": {"sae_lens_version": SAELENS_VERSION, "sae_lens_training_version": None, **metadata},
+    }
+    if transcodes:
+        config["d_out"] = d_out
+    if sae.activation == "topk":
+        config |= {"k": sae.k, "rescale_acts_by_decoder_norm": False}
+    return config
+
+
+def hook_name(layer: int, site: str) -> str:
+    """TransformerLens's name of a site."""
+    inside = {"z": "attn.hook_z", "mlp_post": "mlp.hook_post", "v": "attn.hook_v", "rot_q": "attn.hook_rot_q",
+              "rot_k": "attn.hook_rot_k"}  # fmt: skip
+    return "ln_final.hook_normalized" if site == "final_norm" else f"blocks.{layer}.{inside.get(site, f'hook_{site}')}"
+
+
+def parse_folder(sae_id: str, config: Mapping[str, Any], weights: bytes) -> Sae:
+    """The autoencoder in a folder; ConfigError for what would be computed wrongly, DamageError for what is none."""
+    name = str(config.get("architecture"))
+    if name not in _ACTIVATIONS:
+        raise ConfigError(f"{sae_id} is of the architecture {name!r}.{did_you_mean(name, _ACTIVATIONS)}")
+    wanted = {"normalize_activations": "none", "reshape_activations": "none", "rescale_acts_by_decoder_norm": False}
+    for key, value in wanted.items():
+        if config.get(key, value) != value:
+            raise ConfigError(
+                f"{sae_id} has {key} {config[key]!r}, which is not folded into its weights. Import it again."
+            )
+    try:
+        tensors = {key: value.float() for key, value in load(weights).items()}
+    except SafetensorError as error:
+        raise DamageError(f"The weights of {sae_id} cannot be read: {error}. Run `lake verify`.") from error
+    activation = _ACTIVATIONS[name]
+    _check_shapes(sae_id, tensors, activation, skip="skip" in name)
+    centred = bool(config.get("apply_b_dec_to_input", "transcoder" not in name))
+    return Sae(sae_id, activation, tensors, centred, int(config["k"]) if activation == "topk" else None)
+
+
+def _check_shapes(sae_id: str, tensors: Mapping[str, torch.Tensor], activation: Activation, *, skip: bool) -> None:
+    names = ["W_enc", "W_dec", "b_dec", *_NAMES[activation], *(["W_skip"] if skip else [])]
+    if missing := [name for name in names if name not in tensors]:
+        raise DamageError(f"The weights of {sae_id} lack {', '.join(missing)}; there are {', '.join(sorted(tensors))}.")
+    if tensors["W_enc"].ndim != 2 or tensors["W_dec"].ndim != 2:
+        raise DamageError(f"The weights of {sae_id} are no matrices.")
+    d_in, d_sae = tensors["W_enc"].shape
+    d_out = tensors["W_dec"].shape[1]
+    shapes = {"W_dec": (d_sae, d_out), "b_dec": (d_out,), "W_skip": (d_out, d_in)}
+    for name in names[1:]:
+        shape = shapes.get(name, (d_sae,))
+        if tuple(tensors[name].shape) != shape:
+            raise DamageError(f"{name} of {sae_id} has the shape {tuple(tensors[name].shape)}, not {shape}.")
+
+
+def load_sae(lake: Lake, name: str) -> Sae:
+    """The autoencoder that `name` means: its id or a unique beginning of it, trained or imported."""
+    rows = [row for row in sae_rows(lake) if str(row["sae_id"]).startswith(name)]
+    exact = [row for row in rows if row["sae_id"] == name] or rows
+    ids = dict.fromkeys(str(row["sae_id"]) for row in sae_rows(lake))
+    if not exact:
+        raise NotFoundError(f"There is no autoencoder {name!r}.{did_you_mean(name, ids)}")
+    if len(exact) > 1:
+        raise UsageError(f"{name!r} is ambiguous: {', '.join(str(row['sae_id']) for row in exact)}.")
+    row = exact[0]
+    run_id, sae_id = str(row["run_id"]), str(row["sae_id"])
+    config = json.loads(lake.blob(run_id, f"{sae_id}/{CONFIG}"))
+    sae = parse_folder(sae_id, config, lake.blob(run_id, f"{sae_id}/{WEIGHTS}"))
+    return Sae(sae.sae_id, sae.activation, sae.weights, sae.centred, sae.k, run_id, row)
+
+
+def sae_rows(lake: Lake) -> list[dict[str, Any]]:
+    """The rows of `saes`, oldest run first."""
+    return lake.scan("saes").collect().sort("run_id", "layer", "sae_id").to_dicts()
+
+
+def _json(value: Mapping[str, Any]) -> bytes:
+    return (json.dumps(value, ensure_ascii=False, indent=1) + "\n").encode()

@@ -1,0 +1,211 @@
+"""Sparse codes: which features of a batch are active and how much, and products that touch nothing else.
+
+Only the encoder's product is dense. Everything here equals the same expression on dense tensors (`Code.dense`).
+"""
+
+import warnings
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn.functional import embedding_bag
+
+GROUPED_FROM = 4096
+"""Width from which the top k are sought through the maxima of groups: below, `topk` itself is faster."""
+GROUP = 8
+FILTER = 0.9
+"""Share of the last batch's threshold above which candidates of a batch's top k are looked for first."""
+
+
+@dataclass(frozen=True)
+class Code:
+    """Active features of a batch: those of row i are `features[starts[i]:starts[i + 1]]`, with as many `values`."""
+
+    starts: Int[Tensor, " rows_and_end"]
+    features: Int[Tensor, " active"]
+    values: Float[Tensor, " active"]
+    d_sae: int
+
+    @property
+    def n_rows(self) -> int:
+        """Rows of the batch."""
+        return len(self.starts) - 1
+
+    @cached_property
+    def rows(self) -> Int[Tensor, " active"]:
+        """The row of each active feature."""
+        counts = self.starts.diff()
+        return torch.arange(self.n_rows, device=counts.device).repeat_interleave(counts, output_size=len(self.features))
+
+    @cached_property
+    def by_feature(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Order of the entries by feature, the row of each in that order, and where each feature begins."""
+        order = self.features.argsort(stable=True)
+        ends = torch.bincount(self.features, minlength=self.d_sae).cumsum(0)
+        return order, self.rows[order], torch.cat([ends.new_zeros(1), ends])
+
+    def dense(self) -> Float[Tensor, "rows d_sae"]:
+        """The same as a matrix, zero where a feature is not active."""
+        full = self.values.new_zeros(self.n_rows, self.d_sae)
+        return full.index_put((self.rows, self.features), self.values, accumulate=True)
+
+    def with_values(self, values: Float[Tensor, " active"]) -> "Code":
+        """The same features with other values, what was sorted once kept."""
+        other = Code(self.starts, self.features, values, self.d_sae)
+        for name in ("rows", "by_feature"):
+            if name in self.__dict__:
+                other.__dict__[name] = self.__dict__[name]
+        return other
+
+    def kept(self, mask: Tensor) -> "Code":
+        """Only the entries where `mask` is true."""
+        counts = torch.bincount(self.rows[mask], minlength=self.n_rows)
+        return Code(_starts(counts), self.features[mask], self.values[mask], self.d_sae)
+
+    def between(self, first: int, end: int) -> "Code":
+        """Only the features from `first` up to `end`, numbered from 0."""
+        inside = self.kept((self.features >= first) & (self.features < end))
+        return Code(inside.starts, inside.features - first, inside.values, end - first)
+
+
+def _starts(counts: Int[Tensor, " rows"]) -> Int[Tensor, " rows_and_end"]:
+    return torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+
+
+def transposed_product(
+    code: Code, values: Float[Tensor, " active"], dense: Float[Tensor, "rows d"]
+) -> Float[Tensor, "d_sae d"]:
+    """A^T dense, A being the matrix of `values` at the code's places: the shape of every weight's gradient."""
+    order, rows, starts = code.by_feature
+    sorted_values = values[order]
+    if dense.device.type == "mps":  # no CSR there
+        spread = sorted_values.unsqueeze(1) * dense[rows]
+        return dense.new_zeros(code.d_sae, dense.shape[1]).index_add(0, code.features[order], spread)
+    with warnings.catch_warnings():  # "CSR support is in beta", once per process
+        warnings.simplefilter("ignore", UserWarning)
+        matrix = torch.sparse_csr_tensor(
+            starts.int(), rows.int(), sorted_values, (code.d_sae, code.n_rows), check_invariants=False
+        )
+        return matrix @ dense
+
+
+class _Decode(torch.autograd.Function):
+    """code.values times the rows of W_dec that are active."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, decoder: Tensor, code: Code) -> Tensor:
+        ctx.code = code
+        ctx.save_for_backward(values, decoder)
+        return _bag(code, values, decoder)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        [gradient] = gradients
+        values, decoder = ctx.saved_tensors
+        to_values = to_decoder = None
+        if ctx.needs_input_grad[0]:
+            with torch.enable_grad():  # torch's own kernel for the inner products of active rows
+                leaf = values.detach().requires_grad_()
+                [to_values] = torch.autograd.grad(_bag(ctx.code, leaf, decoder.detach()), leaf, gradient)
+        if ctx.needs_input_grad[1]:
+            to_decoder = transposed_product(ctx.code, values, gradient)
+        return to_values, to_decoder, None
+
+
+class _Encode(torch.autograd.Function):
+    """Entries of (x - b_dec) W_enc + b_enc at the code's places, which the dense product has given already."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, encoder: Tensor, bias: Tensor, centre: Tensor | None, values: Tensor, x: Tensor, code: Code
+    ) -> Tensor:
+        ctx.code = code
+        ctx.save_for_backward(x, encoder)
+        return values.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None, None]:
+        [gradient] = gradients
+        x, encoder = ctx.saved_tensors
+        to_encoder = transposed_product(ctx.code, gradient, x).T
+        to_bias = gradient.new_zeros(ctx.code.d_sae).index_add_(0, ctx.code.features, gradient)
+        # Every row moves by the same b_dec: the sum over rows is one product with the bias's gradient.
+        to_centre = -(encoder @ to_bias) if ctx.needs_input_grad[2] else None
+        return to_encoder, to_bias, to_centre, None, None, None
+
+
+def _bag(code: Code, values: Tensor, decoder: Tensor) -> Tensor:
+    return embedding_bag(code.features, decoder, code.starts[:-1], mode="sum", per_sample_weights=values)
+
+
+def decode(code: Code, decoder: Float[Tensor, "d_sae d"]) -> Float[Tensor, "rows d"]:
+    """A W_dec, with gradients to the values and to W_dec."""
+    return _Decode.apply(code.values, decoder, code)  # type: ignore[no-any-return]
+
+
+def encode_at(
+    code: Code,
+    centred: Float[Tensor, "rows d"],
+    encoder: Float[Tensor, "d d_sae"],
+    bias: Float[Tensor, " d_sae"],
+    centre: Float[Tensor, " d"] | None,
+) -> Code:
+    """The code with gradients of its values to W_enc, b_enc and b_dec (`centre`, which `centred` has lost already).
+
+    Its values must be those of centred W_enc + b_enc.
+    """
+    return code.with_values(_Encode.apply(encoder, bias, centre, code.values, centred, code))  # type: ignore[arg-type]
+
+
+def top_k(pre: Float[Tensor, "rows d_sae"], k: int) -> Code:
+    """The k largest of every row, where they are positive."""
+    n_rows, d_sae = pre.shape
+    if d_sae >= GROUPED_FROM and d_sae % GROUP == 0 and k < d_sae // GROUP:
+        # The k largest lie in the k groups with the largest maxima; group j holds the features j, j + n_groups, ...
+        n_groups = d_sae // GROUP
+        best = pre.view(n_rows, GROUP, n_groups).amax(1).topk(k, sorted=False).indices
+        steps = torch.arange(0, d_sae, n_groups, device=pre.device)
+        candidates = (best.unsqueeze(1) + steps.view(1, -1, 1)).flatten(1)
+        values, places = pre.gather(1, candidates).topk(k, sorted=False)
+        features = candidates.gather(1, places)
+    else:
+        values, features = pre.topk(k, sorted=False)
+    features, order = features.sort(dim=1)  # an order that does not depend on how they were sought
+    return _positive(values.gather(1, order), features, d_sae)
+
+
+def _positive(values: Float[Tensor, "rows k"], features: Int[Tensor, "rows k"], d_sae: int) -> Code:
+    active = values > 0
+    return Code(_starts(active.sum(1)), features[active], values[active], d_sae)
+
+
+def batch_top_k(pre: Float[Tensor, "rows d_sae"], k: int, last_threshold: float) -> tuple[Code, float]:
+    """The rows x k largest of the whole batch, where they are positive, and the smallest of them.
+
+    Only entries above 0.9 of the last batch's threshold are compared, unless these are too few.
+    """
+    n_rows, d_sae = pre.shape
+    wanted = min(n_rows * k, pre.numel())
+    flat = pre.flatten()
+    floor = max(FILTER * last_threshold, 0.0)
+    places = (flat > floor).nonzero().squeeze(1)
+    if len(places) < wanted and floor > 0:
+        places = (flat > 0).nonzero().squeeze(1)
+    values = flat[places]
+    if len(values) > wanted:
+        chosen = values.topk(wanted, sorted=False).indices.sort().values
+        places, values = places[chosen], values[chosen]
+    threshold = float(values.min()) if len(values) else 0.0
+    starts = _starts(torch.bincount(places // d_sae, minlength=n_rows))
+    return Code(starts, places % d_sae, values, d_sae), threshold
+
+
+def above(values: Float[Tensor, "rows d_sae"]) -> Code:
+    """All positive entries of a matrix of activations."""
+    n_rows, d_sae = values.shape
+    places = (values > 0).flatten().nonzero().squeeze(1)
+    starts = _starts(torch.bincount(places // d_sae, minlength=n_rows))
+    return Code(starts, places % d_sae, values.flatten()[places], d_sae)

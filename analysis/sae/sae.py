@@ -1,0 +1,103 @@
+"""An autoencoder to be used: weights in the model's own units, as in its folder, and what they do to vectors."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from . import kernels
+from .architecture import FIRST_THRESHOLD, Dictionary, Parameters
+from .kernels import Code
+
+Activation = Literal["relu", "topk", "jumprelu", "gated"]
+
+
+@dataclass(frozen=True)
+class Sae:
+    """Weights W_enc [d_in, d_sae], W_dec [d_sae, d_out] and biases; which activation is computed from them."""
+
+    sae_id: str
+    activation: Activation
+    weights: Mapping[str, Tensor]
+    centred: bool
+    """Whether b_dec is subtracted from the input."""
+    k: int | None = None
+    run_id: str = ""
+    about: Mapping[str, Any] | None = None
+    """Where it reads and writes, and where it comes from: layer, site, to_site, model."""
+
+    @property
+    def d_in(self) -> int:
+        """Width of what it reads."""
+        return self.weights["W_enc"].shape[0]
+
+    @property
+    def d_sae(self) -> int:
+        """Number of features."""
+        return self.weights["W_enc"].shape[1]
+
+    def to(self, device: str) -> "Sae":
+        """The same on another device."""
+        return replace(self, weights={name: value.to(device) for name, value in self.weights.items()})
+
+    @torch.no_grad()
+    def encode(self, x: Float[Tensor, "rows d_in"]) -> Code:
+        """The active features of each row."""
+        weights = self.weights
+        centred = x - weights["b_dec"] if self.centred else x
+        product = centred @ weights["W_enc"]
+        if self.activation == "gated":
+            magnitude = product * weights["r_mag"].exp() + weights["b_mag"]
+            return kernels.above(torch.where(product + weights["b_gate"] > 0, magnitude.relu(), 0.0))
+        pre = product + weights["b_enc"]
+        if self.activation == "topk":
+            assert self.k is not None
+            return kernels.top_k(pre, self.k)
+        if self.activation == "jumprelu":
+            return kernels.above(torch.where(pre > weights["threshold"], pre, 0.0))
+        return kernels.above(pre)
+
+    @torch.no_grad()
+    def decode(self, code: Code, x: Float[Tensor, "rows d_in"]) -> Float[Tensor, "rows d_out"]:
+        """What the active features reconstruct (with the linear path of x, where there is one)."""
+        reconstruction = kernels.decode(code, self.weights["W_dec"]) + self.weights["b_dec"]
+        return reconstruction + x @ self.weights["W_skip"].T if "W_skip" in self.weights else reconstruction
+
+    def reconstruct(self, x: Float[Tensor, "rows d_in"]) -> Float[Tensor, "rows d_out"]:
+        """Encode and decode."""
+        return self.decode(self.encode(x), x)
+
+
+@torch.no_grad()
+def fold(
+    shape: Dictionary, parameters: Parameters, scale: float, out_scale: float, threshold: float, sae_id: str
+) -> Sae:
+    """The trained parameters with the scales of the data in them: activations, thresholds and biases in model units.
+
+    With s x in place of x: pre(s x) = s ((x - b_dec / s) W_enc + b_enc / s), so dividing what is added by s gives
+    activations a / s, and a / s times W_dec s / s_out is the reconstruction in model units. `threshold` is the one of
+    batchtopk and matryoshka, in scaled units.
+    """
+    held = {name: value.detach().cpu().float() for name, value in parameters.items()}
+    weights = {"W_enc": held["W_enc"], "W_dec": held["W_dec"] * (scale / out_scale), "b_dec": held["b_dec"] / out_scale}
+    for name in ("b_enc", "b_gate", "b_mag"):
+        if name in held:
+            weights[name] = held[name] / scale
+    if "r_mag" in held:
+        weights["r_mag"] = held["r_mag"]
+    if shape.skip:
+        weights["W_skip"] = held["W_skip"] * (scale / out_scale)
+    activation: Activation = "jumprelu"
+    if shape.arch == "jumprelu":
+        weights["threshold"] = held["threshold"] / scale
+    elif shape.arch == "threshold-relu":
+        weights["threshold"] = torch.full((shape.d_sae,), FIRST_THRESHOLD / scale)
+    elif shape.arch in ("batchtopk", "matryoshka"):
+        weights["threshold"] = torch.full((shape.d_sae,), threshold / scale)
+    else:
+        activation = "gated" if shape.arch == "gated" else "topk" if shape.arch == "topk" else "relu"
+    weights = {name: value.contiguous() for name, value in weights.items()}
+    return Sae(sae_id, activation, weights, shape.centred, shape.k if shape.arch == "topk" else None)

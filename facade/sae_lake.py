@@ -1,0 +1,59 @@
+"""The verbs of `lake sae` as methods of a lake."""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ..queries.queried_lake import QueriedLake
+
+if TYPE_CHECKING:
+    from ..analysis.sae.evaluation import Overlap
+    from ..analysis.sae.features import FeatureTables
+    from ..analysis.sae.sae import Sae
+    from ..analysis.sae.trainer import Trained
+    from .sae_evaluation import Evaluated
+
+
+class SaeLake(QueriedLake):
+    """A lake whose autoencoders can be trained, loaded, evaluated and read."""
+
+    def train_saes(
+        self, runs: str | Sequence[str] = "latest", *, should_stop: Callable[[], bool] = lambda: False, **options: Any
+    ) -> "Trained":
+        """Train the product of the lists in one pass (`lake sae train`); `options` are fields of `TrainOptions`."""
+        from ..analysis.sae.options import TrainOptions
+        from ..analysis.sae.trainer import start_training
+
+        chosen = TrainOptions.named(options)
+        return start_training(self, [runs] if isinstance(runs, str) else runs, chosen, should_stop=should_stop)
+
+    def resume_saes(self, run: str = "latest") -> "Trained | None":
+        """Complete an interrupted training; None if it is complete."""
+        from ..analysis.sae.trainer import resume_training
+
+        return resume_training(self, run)
+
+    def sae(self, name: str) -> "Sae":
+        """An autoencoder by its id or a unique beginning of it, ready to encode and decode."""
+        from ..analysis.sae.folder import load_sae
+
+        return load_sae(self, name)
+
+    def evaluate_sae(self, name: str, run: str = "latest", *, force: bool = False, **options: Any) -> "Evaluated":
+        """Its evaluation on a run (`lake sae eval`); `options` are fields of `EvaluationOptions`."""
+        from .sae_evaluation import EvaluationOptions, evaluate
+
+        return evaluate(self, name, run, EvaluationOptions(**options), force=force)
+
+    def compare_saes(self, name: str, other: str) -> "Overlap":
+        """Shares of features that two autoencoders have in common (`lake sae compare`)."""
+        from ..analysis.sae.evaluation import compare
+
+        return compare(self.sae(name), self.sae(other))
+
+    def sae_features(
+        self, name: str, run: str = "latest", *, model: str | None = None, with_model: bool = True
+    ) -> "FeatureTables":
+        """Encode a run into features, with statistics, examples and labels (`lake sae features`)."""
+        from .sae_features import compute_features
+
+        return compute_features(self, name, run, model=model, with_model=with_model)
