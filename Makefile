@@ -16,8 +16,10 @@ WEIGHTS := collect/tinymath/weights
 STAGES := build/tinymath
 SINK_SERVERS := build/sinks
 SINK_STAMP := $(SINK_SERVERS)/.unpacked
+EXCHANGE := build/exchange
+EXCHANGE_STAMP := $(EXCHANGE)/.installed
 
-.PHONY: help demo test check test-slow test-models test-sinks test-browser bench gpu docs tour format tinymath install clean
+.PHONY: exchange help demo test check test-slow test-models test-sinks test-browser bench gpu docs tour format tinymath install clean
 .DEFAULT_GOAL := help
 
 help:
@@ -28,6 +30,7 @@ help:
 	@echo "make test-models  collect with every architecture of transformers and compare docs/models.md (an hour of one core)"
 	@echo "make test-sinks the tests of lake metrics with a real Prometheus and Pushgateway, from Debian's packages"
 	@echo "make test-browser  read a report and click through the dashboard in Chromium"
+	@echo "make exchange   autoencoders to and from the real packages (SAELens, dictionary_learning, sparsify), each in its own place"
 	@echo "make bench      measure speeds and sizes (benchmarks/)"
 	@echo "make gpu        compare and measure on a GPU (benchmarks/gpu.py), at most eight minutes"
 	@echo "make docs       write the generated pages of docs/ again"
@@ -87,6 +90,19 @@ $(SINK_STAMP):
 
 test-sinks: $(DEV_STAMP) $(SINK_STAMP)
 	TRACELAKE_SINK_SERVERS=required $(BIN)/python -m pytest tests/presenting/test_sinks.py tests/presenting/test_sinks_servers.py
+
+# The real packages, each in an environment of its own. torchvision comes along built for another torch, and breaks it.
+$(EXCHANGE_STAMP): Makefile constraints.txt | $(BIN)/python
+	rm -rf $(EXCHANGE)
+	for name in saelens sparsify; do $(PYTHON) -m venv $(EXCHANGE)/$$name; done
+	TORCH=$$(grep '^torch==' constraints.txt) \
+		&& $(EXCHANGE)/saelens/bin/pip install -q $$TORCH sae-lens==6.54.12 dictionary-learning==0.1.0 \
+		&& $(EXCHANGE)/saelens/bin/pip uninstall -q -y torchvision \
+		&& $(EXCHANGE)/sparsify/bin/pip install -q $$TORCH eai-sparsify==1.3.3
+	@touch $@
+
+exchange: $(DEV_STAMP) $(EXCHANGE_STAMP)
+	TRACELAKE_EXCHANGE=$(abspath $(EXCHANGE)) $(BIN)/python -m pytest tests/store/test_exchange_packages.py
 
 # Chromium comes from the system's packages: the superuser may install it, everybody else is told how.
 test-browser: $(DEV_STAMP)

@@ -122,6 +122,29 @@ def export_correctness_files(
     print_json(vars(done)) if as_json else print(folder / done.prefix)
 
 
+@export_app.command("saelens-cache")
+@reading
+def export_saelens_cache(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="Run id, unique prefix, tag, or `latest`.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to make.")],
+    layer: Annotated[int, typer.Option(help="Layer; negative counts from the last.")],
+    site: Annotated[str, typer.Option(help="Site, in TransformerLens words.")] = "resid_post",
+    context: Annotated[
+        int | None, typer.Option(help="Tokens of a context; if all sequences have one length, that.")
+    ] = None,
+    as_json: AsJson = False,
+    lake: LakePath = HERE,
+) -> None:
+    """Write the activations of one layer and site as the activation cache that SAELens trains from."""
+    from ..lake.exchange.saelens.cache import export_cache
+    from ..lake.lake import Lake
+
+    done = export_cache(Lake.open(lake), run, folder, layer=layer, site=site, context=context)
+    left = f", {done.n_left_out:,} sequences left out" if done.n_left_out else ""
+    say(f"{done.n_contexts:,} contexts of {done.context_size} tokens, {done.hook_name} [{done.d_in}]{left}")
+    print_json(vars(done)) if as_json else print(done.folder)
+
+
 @export_app.command("vectors")
 @reading
 def export_activations(

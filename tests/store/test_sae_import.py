@@ -114,8 +114,11 @@ def test_each_format_computes_what_it_was_written_for(write: Callable[[Path], Pa
     sae = read_sae(write(tmp_path), None, read_pt)
     f = sae.encode(X)
     centred = X - B_DEC
-    tolerance = 0.02 if write is llama_scope else 1e-6  # bfloat16 biases
-    assert np.abs(f - np.maximum(np.concatenate([centred, -centred], axis=1), 0)).max() < tolerance
+    scaled = write is llama_scope  # by 2 before it is read, and in bfloat16
+    tolerance = 0.05 if scaled else 1e-6
+    assert (
+        np.abs(f / (2 if scaled else 1) - np.maximum(np.concatenate([centred, -centred], axis=1), 0)).max() < tolerance
+    )
     assert np.abs(sae.decode(f, X) - X).max() < tolerance
     assert (sae.d_in, sae.d_sae, sae.d_out) == (D, N, D)
     assert sae.metadata["hook_name"] == "blocks.0.hook_resid_post"
@@ -212,7 +215,7 @@ def test_pt_files_are_read_only_if_allowed_and_only_tensors(lake: Lake, tmp_path
     torch.save({"bias": Runs()}, folder / "ae.pt")
     with pytest.raises(ConfigError, match="holds more than tensors"):
         import_sae(lake, folder, SaeImport(run="run-00"), read_arrays=read_pt)
-    (folder / "ae.pt").write_bytes(pickle.dumps(Runs()))
+    (folder / "ae.pt").write_bytes(pickle.dumps(Runs(), protocol=2))
     with pytest.raises(ConfigError, match="holds more than tensors"):
         read_pt(folder / "ae.pt")
     assert not Path("/tmp/never-made-by-tracelake").exists()
