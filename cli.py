@@ -17,12 +17,14 @@ from .commands import (
     embed,
     exchange,
     experiment,
+    judge,
     maintain,
     metrics,
     readout,
     sae,
     show_run,
 )
+from .commands.toolkit.either_run import either_run
 from .commands.toolkit.outcome import outcome
 from .commands.toolkit.verify_option import reading
 
@@ -57,12 +59,15 @@ def root(
 
 
 app.command(cls=collect.CollectCommand)(collect.collect)
-for _verb in (ask.runs, maintain.verify, maintain.rm, maintain.vacuum, demo.demo):
+for _verb in (ask.runs, maintain.vacuum, demo.demo):
     app.command()(_verb)
-for _verb in (ask.show, ask.sql, ask.query, ask.chart, show_run.report, show_run.dashboard, metrics.metrics):
-    app.command()(reading(_verb))
-for _verb in (embed.embed, readout.lens, readout.attribution):
-    analyze.app.command()(_verb)
+for _verb in (maintain.verify, maintain.rm):
+    app.command()(either_run(_verb))
+app.command()(reading(show_run.dashboard))
+for _verb in (ask.show, ask.sql, ask.query, ask.chart, show_run.report, metrics.metrics):
+    app.command()(reading(either_run(_verb)))
+for _verb in (embed.embed, judge.judge, readout.lens, readout.attribution):
+    analyze.app.command()(either_run(_verb))
 app.add_typer(analyze.app, name="analyze")
 app.add_typer(experiment.app, name="experiment")
 app.add_typer(sae.app, name="sae")

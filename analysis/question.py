@@ -26,6 +26,12 @@ QUESTIONS = {
     "trajectory": "trajectory:Trajectory",
     "topology": "topology:Topology",
     "compare": "comparison:Comparison",
+    "directions": "directions.question:Directions",
+    "variance": "sampling.variance:Variance",
+    "oracle": "sampling.oracle:OracleDistances",
+    "sensitivity": "sampling.sensitivity:Sensitivity",
+    "clusters": "sampling.clusters:SolutionClusters",
+    "pass-rates": "sampling.pass_rates:PassRates",
     "neuron-effects": "neurons.effects:NeuronEffects",
 }
 """Names of the analyses, in the order of `lake analyze --help`: module of this folder, and the question in it.
@@ -41,6 +47,8 @@ class Rows:
     tables: Mapping[str, Columns]
     n_sequences: int
     notices: list[str] = field(default_factory=list)
+    vectors: Sequence[Mapping[str, Any]] = ()
+    """Rows with a vector, as calls of `append_vectors`."""
 
 
 @dataclass(frozen=True)
@@ -131,9 +139,13 @@ def ask(lake: Lake, run: str | Sequence[str], question: Question, *, force: bool
         about = analysis_row(analysis, rows.n_sequences, rows.notices, run_ids[1] if len(run_ids) > 1 else None)
         tables = {name: columns for name, columns in rows.tables.items() if _length(columns)}
         named = {name: {**columns, "analysis_id": analysis.analysis_id} for name, columns in tables.items()}
-        commit_analysis(lake, analysis, {"analyses": about, **named})
+        mine = {"analysis_id": analysis.analysis_id}
+        vectors = [{**call, "columns": {**call["columns"], **mine}} for call in rows.vectors]
+        commit_analysis(lake, analysis, {"analyses": about, **named}, vectors)
         computed, notices = True, tuple(rows.notices)
         counts = {name: _length(columns) for name, columns in tables.items()} | {"analyses": 1}
+        for call in rows.vectors:
+            counts[call["table"]] = counts.get(call["table"], 0) + len(call["vectors"])
     seconds = time.perf_counter() - started
     return Answer(
         analysis.run_id, analysis.analysis_id, analysis.name, parameters, computed, counts, seconds, notices

@@ -18,7 +18,7 @@ from .question import Evidence, Rows
 
 VERSION = 1
 """Part of every analysis' identity: raised when the numbers change."""
-UMAP_UP_TO = 200
+UMAP_UP_TO = 20
 """Sequences up to which pictures are made without being asked for."""
 
 Umap = Literal["auto", "none", "sequence", "shared", "both"]

@@ -39,7 +39,8 @@ class CallablePackage(ModuleType):
         from .inputs.prompts import checked_source
 
         config = resolve_config(settings)
-        source = checked_source(config)
+        opened = lake if isinstance(lake, Lake) else Lake.open(str(lake)) if config.goes_on else None
+        source = checked_source(config, lake=opened)
         from .progress_line import ProgressLine, is_watched
         from .running.collector import Callbacks, Collection
 

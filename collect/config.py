@@ -14,6 +14,7 @@ from ..lake.errors import ConfigError, NotFoundError, UsageError, did_you_mean
 from ..lake.run_id import checked_tag
 from .decoding.settings import Sampling
 from .decoding.stop_rule import SAMPLING_COLUMNS, StopRule
+from .edit import EditSetting
 from .embedding.scope import Scope
 from .inputs.grading.graders import parse_grader
 from .keep import DEFAULT_KEEP, Keep
@@ -75,12 +76,24 @@ class CollectConfig(BaseModel):
     validation: float = Field(
         0.0, ge=0, lt=1, description="Share of a corpus' documents, by a hash of their id, for the split `validation`."
     )
+    given: str | None = Field(
+        None, description="JSONL file of `id` and `given`: texts or token ids that completions begin with."
+    )
+    branch_from: str | None = Field(None, description="Leave the stored sequences of this run at the steps of --at.")
+    continue_run: str | None = Field(
+        None, description="Go on from the stored sequences of this run; with --max-new-tokens 0 read them again."
+    )
+    sequence: tuple[int, ...] = Field((), description="Only this sequence of that run.")
+    at: tuple[str, ...] = Field((), description="Step to branch at, or every:K.")
+    force: str | None = Field(
+        None, description="First token of a branch: second (the best beside the parent's own), an id, or its text."
+    )
     limit: int | None = Field(None, ge=1, description="Use only the first N items.")
     max_new_tokens: int = Field(128, ge=0, description="Most tokens to generate per sequence; 0 reads only.")
     keep: tuple[str, ...] = Field(
         DEFAULT_KEEP,
-        description="What to keep: tokens, layers, heads, edges, embeddings, "
-        "activations:SITE[@LAYERS][:prompt|:generated|:last].",
+        description="What to keep: tokens, layers, heads, embeddings, edges[:prompt|:generated], "
+        "pattern@LAYER.HEAD[:prompt|:generated], activations:SITE|all[@LAYERS][:prompt|:generated|:last].",
     )
     samples: int = Field(1, ge=1, description="Completions per prompt.")
     temperature: float | None = Field(
@@ -96,6 +109,11 @@ class CollectConfig(BaseModel):
     stop: tuple[str, ...] = Field((), description="A text that ends a sequence.")
     stop_when: tuple[str, ...] = Field(
         (), description="A rule that ends a sequence: `entropy_bits > 6 and margin < 0.1 for 5`."
+    )
+    edit: tuple[str, ...] = Field(
+        (),
+        description="What the model is to compute otherwise: zero|mean|add|project_out:SITE@LAYERS"
+        "[:direction=FILE][:xSTRENGTH][:neurons=LIST|:heads=LIST][:all|:prompt|:generated|:last].",
     )
     grader: str = Field(
         "auto",
@@ -127,6 +145,9 @@ class CollectConfig(BaseModel):
     )
     edge_threshold: float = Field(0.01, ge=0, lt=1, description="Keep attention edges heavier than this.")
     edge_cap: int = Field(50, ge=1, description="Most attention edges kept per prompt, layer and head.")
+    edge_cap_generated: int = Field(
+        5, ge=1, description="Most attention edges kept per generated token, layer and head."
+    )
     strict_timings: bool = Field(
         False,
         description="Also pass one segment through the bare model, to measure what observing costs; see "
@@ -154,7 +175,7 @@ class CollectConfig(BaseModel):
             raise ValueError("must be 0 (greedy) or a positive number")
         return value
 
-    @field_validator("prompt", "keep", "stop", "stop_when", "embed_scope", mode="before")
+    @field_validator("prompt", "keep", "stop", "stop_when", "edit", "embed_scope", "at", mode="before")
     @classmethod
     def _one_is_a_list(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str) else value
@@ -163,6 +184,8 @@ class CollectConfig(BaseModel):
     def _fits_together(self) -> "CollectConfig":
         self._check_texts()
         Keep.parse(self.keep)
+        _ = self.edit_settings
+        self._check_branches()
         parse_grader(self.grader)
         for name in self.embed_scope:
             Scope.parse(name)
@@ -192,8 +215,32 @@ class CollectConfig(BaseModel):
         keep = Keep.parse(self.keep)
         if self.max_new_tokens == 0:
             raise ValueError("observe_prompt is off and max_new_tokens is 0: there is nothing to observe")
-        if keep.edges or any(item.scope == "prompt" for item in keep.activations):
-            raise ValueError("observe_prompt is off, but edges or activations of the prompt are to be kept")
+        of_prompt = any(item.scope == "prompt" for item in (*keep.activations, *keep.patterns))
+        if keep.edges == {"prompt"} or of_prompt:
+            raise ValueError("observe_prompt is off, but edges, patterns or activations of the prompt are to be kept")
+
+    def _check_branches(self) -> None:
+        if not self.goes_on:
+            if named := [name for name in ("sequence", "at", "force") if getattr(self, name)]:
+                raise ValueError(f"{named[0]} belongs to --branch-from RUN or --continue RUN")
+            return
+        others = [name for name in ("prompt", "prompts", "dataset", "given") if getattr(self, name)]
+        if others or (self.branch_from and self.continue_run):
+            other = f"--{others[0]}" if others else "--continue"
+            raise ValueError(f"the stored sequences of a run are the prompts; leave out {other}")
+        if self.branch_from and not self.at:
+            raise ValueError("--branch-from needs --at STEP or --at every:K: where the branches leave their parents")
+        if self.continue_run and (self.at or self.force):
+            raise ValueError("--continue goes on from the end; --at and --force belong to --branch-from")
+        for text in self.at:
+            if re.fullmatch(r"\d+|every:[1-9]\d*", text) is None:
+                raise ValueError(f"--at is a step or every:K, not {text!r}")
+        if self.branch_from and self.max_new_tokens == 0 and self.force is None:
+            raise ValueError("--max-new-tokens 0 and no --force: the branches would have no token of their own")
+        if self.branch_from and not self.observe_prompt:
+            raise ValueError("the prompt of a branch is its parent's and never observed; leave out --no-prompt")
+        if self.branch_from and Keep.parse(self.keep).edges:
+            raise ValueError("edges are of the prompt, which is the parent's; leave them out of --keep")
 
     def _check_corpus(self) -> None:
         if self.corpus is None:
@@ -203,7 +250,7 @@ class CollectConfig(BaseModel):
             return
         if self.max_new_tokens or self.samples > 1:
             raise ValueError("a corpus is only read: max_new_tokens is 0 and samples 1")
-        for name in ("limit", "prompt_template"):
+        for name in ("limit", "prompt_template", "given", "branch_from", "continue_run"):
             if getattr(self, name) is not None:
                 raise ValueError(f"{name} is for prompts; a corpus is bounded by tokens and read as it is")
         if self.chat == "on":
@@ -220,6 +267,21 @@ class CollectConfig(BaseModel):
     def stop_rules(self) -> tuple[StopRule, ...]:
         """The parsed `stop_when`."""
         return tuple(StopRule.parse(text) for text in self.stop_when)
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether stored sequences are gone on from."""
+        return self.branch_from is not None or self.continue_run is not None
+
+    @property
+    def completes(self) -> bool:
+        """Whether there are completions: generated ones, or given ones that are read."""
+        return self.max_new_tokens > 0 or self.goes_on or self.given is not None
+
+    @property
+    def edit_settings(self) -> tuple[EditSetting, ...]:
+        """The parsed `edit`."""
+        return tuple(EditSetting.parse(text) for text in self.edit)
 
     @property
     def sampling(self) -> Sampling:

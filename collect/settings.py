@@ -27,6 +27,12 @@ class CollectSettings(TypedDict, total=False):
     document_tokens: int
     pack: int | None
     validation: float
+    given: str | None
+    branch_from: str | None
+    continue_run: str | None
+    sequence: int | Sequence[int]
+    at: TextOrMany
+    force: str | None
     limit: int | None
     max_new_tokens: int
     keep: TextOrMany
@@ -39,6 +45,7 @@ class CollectSettings(TypedDict, total=False):
     generation_config: bool
     stop: TextOrMany
     stop_when: TextOrMany
+    edit: TextOrMany
     grader: str
     chat: Literal["auto", "on", "off"]
     chat_template: str | None

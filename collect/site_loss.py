@@ -55,7 +55,7 @@ def site_losses(
     States before `first` stay as they are; counted are the tokens that follow positions from `first` on, so that every
     prediction that is counted has a replaced state at its own position.
     """
-    if loaded.is_encoder_decoder:
+    if loaded.encoder is not None:
         raise ConfigError("Cross-entropies with a replaced site are computed for decoder-only models.")
     for change in changes.values():
         Edit(site, layer, change).check(loaded)

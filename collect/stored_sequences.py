@@ -27,6 +27,11 @@ SAME_MODEL = ("architecture", "weights_sha256", "config_sha256", "tokenizer_sha2
 
 def stored_sequences(lake: Lake, run_id: str, sequence_ids: Sequence[int]) -> list[decoding.Sequence]:
     """These sequences as the model read them: all of their completion is given."""
+    if lake.run_json(run_id).get("edits"):
+        raise ConfigError(
+            f"Run {run_id} was collected with --edit: a pass of the model alone would compute other states than are "
+            f"stored. Read its tokens without edits first: lake collect --continue {run_id} --max-new-tokens 0"
+        )
     wanted = pl.col("sequence_id").is_in(list(sequence_ids))
     tokens = (
         lake.scan("token_steps", run_id)

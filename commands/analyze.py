@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 from .labelling import grade, labels
 from .terminal import HERE, AnyRun, AsJson, LakePath, open_lake, print_json, say
 from .toolkit.completion import runs
+from .toolkit.either_run import either_run
 from .toolkit.verify_option import reading
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ def question_verb(name: str) -> Callable[..., None]:
     verb.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     verb.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     verb.__doc__ = kind.__doc__
-    return reading(verb)
+    return reading(either_run(verb))
 
 
 def _keyword(name: str, annotation: Any, default: object) -> inspect.Parameter:
@@ -121,6 +122,7 @@ def _parameter(option: "Option") -> inspect.Parameter:
 
 
 @app.command("list")
+@either_run
 def list_analyses(
     run: Annotated[str | None, typer.Argument(metavar="[RUN]", help="Only of this run.")] = None,
     as_json: AsJson = False,

@@ -10,6 +10,7 @@ import typer
 from typer.core import TyperCommand
 
 from .terminal import HERE, AsJson, LakePath
+from .toolkit.completion import models, runs
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
@@ -18,27 +19,34 @@ CALL = "This call"
 GROUPS = {
     "Model": ("model", "revision", "dtype", "device", "attn_implementation", "trust_remote_code", "allow_missing"),
     "Prompts": (
-        "prompt", "prompts", "prompts_format", "split_lines", "dataset", "dataset_path", "limit", "prompt_template",
-        "chat", "chat_template", "on_long", "grader",
+        "prompt", "prompts", "prompts_format", "split_lines", "dataset", "dataset_path", "given", "limit",
+        "prompt_template", "chat", "chat_template", "on_long", "grader",
     ),
     "A corpus": ("corpus", "tokens", "text_field", "min_chars", "document_tokens", "pack", "validation"),
+    "Stored sequences": ("branch_from", "continue_run", "sequence", "at", "force"),
     "Decoding": (
         "max_new_tokens", "samples", "temperature", "top_p", "top_k", "min_p", "repetition_penalty",
-        "generation_config", "stop", "stop_when", "seed",
+        "generation_config", "stop", "stop_when", "edit", "seed",
     ),
     "What is kept": (
-        "keep", "topk", "observe_prompt", "edge_threshold", "edge_cap", "embedder", "embed_scope", "store_dtype",
+        "keep", "topk", "observe_prompt", "edge_threshold", "edge_cap", "edge_cap_generated",
+        "embedder", "embed_scope", "store_dtype",
     ),
     "The run": ("tag", "batch_size", "segment_items", "max_bytes", "strict_timings"),
 }  # fmt: skip
 """Fields of the configuration by the heading that they stand under in `lake collect --help`."""
 NAMES = {
+    "continue_run": "--continue",
     "observe_prompt": "--prompt-telemetry/--no-prompt",
     **{name: "--" + name.replace("_", "-") for name in ("strict_timings", "generation_config", "allow_missing")},
 }
 """Options that are called otherwise than their field."""
 SPELLED = {"split_lines": "yes|no", "stop_when": "RULE"}
 """What stands for the value of options whose type does not say it."""
+
+
+COMPLETED = {"model": models}
+"""What the shell offers for the values of options."""
 
 
 class GroupedCommand(TyperCommand):
@@ -73,7 +81,9 @@ def full_command() -> Any:
 
 def collect(
     config: Annotated[Path | None, typer.Option(help="YAML file of these settings.")] = None,
-    resume: Annotated[str | None, typer.Option(metavar="RUN", help="Complete an interrupted run.")] = None,
+    resume: Annotated[
+        str | None, typer.Option(metavar="RUN", help="Complete an interrupted run.", autocompletion=runs)
+    ] = None,
     dry_run: Annotated[bool, typer.Option(help="Print tokens, bytes and files; write nothing.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Start even if half of the free disk may fill.")] = False,
     as_json: AsJson = False,
@@ -138,6 +148,7 @@ def option_of(name: str, field: "FieldInfo", heading: str) -> Any:
         metavar=metavar or ("TEXT" if several else None),
         rich_help_panel=heading,
         show_default=False,
+        autocompletion=COMPLETED.get(name),
     )
     return Annotated[annotation, option]
 

@@ -30,9 +30,10 @@ def run_collect(
         return _resume(lake, resume, flags, as_json)
     # What needs no model is checked before the libraries of models are imported: a typo costs no seconds.
     settings = resolve_config(flags, file=config)
-    source = checked_source(settings)
-    from ..collect.running.collector import Callbacks, Collection
     from ..lake import Lake
+
+    source = checked_source(settings, lake=Lake.open(lake) if settings.goes_on else None)
+    from ..collect.running.collector import Callbacks, Collection
 
     with Interrupt() as stop, ProgressBar() as bar:
         callbacks = Callbacks(bar.update, say, stop)
@@ -113,7 +114,8 @@ def _facts(collection: "Collection", sizes: "Estimate") -> dict[str, Any]:
 
 
 def _estimate_text(collection: "Collection", sizes: "Estimate") -> str:
-    bound = "" if sizes.exact else " at most (the model may stop earlier)"
+    early = "the corpus may end" if collection.config.corpus else "the model may stop"
+    bound = "" if sizes.exact else f" at most ({early} earlier)"
     lines = [
         f"sequences  {sizes.n_sequences:>16,}",
         f"tokens     {sizes.n_tokens:>16,}{bound}",

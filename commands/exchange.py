@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from .terminal import HERE, AnyRun, AsJson, LakePath, open_lake, overwrite, print_json, say
+from .toolkit.either_run import either_run
 from .toolkit.verify_option import reading
 
 Tag = Annotated[str | None, typer.Option(help="Label of the run; begins its id.")]
@@ -60,7 +61,65 @@ def import_tsif(
     _print_runs(import_records(Lake.create(lake), checked, settings), as_json)
 
 
+@import_app.command("logprobs")
+def import_logprobs(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Responses: JSON, a list, or JSON lines.")],
+    requests: Annotated[
+        Path | None, typer.Option(help="Batch file with the requests (`custom_id`, `body`): prompts and settings.")
+    ] = None,
+    distribution: Annotated[
+        str,
+        typer.Option(
+            metavar="raw|sampling",
+            help="What the log-probabilities are of: the model's own distribution (vLLM and llama.cpp as they come), "
+            "or that after temperature and cuts.",
+        ),
+    ] = "raw",
+    tag: Tag = None,
+    again: Again = False,
+    new_only: NewOnly = False,
+    as_json: AsJson = False,
+    lake: LakePath = HERE,
+) -> None:
+    """Import responses with logprobs of OpenAI-compatible interfaces: one run per file and model.
+
+    Also lines of batch output, and of {"request": ..., "response": ...}. Example:
+    lake import logprobs batch_output.jsonl --requests batch_input.jsonl
+    """
+    from ..lake.errors import UsageError, did_you_mean
+    from ..lake.exchange.interfaces.imports import ImportChoices, Responses, check_logs, import_logs
+    from ..lake.lake import Lake
+
+    if distribution not in ("raw", "sampling"):
+        raise UsageError(f"--distribution {distribution!r}.{did_you_mean(distribution, ('raw', 'sampling'))}")
+    choices, read = ImportChoices(tag, again, new_only), Responses(requests, processed=distribution == "sampling")
+    checked = check_logs(files, read, choices)
+    if read.failed:
+        say(f"left out: {len(read.failed):,} requests without a response, the first in {min(read.failed)}")
+    _print_runs(import_logs(Lake.create(lake), checked, read, choices), as_json)
+
+
+@import_app.command("inspect")
+def import_inspect(
+    logs: Annotated[list[Path], typer.Argument(metavar="LOG...", help="Inspect AI logs: .eval or .json.")],
+    tag: Tag = None,
+    again: Again = False,
+    new_only: NewOnly = False,
+    as_json: AsJson = False,
+    lake: LakePath = HERE,
+) -> None:
+    """Import logs of Inspect AI: samples, scores as grades, log-probabilities where logged (extra `inspect`)."""
+    from ..lake.exchange.interfaces.imports import ImportChoices, check_logs, import_logs
+    from ..lake.exchange.interfaces.inspect_log import FORMAT, read_log
+    from ..lake.lake import Lake
+
+    choices = ImportChoices(tag, again, new_only)
+    checked = check_logs(logs, read_log, choices, FORMAT)
+    _print_runs(import_logs(Lake.create(lake), checked, read_log, choices, FORMAT), as_json)
+
+
 @import_app.command("labels")
+@either_run
 def import_own_labels(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="CSV, TSV, JSONL, JSON or Parquet.")],
     run: Annotated[str, typer.Option("--run", help="Run id, unique prefix, tag, or `latest`.")] = "latest",
@@ -80,6 +139,7 @@ def import_own_labels(
 
 @export_app.command("steps-jsonl")
 @reading
+@either_run
 def export_steps(
     run: AnyRun = "latest",
     output: Annotated[
@@ -147,6 +207,7 @@ def export_saelens_cache(
 
 @export_app.command("vectors")
 @reading
+@either_run
 def export_activations(
     layer: Annotated[int, typer.Option(help="Layer; negative counts from the last.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Write to this file, replacing it whole.")],

@@ -6,6 +6,7 @@ import typer
 
 from .readout import Device, Model, loader, progress
 from .terminal import HERE, AnyRun, AsJson, LakePath, print_json, say
+from .toolkit.either_run import either_run
 from .toolkit.verify_option import reading
 
 app = typer.Typer(
@@ -17,6 +18,7 @@ app = typer.Typer(
 
 @app.command("second-order")
 @reading
+@either_run
 def second_order(
     run: AnyRun = "latest",
     direction: Annotated[
@@ -62,6 +64,7 @@ def second_order(
 
 @app.command()
 @reading
+@either_run
 def neurons(
     run: AnyRun = "latest",
     model: Model = None,

@@ -106,7 +106,7 @@ def _losses(
     from ..collect.stored_sequences import load_run_model
 
     loaded = load_run_model(lake, run_id, model=options.model, device=options.device)
-    if loaded.is_encoder_decoder:
+    if loaded.encoder is not None:
         return {"reason": "cross-entropies: not computed for encoder-decoder models"}
     sae = sae.to(options.device)
 

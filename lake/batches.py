@@ -11,7 +11,7 @@ from .commits import FileEntry
 from .errors import DamageError, NotFoundError
 from .layers import layer_number
 from .layout import PART, SAFE_NAME, check_name
-from .reading.checked_files import CheckedFiles, CommittedFile, committed_files
+from .reading.checked_files import CheckedFiles, CommittedFile, committed_files, whole_files
 from .snapshot import Snapshot
 from .tables.states import ACTIVATIONS
 from .tables.table import Table
@@ -88,8 +88,7 @@ def _batches(
     snapshot: Snapshot, files: Sequence[CommittedFile], *, raw: bool, batch_rows: int
 ) -> Iterator[tuple[pa.Table, np.ndarray]]:
     checked = CheckedFiles(snapshot.store)
-    for file in files:
-        checked.check([file])
+    for file in whole_files(snapshot, files, checked):
         path = file.entry.path
         try:
             with pq.ParquetFile(snapshot.store.open(path), page_checksum_verification=True) as opened:

@@ -9,15 +9,16 @@ import os
 import re
 import tempfile
 import weakref
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import duckdb
 import pyarrow as pa
 
 from .errors import DamageError, LakeError, NotFoundError, UsageError, did_you_mean
+from .notices import name_damaged
 from .reading.checked_files import CheckedFiles, committed_files
 from .reading.damage import changed_file, damaged_files
 from .schema import stored_tables
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
     from .sql.read_only_files import ReadOnlyFiles
 
+Answer = TypeVar("Answer")
 Parameters = Sequence[Any] | dict[str, Any] | None
 DAMAGED = "tracelake-damaged: "
 _DECODING = re.compile(r"parquet|zstd|decompress|corrupt|page|thrift|UDF|No magic", re.I)
@@ -62,6 +64,9 @@ class Connection:
         self._views = {name: (query, comment) for name, query, comment in extra_views}  # likewise
         self._reads = {name: set(_WORD.findall(query.lower())) for name, (query, _) in self._views.items()}
         self._known = {*self._tables, *self._views}
+        self._made: dict[str, Table] = {}
+        self._named: set[str] = set()  # by the present statement
+        self._damage: dict[str, DamageError] = {}  # by the text of a view that stands for a damaged table
         self._files: ReadOnlyFiles | None = None
         self._decodes = False
         self.duckdb = duckdb.connect(":memory:", config=_limits())
@@ -71,17 +76,18 @@ class Connection:
 
     def execute(self, query: str, parameters: Parameters = None) -> "duckdb.DuckDBPyConnection":
         """Run a query and return the DuckDB connection to fetch from; when locked, exactly one SELECT."""
-        with translated(self):
-            self._prepare(query)
-            return self.duckdb.execute(query, parameters)
+        return self._answer(query, parameters, lambda: self.duckdb.execute(query, parameters))
 
     def arrow(self, query: str, parameters: Parameters = None) -> pa.Table:
         """The result of a query as an Arrow table; DESCRIBE and SHOW TABLES say what things mean."""
-        with translated(self):
-            try:
-                return described(self.duckdb, query, self._relation(query, parameters).to_arrow_table())
-            except (pa.ArrowException, OverflowError, ValueError) as error:
-                raise UsageError(f"Arrow has no such type or value: {error}. Cast it, e.g. to VARCHAR.") from error
+        try:
+            return self._answer(
+                query,
+                parameters,
+                lambda: described(self.duckdb, query, self._relation(query, parameters).to_arrow_table()),
+            )
+        except (pa.ArrowException, OverflowError, ValueError) as error:
+            raise UsageError(f"Arrow has no such type or value: {error}. Cast it, e.g. to VARCHAR.") from error
 
     def sql(self, query: str, parameters: Parameters = None) -> "pl.DataFrame":
         """The result of a query as a polars DataFrame."""
@@ -92,12 +98,51 @@ class Connection:
         return frame
 
     def batches(self, query: str, parameters: Parameters = None, *, rows: int = 65_536) -> Iterator[pa.RecordBatch]:
-        """The result of a query as Arrow batches, so that it need not fit in memory."""
-        with translated(self):
-            yield from self._relation(query, parameters).to_arrow_reader(rows)
+        """The result of a query as Arrow batches, so that it need not fit in memory.
+
+        Damage that is met behind the first batch is an error: what was given cannot be taken back.
+        """
+
+        def begin() -> "tuple[pa.RecordBatchReader, pa.RecordBatch | None]":
+            reader = self._relation(query, parameters).to_arrow_reader(rows)
+            return reader, next(iter(reader), None)
+
+        reader, first = self._answer(query, parameters, begin)
+        if first is not None:
+            yield first
+            with translated(self):
+                yield from reader
+
+    def _answer(self, query: str, parameters: Parameters, ask: Callable[[], Answer]) -> Answer:
+        """What `ask` gives for a query, its tables bound; of all runs one with damaged files is named and left out."""
+        while True:
+            try:
+                with translated(self):
+                    self._prepare(query)
+                    return ask()
+            except DamageError as damage:
+                if not self._leave_out(damage, query, parameters):
+                    raise
+
+    def _leave_out(self, damage: DamageError, query: str, parameters: Parameters) -> bool:
+        """Read on without a damaged run, unless it was asked for, or no other has rows of the tables it is read for."""
+        run_id = damage.run_id
+        values = parameters.values() if isinstance(parameters, dict) else parameters or ()
+        if self.run is not None or run_id not in self.snapshot.runs or run_id in values:
+            return False
+        if literal(run_id) in query:
+            return False
+        damaged: dict[str, LakeError] = {run_id: damage}
+        rest = self.snapshot.without(damaged)
+        if any(self.snapshot.files(table) and not rest.files(table) for table in self._named & set(self._made)):
+            return False
+        self.snapshot = rest
+        name_damaged(self.snapshot.store.path, damaged)
+        for table in self._made.values():
+            self._make_table(table)
+        return True
 
     def _relation(self, query: str, parameters: Parameters) -> "duckdb.DuckDBPyRelation":
-        self._prepare(query)
         relation = self.duckdb.sql(query, params=parameters)
         if relation is None:
             raise UsageError("This statement has no result; use execute() for it.")
@@ -124,6 +169,7 @@ class Connection:
         Only those: making them all costs more than most answers. A statement that asks what there is gets them all,
         and one that names something else too, which may be DuckDB's own catalogue.
         """
+        self._named = set(self._known)
         if not self.locked and not self._tables and not self._views:
             return
         try:
@@ -141,9 +187,14 @@ class Connection:
         while unseen := (wanted & set(self._reads)) - seen:
             seen |= unseen
             wanted |= set().union(*(self._reads[name] for name in unseen))
+        self._named = wanted
         for name in [name for name in self._tables if name in wanted]:
             table = self._tables.pop(name)
-            self._make_runs() if table is RUNS else self._make_table(table)
+            if table is RUNS:
+                self._make_runs()
+            else:
+                self._made[name] = table
+                self._make_table(table)
         for name in [name for name in self._views if name in wanted]:
             query, comment = self._views.pop(name)
             self.duckdb.execute(f"CREATE VIEW {quoted(name)} AS {query.strip().rstrip(';')}")
@@ -173,6 +224,7 @@ class Connection:
             damage = _translate(self, error)
             if not isinstance(damage, DamageError):
                 raise damage from error
+            self._damage[str(damage)] = damage
             self.duckdb.execute(views.broken_view_sql(table, DAMAGED + str(damage)))
         self.duckdb.execute(views.comments_sql(table))
 
@@ -197,6 +249,10 @@ class Connection:
                 type="arrow",  # type: ignore[arg-type]
                 null_handling="special",  # type: ignore[arg-type]
             )
+
+    def damage(self, text: str) -> DamageError:
+        """The damage that a view of ours told."""
+        return self._damage.get(text) or DamageError(text)
 
     def _lock(self) -> None:
         self.duckdb.execute(f"SET allowed_directories = [{literal(_FILES)}]")
@@ -258,16 +314,15 @@ def _translate(connection: Connection, error: duckdb.Error) -> LakeError:
 def _damage(connection: Connection, error: duckdb.Error, text: str) -> DamageError | None:
     """The damaged file behind an error, if there is one: marked, visibly damaged, named by DuckDB, or found by hash."""
     if marked := re.search(f"{DAMAGED}(.*)", text):
-        return DamageError(marked[1])
+        return connection.damage(marked[1])
     odd = duckdb.IOException | duckdb.SerializationException | duckdb.InternalException
     if not isinstance(error, odd) and type(error) is not duckdb.Error and not _DECODING.search(text):
         return None
     snapshot, run = connection.snapshot, connection.run
     for path, run_id, why in damaged_files(snapshot, run):
-        return DamageError(f"{path} of run {run_id} {why}. Run `lake verify` to see what is hit.")
+        return DamageError(f"{path} of run {run_id} {why}. Run `lake verify` to see what is hit.", run_id=run_id)
     if changed := changed_file(snapshot, run):
         path, run_id = changed
-        return DamageError(
-            f"{path} of run {run_id} is not what was committed. Run `lake verify --level full`. ({text})"
-        )
+        why = f"is not what was committed. Run `lake verify --level full`. ({text})"
+        return DamageError(f"{path} of run {run_id} {why}", run_id=run_id)
     return DamageError(f"A file of the lake cannot be decoded; run `lake verify --level full` to find it. ({text})")

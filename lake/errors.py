@@ -49,9 +49,13 @@ class LockedError(LakeError):
 
 
 class DamageError(LakeError):
-    """A file is missing, torn or changed since it was committed."""
+    """A file is missing, torn or changed since it was committed; `run_id` is the run that it belongs to, if known."""
 
     exit_code = 6
+
+    def __init__(self, message: str, *, run_id: str | None = None) -> None:
+        super().__init__(message)
+        self.run_id = run_id
 
 
 class FailedError(LakeError):

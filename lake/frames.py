@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import polars as pl
 import pyarrow as pa
 
-from .reading.checked_files import checked_paths, committed_files
+from .reading.checked_files import CheckedFiles, committed_files, whole_files
 from .snapshot import Snapshot
 from .tables.table import Table
 
@@ -18,12 +18,16 @@ def polars_schema(table: Table) -> pl.Schema:
 
 
 def scan_files(table: Table, snapshot: Snapshot) -> pl.LazyFrame:
-    """A lazy scan of one table's committed files, checked before it begins, with every declared column."""
-    files, schema = list(committed_files(snapshot, table.name)), polars_schema(table)
+    """A lazy scan of one table's committed files, checked before it begins, with every declared column.
+
+    Of several runs, one with a damaged file is named and left out.
+    """
+    schema = polars_schema(table)
+    files = list(whole_files(snapshot, committed_files(snapshot, table.name), CheckedFiles(snapshot.store)))
     if not files:
         return pl.LazyFrame(schema=schema)
     return pl.scan_parquet(
-        checked_paths(snapshot, files),
+        snapshot.store.urls([file.entry.path for file in files]),
         schema=schema,
         missing_columns="insert",
         extra_columns="ignore",

@@ -7,6 +7,7 @@ Docs, empty views, DuckDB comments and the writer's checks all derive from `TABL
 from collections.abc import Iterable
 
 from .tables.comparisons import COMPARISONS, FINGERPRINTS, TRAJECTORY_CORRELATIONS
+from .tables.directions import DIRECTION_PROJECTIONS, DIRECTION_SCORES, DIRECTIONS
 from .tables.imports import IMPORTED_METRICS
 from .tables.labels import GRADES, LABELS
 from .tables.neurons import (
@@ -34,7 +35,16 @@ from .tables.saes import (
     SAE_TRAINING,
     SAES,
 )  # fmt: skip
-from .tables.states import ACTIVATIONS, ATTENTION_EDGES, HEAD_SUMMARIES, LAYER_SUMMARIES
+from .tables.sampling import (
+    CLUSTER_SUMMARIES,
+    JUDGEMENTS,
+    ORACLE_DISTANCES,
+    PASS_RATES,
+    PATH_SENSITIVITY,
+    SAMPLING_VARIANCE,
+    SOLUTION_CLUSTERS,
+)  # fmt: skip
+from .tables.states import ACTIVATIONS, ATTENTION_EDGES, ATTENTION_PATTERNS, HEAD_SUMMARIES, LAYER_SUMMARIES
 from .tables.table import Table
 from .tables.tokens import SEQUENCES, TOKEN_STEPS
 
@@ -44,12 +54,15 @@ TABLES: dict[str, Table] = {
     table.name: table
     for table in (
         *(RUNS, SEQUENCES, TOKEN_STEPS),
-        *(LAYER_SUMMARIES, HEAD_SUMMARIES, ATTENTION_EDGES, ACTIVATIONS),
+        *(LAYER_SUMMARIES, HEAD_SUMMARIES, ATTENTION_EDGES, ATTENTION_PATTERNS, ACTIVATIONS),
         *(STEP_EMBEDDINGS, SAES, SAE_TRAINING, SAE_FEATURES, OPERATIONS, IMPORTED_METRICS),
         # Written by analyses: every row names its analysis, and all can be computed again.
         *(ANALYSES, TRAJECTORIES, TRAJECTORY_SUMMARIES, PERSISTENCE_PAIRS, PERSISTENCE_SUMMARIES),
         *(FINGERPRINTS, COMPARISONS, TRAJECTORY_CORRELATIONS, LABELS, GRADES),
         *(SAE_EVALUATIONS, FEATURE_ACTIVATIONS, FEATURE_STATS, FEATURE_EXAMPLES),
+        *(DIRECTIONS, DIRECTION_SCORES, DIRECTION_PROJECTIONS),
+        *(SAMPLING_VARIANCE, ORACLE_DISTANCES, PATH_SENSITIVITY, PASS_RATES),
+        *(SOLUTION_CLUSTERS, CLUSTER_SUMMARIES, JUDGEMENTS),
         *(LOGIT_LENS, LOGIT_CONTRIBUTIONS),
         *(NEURON_RANKS, SECOND_ORDER_SCORES, SECOND_ORDER_HEADS, SECOND_ORDER_TOKENS, NEURON_EFFECTS),
     )

@@ -1,6 +1,6 @@
 """What a reader sees: the commit records of each run, read once, and the files they name."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -165,6 +165,11 @@ class Snapshot:
         for entry, columns in self._entries(table, run):
             groups.setdefault(columns, []).append(entry)
         return groups
+
+    def without(self, damaged: Mapping[str, LakeError]) -> "Snapshot":
+        """The same commits but those of runs whose files turned out to be damaged."""
+        runs = {run_id: log for run_id, log in self.runs.items() if run_id not in damaged}
+        return replace(self, runs=runs, damaged={**self.damaged, **damaged})
 
     def _entries(self, table: str, run: str | None) -> Iterator[tuple[FileEntry, tuple[str, ...]]]:
         for run_id, log in self.runs.items():

@@ -116,7 +116,8 @@ class PlainEncoderDecoder:
             output("mlp_out", layer, block.layer[-1].DenseReluDense)
             entry("mlp_post", layer, block.layer[-1].DenseReluDense.wo)
             entry("z", layer, attention.o)
-            for site, projection in (("rot_q", attention.q), ("rot_k", attention.k), ("v", attention.v)):
+            projections = {"rot_q": attention.q, "rot_k": attention.k, "v": attention.v}
+            for site, projection in (projections | {"q": attention.q, "k": attention.k}).items():
                 output(site, layer, projection)
         output("final_norm", len(stack.block) - 1, stack.final_layer_norm)
 
@@ -136,8 +137,8 @@ class PlainEncoderDecoder:
                 output("mlp_out", layer, block.fc2)
             entry("mlp_post", layer, block.fc2)
             entry("z", layer, attention.out_proj)
-            projections = (("rot_q", attention.q_proj), ("rot_k", attention.k_proj), ("v", attention.v_proj))
-            for site, projection in projections:
+            projections = {"rot_q": attention.q_proj, "rot_k": attention.k_proj, "v": attention.v_proj}
+            for site, projection in (projections | {"q": attention.q_proj, "k": attention.k_proj}).items():
                 output(site, layer, projection)
         # BART has no norm behind its last block.
         output("final_norm", len(stack.layers) - 1, getattr(stack, "layer_norm", stack.layers[-1]))

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 Site = tuple[str, int]
 
 VECTOR_SITES = (
-    "resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "mlp_post", "z", "v", "rot_q", "rot_k",
+    "resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "mlp_post", "z", "v", "q", "k", "rot_q", "rot_k",
 )  # fmt: skip
 
 
@@ -135,10 +135,11 @@ class PlainModel:
         return body.norm, body.layers
 
     def _rotated(self, seen: dict[Site, Tensor]) -> dict[Site, Tensor]:
-        """rot_q, rot_k and v of every layer out of what the projections gave; removes those from `seen`."""
+        """Sites of every layer that come from its projections, before and after rotary; removes those from `seen`."""
         found: dict[Site, Tensor] = {}
         for layer in range(N_LAYERS):
             q, k, v = self._projected(seen, layer)
+            found |= {("q", layer): q.flatten(1), ("k", layer): k.flatten(1)}
             if self.name != "gpt2":
                 share = 0.5 if self.name == "neox" else 1.0
                 q, k = rotated(q, share), rotated(k, share)

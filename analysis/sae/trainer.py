@@ -3,11 +3,9 @@
 import hashlib
 import json
 import math
-import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -16,6 +14,7 @@ from safetensors.torch import load, save
 
 from ...lake import Lake
 from ...lake.errors import ConfigError, LakeError, StoppedError
+from ...lake.run_id import new_run_id
 from ...lake.segments import SegmentWriter
 from ...lake.writer import RunWriter
 from . import folder
@@ -57,8 +56,7 @@ def start_training(
 ) -> Trained:
     """Train everything that the lists of the options name, in one pass over the vectors."""
     plan = make_plan(lake, runs, options)
-    name = (options.tag or "sae").lower()
-    run_id = f"{name}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+    run_id = new_run_id(options.tag or "sae")
     lake.check_writable()
     run = lake.start_run(run_id, training_run_json(run_id, plan))
     return _train(lake, run, plan, should_stop, on_progress)

@@ -1,6 +1,7 @@
 """Sequences on their way through the model together: their ids, padding, mask, axis, cache, and which are alive."""
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from torch import Tensor
 from transformers import Cache
 
 from ..models.cache import select_rows
+from ..models.edits import Editing
 from ..models.model import LoadedModel
 from ..models.stack import Stack
 from ..observing.axis import Axis, columns_of
@@ -34,6 +36,7 @@ class Batch:
         self.n_prompt = np.array([sequence.n_prompt for sequence in sequences])
         self.n_given = np.array([len(sequence.given) for sequence in sequences])
         n_read = np.array([sequence.n_opening for sequence in sequences])
+        self.observed_from = np.array([sequence.observed_from for sequence in sequences])
         self.width = int(n_read.max())
         """Columns of what is read before a token is chosen."""
         self.end = self.width
@@ -52,6 +55,8 @@ class Batch:
             self.mask = self.index((columns >= self.pads[:, None]).astype(np.int64))
         self.axis = Axis(self.index(self.origin), self.index(self.n_prompt))
         self.encoded: dict[str, Tensor | None] = {}
+        self.editing: Editing | None = None
+        """What is told where each pass stands; its hooks are somebody else's."""
         self._beyond = reading.switch is not None and int(n_read.max()) > reading.switch
         self._forget()
 
@@ -104,14 +109,20 @@ class Batch:
 
     def read(self, start: int, end: int) -> Float[Tensor, "row column d_model"]:
         """Final-normed states of columns start..end, observed by nobody."""
-        with self.factors():
+        with self.passing(start, end):
             states = self.stack.module(**self.inputs(start, end)).last_hidden_state
         return states[:, self.again(start) :]
 
-    def factors(self) -> AbstractContextManager[None]:
-        """Inside the block, rotary factors are those that belong to the length of the sequences."""
+    @contextmanager
+    def passing(self, start: int, end: int) -> Iterator[None]:
+        """Inside the block columns start..end are read: edited, with the rotary factors of the sequences' length."""
+        if self.editing is not None:
+            origin = self.n_encoded[self.alive] - self.pads
+            columns = np.arange(start - self.again(start), end)
+            self.editing.expect(columns + origin[:, None], self.n_prompt[self.alive])
         switch = self.stack.switch
-        return switch.beyond() if self._beyond and switch is not None else nullcontext()
+        with switch.beyond() if self._beyond and switch is not None else nullcontext():
+            yield
 
     def append(self, token_ids: Int[Tensor, " row"], chunk: int) -> None:
         """Take the next token of every row, to be read as the last column.
@@ -136,5 +147,7 @@ class Batch:
         self.mask = None if self.mask is None else self.mask[rows]
         self.axis = self.axis.of_rows(rows)
         self.encoded = {name: None if held is None else held[rows] for name, held in self.encoded.items()}
+        if self.editing is not None:
+            self.editing.take(host)
         if self.cache is not None and len(host):
             select_rows(self.cache, rows)

@@ -226,7 +226,9 @@ class _Check:
 def _probe(loaded: LoadedModel) -> list[Sequence]:
     """Short sequences of unequal length, of ordinary tokens that are all different."""
     values = vars(loaded.config).items()
-    special = {value for name, value in values if name.endswith(("_token_id", "_token_index"))}
+    named = [value for name, value in values if name.endswith(("_token_id", "_token_index"))]
+    # A model may have several end tokens.
+    special = {one for value in named for one in (value if isinstance(value, list | tuple) else (value,))}
     ids = [i for i in range(loaded.d_vocab) if i not in special]
     step = max(1, min(len(ids) // 40, 5))
     ordinary = iter(ids[3::step] * 2)

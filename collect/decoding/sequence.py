@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from ..models.edits import Edit
 from ..models.stack import DECODER, SELF
 from .stop_rule import StopRule
 
@@ -18,6 +19,7 @@ class Sequence:
 
     The first `n_encoded` ids are read by the encoder, if there is one; the decoder reads the others.
     `given` is the beginning of the completion where that is not chosen but read: part of `generated`, never sampled.
+    `edits` change what the model computes of it. Before the position `observed_from` no row is wanted but the tokens.
     """
 
     sequence_id: int
@@ -27,6 +29,8 @@ class Sequence:
     generated: list[int] = field(default_factory=list)
     n_encoded: int = 0
     given: tuple[int, ...] = ()
+    edits: tuple[Edit, ...] = ()
+    observed_from: int = 0
     forced_steps: list[int] = field(default_factory=list)
     finish_reason: str | None = None
     next_entropy_bits: float | None = None
@@ -74,6 +78,7 @@ class Limits:
     """When a sequence ends, apart from the model ending it."""
 
     max_new_tokens: int
+    """Beside those that are given."""
     context_length: int
     end_ids: frozenset[int]
     has_stop_string: Callable[[Sequence], bool] | None = None
@@ -83,13 +88,16 @@ class Limits:
     forced_last: int | None = None
     """Id that ends a sequence of `max_new_tokens`."""
 
-    def forced(self, n_read: np.ndarray, steps: np.ndarray) -> np.ndarray:
-        """The id that each row must take at its step, -1 where it may choose; `n_read`: what its decoder has read."""
+    def forced(self, n_read: np.ndarray, free_steps: np.ndarray) -> np.ndarray:
+        """The id that each row must take, -1 where it may choose.
+
+        Args: tokens that its decoder has read, and that it has chosen.
+        """
         forced = np.full(len(n_read), -1, dtype=np.int64)
         if self.forced_first is not None:
             forced[n_read == 1] = self.forced_first
         if self.forced_last is not None:
-            forced[steps + 1 == self.max_new_tokens] = self.forced_last
+            forced[free_steps + 1 == self.max_new_tokens] = self.forced_last
         return forced
 
 
@@ -116,3 +124,8 @@ def encoder_matrix(batch: list[Sequence]) -> tuple[np.ndarray, np.ndarray]:
     for row, sequence in enumerate(batch):
         ids[row, : sequence.n_encoded] = sequence.prompt_ids[: sequence.n_encoded]
     return ids, real
+
+
+def with_scope_rows(values: dict[str, np.ndarray], members: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Add which rows of the block the vectors of a narrower scope belong to."""
+    return {**values, **{f"rows/{scope}": mask for scope, mask in members.items()}}

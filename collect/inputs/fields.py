@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...lake.errors import UsageError
+from .beginnings import Beginning, StoredPrompt
 from .grading.options import Options, read_options
 
 TEXT_FIELDS = ("prompt", "question", "text", "problem", "instruction")
@@ -39,10 +40,16 @@ class Prompt:
     options: Options | None = None
     wording: str | None = None
     split: str | None = None
+    beginning: Beginning | None = None
+    """How its completions begin, where that is not chosen."""
+    stored: StoredPrompt | None = None
+    """What is known of it from a run that read it before."""
 
     @property
     def prompt_id(self) -> str:
         """First 16 hex digits of SHA-256 over the prompt as given; equal across runs and models."""
+        if self.stored is not None:
+            return self.stored.prompt_id
         return hashlib.sha256(self.text.encode()).hexdigest()[:16]
 
 

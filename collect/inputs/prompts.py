@@ -7,36 +7,20 @@ in one pass and collected in another without holding the prompts in memory.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Protocol
+from typing import Any
 
+from ...lake import Lake
 from ...lake.errors import ConfigError, NotFoundError, UsageError, did_you_mean
 from ..config import CollectConfig
 from ..tinymath import problems
+from .branches import BranchRequest, BranchSource
 from .corpora import open_corpus
 from .fields import Prompt, prompt_from_row, prompt_text
+from .given import GivenCompletions
 from .problem_sets import LAYOUTS, ProblemSet
 from .prompt_files import PromptFile, StdinPrompts
+from .source import PromptSource
 from .wording import WordedPrompts, read_template
-
-
-class PromptSource(Protocol):
-    """A sequence of prompts that can be read more than once."""
-
-    @property
-    def dataset(self) -> str | None:
-        """Name of the dataset or file."""
-        ...
-
-    @property
-    def split(self) -> str | None:
-        """Split of the dataset."""
-        ...
-
-    def describe(self) -> dict[str, Any]:
-        """What run.json needs to find the same prompts again, and to notice if they changed."""
-        ...
-
-    def __iter__(self) -> Iterator[Prompt]: ...
 
 
 @dataclass(frozen=True)
@@ -148,8 +132,20 @@ class ChoicePrompts:
             yield prompt
 
 
-def open_source(config: CollectConfig, recorded: dict[str, Any] | None = None) -> PromptSource:
-    """The one source that the configuration names; `recorded` is what run.json says of it, for a run to be resumed."""
+def open_source(
+    config: CollectConfig, recorded: dict[str, Any] | None = None, *, lake: Lake | None = None
+) -> PromptSource:
+    """The one source that the configuration names; `recorded` is what run.json says of it, for a run to be resumed.
+
+    `lake` holds the runs whose sequences are gone on from.
+    """
+    if (run := config.branch_from or config.continue_run) is not None:
+        if lake is None:
+            raise UsageError("Branches need the lake that holds their parents.")
+        # Resumed, a name like `latest` must not lead elsewhere.
+        run = recorded["run"] if recorded is not None else run
+        request = BranchRequest(run, config.sequence, config.at, config.force, reads_only=config.max_new_tokens == 0)
+        return _limited(BranchSource(lake, request), config)
     given = [name for name in ("prompt", "prompts", "dataset", "corpus") if getattr(config, name)]
     if config.dataset_path is not None and not config.dataset:
         raise UsageError("--dataset-path needs --dataset NAME:SPLIT, which says how the files are to be read.")
@@ -174,13 +170,18 @@ def open_source(config: CollectConfig, recorded: dict[str, Any] | None = None) -
         source = WordedPrompts(source, read_template(config.prompt_template))
     if config.grader == "choice":
         source = ChoicePrompts(source)
+    source = _limited(source, config)
+    return source if config.given is None else GivenCompletions.open(source, config.given)
+
+
+def _limited(source: PromptSource, config: CollectConfig) -> PromptSource:
     return source if config.limit is None else FirstPrompts(source, config.limit)
 
 
-def checked_source(config: CollectConfig) -> PromptSource:
+def checked_source(config: CollectConfig, *, lake: Lake | None = None) -> PromptSource:
     """The source, read once to its end where it is at hand: a wrong item is found before a model is loaded."""
-    source = open_source(config)
-    if (config.prompts or config.dataset_path) and sum(1 for _ in source) == 0:
+    source = open_source(config, lake=lake)
+    if (config.prompts or config.dataset_path or config.given or config.goes_on) and sum(1 for _ in source) == 0:
         raise UsageError("There are no prompts: the source is empty.")
     return source
 

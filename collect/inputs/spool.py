@@ -3,13 +3,14 @@
 import tempfile
 import weakref
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from .prompts import Prompt
+from .fields import Prompt
 from .tokenized import GROUP, TokenizedPrompt
 
 _SCHEMA = pa.schema(
@@ -20,8 +21,24 @@ _SCHEMA = pa.schema(
         ("ids", pa.list_(pa.int64())),
         ("char_ends", pa.list_(pa.int32())),
         ("item_offset", pa.int64()),
+        ("given", pa.list_(pa.int64())),
+        ("retokenised", pa.bool_()),
     ]
 )
+
+
+@dataclass(frozen=True)
+class ItemLengths:
+    """Tokens per work item: of its prompt, given behind it, and of those together the first that nobody observes."""
+
+    prompt: np.ndarray
+    given: np.ndarray
+    unobserved: np.ndarray
+
+    @classmethod
+    def of_prompts(cls, lengths: np.ndarray) -> "ItemLengths":
+        """Prompts with nothing behind them."""
+        return cls(lengths, np.zeros_like(lengths), np.zeros_like(lengths))
 
 
 class Spool:
@@ -34,9 +51,9 @@ class Spool:
 
     def fill(
         self, prompts: Iterable[Prompt], tokenize: Callable[[Iterable[Prompt]], Iterable[TokenizedPrompt]]
-    ) -> np.ndarray:
-        """Tokenise every prompt; returns the number of tokens of each work item."""
-        lengths: list[int] = []
+    ) -> ItemLengths:
+        """Tokenise every prompt; returns how long each work item is."""
+        lengths: list[tuple[int, int, int]] = []
         items = iter(tokenize(prompts))
         number, last = -1, None
         with pa.ipc.new_stream(self._file, _SCHEMA) as writer:
@@ -45,9 +62,9 @@ class Spool:
                 for item in group:
                     number, last = number + (item.prompt is not last), item.prompt
                     rows.append(_row(number, item))
-                lengths += [len(item.ids) for item in group]
+                lengths += [_lengths(item) for item in group]
                 writer.write_batch(pa.RecordBatch.from_pylist(rows, _SCHEMA))
-        return np.array(lengths, dtype=np.int64)
+        return ItemLengths(*np.array(lengths, dtype=np.int64).reshape(-1, 3).T)
 
     def items(self, prompts: Iterable[Prompt]) -> Iterator[TokenizedPrompt]:
         """The work items with their prompts, which must be those that were tokenised."""
@@ -56,15 +73,27 @@ class Spool:
         number, prompt = -1, None
         for batch in pa.ipc.open_stream(self._file):
             ids, ends = batch["ids"], batch["char_ends"]
-            rows = batch.select(["prompt", "text", "rendered", "item_offset"]).to_pylist()
+            rows = batch.select(["prompt", "text", "rendered", "item_offset", "given", "retokenised"]).to_pylist()
             for i, row in enumerate(rows):
                 while prompt is None or number < row["prompt"]:
                     number, prompt = next(source)
                 text = prompt.text if row["text"] is None else row["text"]
                 own_ends = ends[i].values.to_numpy() if ends[i].is_valid else None
                 yield TokenizedPrompt(
-                    prompt, text, row["rendered"], ids[i].values.to_numpy(), own_ends, row["item_offset"]
+                    prompt,
+                    text,
+                    row["rendered"],
+                    ids[i].values.to_numpy(),
+                    own_ends,
+                    row["item_offset"],
+                    tuple(row["given"]),
+                    row["retokenised"],
                 )
+
+
+def _lengths(item: TokenizedPrompt) -> tuple[int, int, int]:
+    beginning = item.prompt.beginning
+    return len(item.ids), len(item.given), 0 if beginning is None else beginning.observed_from
 
 
 def _row(number: int, item: TokenizedPrompt) -> dict[str, Any]:
@@ -75,4 +104,6 @@ def _row(number: int, item: TokenizedPrompt) -> dict[str, Any]:
         "ids": item.ids,
         "char_ends": item.char_ends,
         "item_offset": item.item_offset,
+        "given": item.given,
+        "retokenised": item.retokenised,
     }

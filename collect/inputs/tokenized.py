@@ -1,13 +1,14 @@
 """Prompts as the model will read them: chat template, token ids, character offsets, over-long ones cut or split."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
 
 from ...lake.errors import ConfigError
+from .beginnings import Beginning
 from .fields import Prompt
 from .template import ChatTemplate
 from .text import TokenText
@@ -26,6 +27,15 @@ class TokenizedPrompt:
     ids: np.ndarray
     char_ends: np.ndarray | None
     item_offset: int = 0
+    given: tuple[int, ...] = ()
+    """Ids that its completions begin with."""
+    retokenised: bool = False
+    """Whether the ids of prompt and given text together do not begin with the prompt's: the text's are its own."""
+
+    @property
+    def n_opening(self) -> int:
+        """Tokens that are read before one is chosen."""
+        return len(self.ids) + len(self.given)
 
 
 @dataclass(frozen=True)
@@ -42,6 +52,8 @@ class PromptTokenizer:
     generates: bool
     template_name: str | None = None
     n_embeddings: int | None = None
+    given_counts: bool = True
+    """Whether prompt and completion share the model's positions; an encoder's are its own."""
 
     @property
     def uses_template(self) -> bool:
@@ -59,12 +71,61 @@ class PromptTokenizer:
     def tokenize(self, prompts: Iterable[Prompt]) -> Iterator[TokenizedPrompt]:
         """Work items in the order of the prompts; a long prompt may give several."""
         for group in _groups(prompts, GROUP):
+            if group[0].stored is not None:
+                yield from map(self._read_before, group)
+                continue
             for prompt, rendered, ids, ends in zip(group, *self._encoded(group), strict=True):
                 if len(ids) == 0:
                     raise ConfigError(f"Item {prompt.item_id}: the prompt has no tokens. Give it a text.")
                 if self.n_embeddings is not None and ids.max() >= self.n_embeddings:
                     raise self._without_embedding(prompt, int(ids.max()))
-                yield from self._fitted(prompt, rendered, ids, ends)
+                for item in self._fitted(prompt, rendered, ids, ends):
+                    yield item if prompt.beginning is None else self._begun(item, prompt.beginning)
+
+    def _read_before(self, prompt: Prompt) -> TokenizedPrompt:
+        """A prompt of a stored sequence, as it was read then."""
+        stored = prompt.stored
+        assert stored is not None
+        item = TokenizedPrompt(
+            prompt, prompt.text, stored.rendered, stored.ids, stored.char_ends, item_offset=stored.item_offset
+        )
+        return item if prompt.beginning is None else self._begun(item, prompt.beginning)
+
+    def _begun(self, item: TokenizedPrompt, beginning: Beginning) -> TokenizedPrompt:
+        """The item with the ids that its completions begin with."""
+        given, retokenised = beginning.ids, False
+        if beginning.text is not None and beginning.one_token:
+            given = (*given, self._one_token(beginning.text))
+        elif beginning.text is not None:
+            whole = (item.text if item.rendered is None else item.rendered) + beginning.text
+            ids = self.tokenizer(whole, add_special_tokens=item.rendered is None, verbose=False)["input_ids"]
+            n = len(item.ids)
+            retokenised = list(ids[:n]) != item.ids.tolist()
+            if retokenised:
+                ids, n = self.tokenizer(beginning.text, add_special_tokens=False, verbose=False)["input_ids"], 0
+            given = (*given, *ids[n:])
+            if len(given) == 0:
+                raise ConfigError(f"Item {item.prompt.item_id}: the given text has no tokens.")
+        unknown = [i for i in given if self.n_embeddings is not None and not 0 <= i < self.n_embeddings]
+        if unknown:
+            raise ConfigError(f"Item {item.prompt.item_id}: the model has no token {unknown[0]} to be given.")
+        n = len(given) + (len(item.ids) if self.given_counts else 0)
+        if n > self.limit:
+            raise ConfigError(
+                f"Item {item.prompt.item_id}: {n:,} tokens of prompt and given completion; the model takes "
+                f"{self.limit:,}. Branch earlier or give less."
+            )
+        return replace(item, given=given, retokenised=retokenised)
+
+    def _one_token(self, text: str) -> int:
+        ids = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        if len(ids) != 1:
+            pieces = ", ".join(f"{self.tokenizer.decode([i])!r} ({i})" for i in ids) or "none"
+            raise ConfigError(
+                f"--force {text!r} is {len(ids)} tokens ({pieces}); one token can be forced. Give one of these, or its "
+                "id as a number."
+            )
+        return int(ids[0])
 
     def _without_embedding(self, prompt: Prompt, token_id: int) -> ConfigError:
         token = self.tokenizer.convert_ids_to_tokens(token_id)

@@ -6,13 +6,13 @@ Which module's output is `attn_out` (the attention, or a norm after it) is decid
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ...lake.errors import ConfigError
-from .site_names import ADDED_SITES, SUMS
+from .places import Place, block_input, first_tensor
+from .site_names import ADDED_SITES, RESIDUAL_SITES, SUMS
 
 ATTENTION_NAMES = ("attn", "self_attn", "attention", "self_attention", "SelfAttention")
 CROSS_ATTENTION_NAMES = ("encoder_attn", "EncDecAttention")
@@ -63,18 +63,6 @@ def _child(module: nn.Module, names: tuple[str, ...]) -> nn.Module | None:
     return next((children[name] for name in names if name in children), None)
 
 
-def first_tensor(output: Any) -> Tensor:
-    """The states among what a module returns."""
-    return output if isinstance(output, Tensor) else output[0]
-
-
-def block_input(args: tuple, kwargs: dict) -> Tensor:
-    """The residual stream among what a block is called with."""
-    if args:
-        return args[0]
-    return kwargs["hidden_states"] if "hidden_states" in kwargs else next(iter(kwargs.values()))
-
-
 @dataclass
 class BlockParts:
     """The modules of one block whose output or input is a site."""
@@ -110,8 +98,10 @@ class Anatomy:
     unlike: frozenset[int] = frozenset()
     """Layers in which the same modules do not add up to the change of the residual stream."""
 
-    def module(self, site: str, layer: int) -> tuple[nn.Module, bool]:
-        """The module of a site and whether the site is its input (else its output); ConfigError if there is none."""
+    def place(self, site: str, layer: int) -> Place:
+        """Where a site passes that is one module's input or output; ConfigError if there is none."""
+        if site in RESIDUAL_SITES:
+            return Place(self.blocks[layer], is_input=site == "resid_pre")
         parts = self.parts[layer]
         if site in ADDED_SITES and layer in self.unlike:
             kind = type(self.blocks[layer]).__name__
@@ -120,7 +110,7 @@ class Anatomy:
                 f"stream. Keep activations:{site} of other layers (@LAYERS), or leave it out of --keep."
             )
         if site in ADDED_SITES:
-            return self._added(site, parts), False
+            return Place(self._added(site, parts), is_input=False)
         owner, names = (parts.attention, OUT_PROJECTION_NAMES) if site == "z" else (parts.mlp, DOWN_PROJECTION_NAMES)
         if site == "mlp_post" and owner is not None and _is_mixture(owner):
             raise ConfigError("Site mlp_post does not exist in a mixture of experts: each token has its own neurons.")
@@ -129,16 +119,21 @@ class Anatomy:
             raise ConfigError(
                 f"Site {site} was not found in {type(self.blocks[layer]).__name__}; leave it out of --keep."
             )
-        return projection, True
+        return Place(projection, is_input=True)
 
-    def modules(self, site: str, layer: int) -> list[nn.Module]:
-        """The modules whose outputs, added to the block's input, make a site between its parts."""
+    def module(self, site: str, layer: int) -> tuple[nn.Module, bool]:
+        """The module of a site and whether the site is its input (else its output); ConfigError if there is none."""
+        place = self.place(site, layer)
+        return place.module, place.is_input
+
+    def summands(self, site: str, layer: int) -> list[Place]:
+        """What is added to the block's input, one after the other, to make a site between its parts."""
         if site == "resid_mid" and self.parallel:
             raise ConfigError(
                 "Site resid_mid does not exist here: attention and MLP of this model read the same residual state "
                 "(parallel blocks). Use attn_out and mlp_out."
             )
-        return [self.module(part, layer)[0] for part in SUMS[site]]
+        return [self.place(part, layer) for part in SUMS[site]]
 
     def _added(self, site: str, parts: BlockParts) -> nn.Module:
         if site == "cross_attn_out" and parts.cross_attention is None:

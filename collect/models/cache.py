@@ -72,6 +72,15 @@ def growing_cache(config: PreTrainedConfig, stack: nn.Module) -> DynamicCache:
     return cache
 
 
+def in_full_layers(cache: Cache) -> Cache | None:
+    """An empty cache like this one that forgets no position; None if its layers hold anything but keys and values."""
+    own = cache.self_attention_cache if isinstance(cache, EncoderDecoderCache) else cache
+    if any(type(layer) not in (RoomyLayer, DynamicLayer, DynamicSlidingWindowLayer) for layer in own.layers):
+        return None
+    own.layers = [RoomyLayer() for _ in own.layers]
+    return cache
+
+
 def encoder_decoder_cache(n_layers: int) -> EncoderDecoderCache:
     """An empty cache for a decoder that reads an encoder: the keys of its own tokens grow, the others stay."""
     own = DynamicCache()

@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import Cache
 
 from ...lake.errors import ConfigError
-from .cache import encoder_decoder_cache, growing_cache
+from .cache import encoder_decoder_cache, growing_cache, in_full_layers
 from .fingerprints import fingerprints
 from .stack import Stack, encoder_and_decoder, only_stack
 from .text_pass import TextPass, assumed_text, run_text, text_inputs
@@ -123,6 +123,10 @@ class LoadedModel:
         if self.encoder is None:
             return growing_cache(self.config, self.decoder.module)
         return encoder_decoder_cache(self.n_layers)
+
+    def whole_cache(self) -> Cache | None:
+        """An empty cache that forgets no position; None where the model remembers more than keys and values."""
+        return None if self.decoder.cache_name is None else in_full_layers(self.cache())
 
     @property
     def start_ids(self) -> list[int]:

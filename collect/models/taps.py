@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from torch import Tensor
+from torch.utils.hooks import RemovableHandle
 
-from .anatomy import Anatomy, block_input, first_tensor
-from .site_names import MODULE_SITES, SUMS
+from .anatomy import Anatomy
+from .site_names import SUMS
+from .sums import watch_sum
 
 
 class Tap:
@@ -19,18 +20,15 @@ class Tap:
         self.states: dict[tuple[str, int], Tensor] = {}
         for site, layer in wanted:
             # A site that does not exist is an error before anything runs.
-            if site in SUMS:
-                anatomy.modules(site, layer)
-            elif site in MODULE_SITES:
-                anatomy.module(site, layer)
+            anatomy.summands(site, layer) if site in SUMS else anatomy.place(site, layer)
 
     @contextmanager
     def attached(self) -> Iterator["Tap"]:
         """The hooks are in place inside the block only."""
-        handles = []
+        handles: list[RemovableHandle] = []
         try:
             for site, layer in sorted(self.wanted):
-                handles.extend(self._hook(site, layer))
+                handles.extend(self._hooks(site, layer))
             yield self
         finally:
             for handle in handles:
@@ -42,31 +40,13 @@ class Tap:
         for key, state in self.states.items():
             self.states[key] = state[:, n:]
 
-    def _hook(self, site: str, layer: int) -> Iterator[Any]:
-        block = self.anatomy.blocks[layer]
+    def _hooks(self, site: str, layer: int) -> Iterator[RemovableHandle]:
         key, changed = (site, layer), site in self.anatomy.changed
 
-        def keep(key: tuple[str, int], state: Tensor) -> None:
+        def keep(state: Tensor) -> None:
             self.states[key] = state.clone() if changed else state
 
-        if site == "resid_post":
-            yield block.register_forward_hook(lambda m, args, out: keep(key, first_tensor(out)))
-        elif site == "resid_pre":
-            yield block.register_forward_pre_hook(
-                lambda m, args, kw: keep(key, block_input(args, kw)), with_kwargs=True
-            )
-        elif site in SUMS:
-            running: list[Tensor] = []
-            yield block.register_forward_pre_hook(
-                lambda m, args, kw: running.__setitem__(slice(None), [block_input(args, kw)]), with_kwargs=True
-            )
-            modules = self.anatomy.modules(site, layer)
-            for module in modules:
-                yield module.register_forward_hook(lambda m, args, o: running.append(running[-1] + first_tensor(o)))
-            yield modules[-1].register_forward_hook(lambda m, args, out: keep(key, running[-1]))
-        elif site in MODULE_SITES:
-            module, is_input = self.anatomy.module(site, layer)
-            if is_input:
-                yield module.register_forward_pre_hook(lambda m, args: keep(key, args[0]))
-            else:
-                yield module.register_forward_hook(lambda m, args, out: keep(key, first_tensor(out)))
+        if site in SUMS:
+            yield from watch_sum(self.anatomy, site, layer, keep)
+        else:
+            yield self.anatomy.place(site, layer).watch(keep)

@@ -5,9 +5,9 @@ with the implementation it would use anyway. No attention map is ever kept.
 """
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
 import torch
@@ -16,10 +16,20 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 
 from .axis import columns_of
-from .edges import StrongestEdges
+from .rotary_inputs import SITES as ROTARY
+from .rotary_inputs import completed, is_rotation, seeing_rotary_inputs
 from .summaries import AttentionRows, attention_rows
 
 LOWEST = torch.finfo(torch.float32).min
+
+
+class WeightTaker(Protocol):
+    """What wants to see attention weights, block by block."""
+
+    def add(self, layer: int, weights: Tensor, first_query: int, first_key: int) -> None:
+        """Take one block of weights `[batch head query key]`, whose first query and key stand in the given columns."""
+        ...
+
 
 _observers: "WeakKeyDictionary[nn.Module, tuple[AttentionObserver, int]]" = WeakKeyDictionary()
 
@@ -41,23 +51,29 @@ class AttentionObserver:
         self.block_bytes = block_bytes
         self.misses: dict[int, float] | None = None
         """Where asked for, how far each layer's output is from what the observed weights and values give."""
-        self.start(0, None, None)
+        self.start(0)
 
-    def start(self, seen: int, middle_columns: tuple[Tensor, Tensor] | None, edges: StrongestEdges | None) -> None:
+    def start(
+        self, seen: int, middle_columns: tuple[Tensor, Tensor] | None = None, takers: Sequence[WeightTaker] = ()
+    ) -> None:
         """Forget the last pass. `seen`: columns that the stack has read when the coming pass is over.
 
-        `middle_columns`: first and end key column of each row's middle prompt third. `edges` takes the attention
+        `middle_columns`: first and end key column of each row's middle prompt third. `takers` see the attention
         weights of the pass, block by block.
         """
         self.seen = seen
         self.middle_columns = middle_columns
-        self.edges = edges
+        self.takers = tuple(takers)
         self.rows: dict[int, AttentionRows] = {}
         self.n_keys: dict[int, Tensor] = {}
         self.states: dict[tuple[str, int], Tensor] = {}
         self.key_lengths: dict[int, int] = {}
         self._counted: dict[int, tuple[object, Tensor]] = {}
         self._asked: dict[int, tuple[Tensor, Tensor]] = {}
+        self.entered: dict[int, tuple[Tensor, Tensor]] = {}
+        """By layer, what entered the rotary embedding."""
+        self.turned: dict[tuple[str, int], bool] = {}
+        """In a trial, whether what the attention sees is that, turned."""
         self.repeated = self.conflicts = False
 
     def skip(self, n: int) -> None:
@@ -86,13 +102,23 @@ class AttentionObserver:
             return
         self._asked[layer] = (query, key)
         n_new = query.shape[2]
-        for site, tensor in (("rot_q", query), ("rot_k", key[:, :, -n_new:]), ("v", value[:, :, -n_new:])):
+        sites = {"rot_q": query, "rot_k": key[:, :, -n_new:], "v": value[:, :, -n_new:]}
+        for site, after in ROTARY.items():
             if site in self.capture:
-                self.states[site, layer] = tensor.transpose(1, 2).flatten(2)
+                pair = self.entered.get(layer)
+                sites[site] = sites[after] if pair is None else completed(pair[site == "k"], sites[after])
+                if pair is not None and self.misses is not None:
+                    self.turned[site, layer] = is_rotation(pair[site == "k"], sites[after])
+        for site in self.capture:
+            self.states[site, layer] = sites[site].transpose(1, 2).flatten(2)
         if self.statistics:
             self.n_keys[layer] = self._visible(mask, query, key)
             self.key_lengths[layer] = key.shape[2]
             self.rows[layer] = self._reduce(layer, query, key, mask, options)
+
+    def enter_rotary(self, layer: int, query: Tensor, key: Tensor) -> None:
+        """Note what a layer gives to its rotary embedding."""
+        self.entered[layer] = (query, key)
 
     def prove(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, options: dict, output: Any
@@ -149,10 +175,11 @@ class AttentionObserver:
                 scores,
                 None if sinks is None else sinks[:, :, queries],
                 middle,
-                with_weights=self.edges is not None,
+                with_weights=bool(self.takers),
             )
-            if self.edges is not None and part.weights is not None:
-                self.edges.add(layer, part.weights, self.seen - n_query + start, self.first_key(n_key))
+            for taker in self.takers:
+                assert part.weights is not None
+                taker.add(layer, part.weights, self.seen - n_query + start, self.first_key(n_key))
             parts.append(part._replace(weights=None))
         if len(parts) == 1:
             return parts[0]
@@ -257,13 +284,15 @@ def observing(model: nn.Module, modules: Mapping[nn.Module, tuple[AttentionObser
     name: there are models that compute otherwise where they do not know the name.
     """
     names = {name for module in (model, *modules) if (name := _implementation(module)) is not None}
+    turned = [(module, layer, o.enter_rotary) for module, (o, layer) in modules.items() if o.capture & set(ROTARY)]
     mapping = AttentionInterface._global_mapping
     before = {name: mapping.get(name) for name in names}
     for name, computing in before.items():
         AttentionInterface.register(name, _observed(name, computing))
     _observers.update(modules)
     try:
-        yield
+        with seeing_rotary_inputs(turned):
+            yield
     finally:
         for module in modules:
             _observers.pop(module, None)

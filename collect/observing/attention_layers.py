@@ -49,7 +49,7 @@ def observable_attention(loaded: LoadedModel) -> ObservableAttention:
     if loaded.is_shell:
         knows = hasattr(sys.modules[type(loaded.model).__module__], "ALL_ATTENTION_FUNCTIONS")
         return ObservableAttention() if knows else ObservableAttention(nowhere, refused)
-    observers, modules = _observers(loaded)
+    observers, modules = observers_of(loaded)
     try:
         with observing(loaded.model, modules):
             loaded.probe()
@@ -58,8 +58,8 @@ def observable_attention(loaded: LoadedModel) -> ObservableAttention:
     return _seen(loaded, observers, nowhere, refused)
 
 
-def _observers(
-    loaded: LoadedModel,
+def observers_of(
+    loaded: LoadedModel, capture: frozenset[str] = frozenset()
 ) -> tuple[dict[tuple[str, str], AttentionObserver], dict[nn.Module, tuple[AttentionObserver, int]]]:
     """An observer of every kind of attention of every stack, and the modules that they look at."""
     observers: dict[tuple[str, str], AttentionObserver] = {}
@@ -67,7 +67,7 @@ def _observers(
     for stack in loaded.stacks:
         for kind in stack.kinds:
             observers[stack.name, kind] = AttentionObserver(
-                kind, causal=stack.is_causal, statistics=True, capture=frozenset(), block_bytes=2**20
+                kind, causal=stack.is_causal, statistics=True, capture=capture, block_bytes=2**20
             )
             observers[stack.name, kind].misses = {}
         found = stack.attention_modules().items()

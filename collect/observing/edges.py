@@ -1,10 +1,15 @@
-"""The strongest attention edges of a prompt, per head, found chunk by chunk: no whole attention map is ever held."""
+"""The strongest attention edges, per head: of a whole prompt, found chunk by chunk, and of each generated token.
 
+No whole attention map is ever held.
+"""
+
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import pad
 
 from .axis import Axis, columns_of
 
@@ -50,3 +55,31 @@ class StrongestEdges:
             "key": key[at] + self.keys.origin[row],
             "weight": weight[at],
         }
+
+
+@dataclass
+class QueryEdges:
+    """At most `cap` edges over `threshold` of each query of one pass that is no prompt token, by layer and head."""
+
+    threshold: float
+    cap: int
+    queries: Axis
+    keys: Axis
+    parts: dict[int, list[tuple[Tensor, Tensor]]] = field(default_factory=dict)
+
+    def add(self, layer: int, weights: Float[Tensor, "batch head query key"], first_query: int, first_key: int) -> None:
+        """Take one block of attention weights whose first query and key stand in the given columns."""
+        n_query, n_key = weights.shape[2:]
+        columns = columns_of(n_query, first_query, weights.device)
+        kept = (weights > self.threshold) & ~self.queries.in_prompt(columns)[:, None, :, None]
+        weight, place = torch.where(kept, weights, NOTHING).topk(min(self.cap, n_key), dim=-1)
+        short = (0, self.cap - weight.shape[-1])
+        key = place + first_key + self.keys.origin[:, None, None, None]
+        padded = (pad(weight, short, value=NOTHING), pad(key.to(torch.int32), short))
+        self.parts.setdefault(layer, []).append(padded)
+
+    def columns(self, layers: Iterable[int], again: int) -> dict[str, Float[Tensor, "batch query layer head edge"]]:
+        """Weight and key position of every query but the first `again`; NOTHING where there is no edge."""
+        by_layer = [[torch.cat(part, dim=2) for part in zip(*self.parts[layer], strict=True)] for layer in layers]
+        stacked = [torch.stack(part)[:, :, :, again:].permute(1, 3, 0, 2, 4) for part in zip(*by_layer, strict=True)]
+        return dict(zip(("edge_weight", "edge_key"), stacked, strict=True))

@@ -14,12 +14,13 @@ from torch import Tensor
 
 from ..models.model import DTYPES, LoadedModel
 from ..models.site_names import ATTENTION_SITES
-from ..models.stack import CROSS, SELF, Stack
+from ..models.stack import CROSS, DECODER, SELF, Stack
 from ..models.taps import Tap
 from .attention import AttentionObserver, observing
 from .attention_layers import ObservableAttention
 from .axis import Axis, columns_of
-from .edges import StrongestEdges
+from .edges import QueryEdges, StrongestEdges
+from .patterns import Patterns, PatternWish, QueryWeights, heads_of
 from .summaries import AttentionRows, state_statistics
 from .vectors import VectorWish
 
@@ -36,6 +37,9 @@ class Wishes:
     topk: int = 10
     edges: tuple[float, int] | None = None
     """Threshold and cap per head of the prompt's attention edges; None keeps none."""
+    query_edges: tuple[float, int] | None = None
+    """Threshold and cap per generated token and head; None keeps none."""
+    patterns: tuple[PatternWish, ...] = ()
     attention: ObservableAttention = ObservableAttention()
     """Where the model's attention can be observed."""
     prompt: bool = True
@@ -48,7 +52,12 @@ class Wishes:
     @property
     def summarises_attention(self) -> bool:
         """Whether heads are to be looked at."""
-        return (self.heads or self.layers or self.edges is not None) and bool(self.attention)
+        return (self.heads or self.layers or self.keeps_weights) and bool(self.attention)
+
+    @property
+    def keeps_weights(self) -> bool:
+        """Whether attention weights themselves are to be kept."""
+        return bool(self.edges or self.query_edges or self.patterns)
 
 
 def summary_sites(n_layers: int) -> list[tuple[str, int]]:
@@ -99,6 +108,7 @@ class ObservedStack:
         self._before: list[Tensor] | None = None
         self._basin: tuple[Tensor, Tensor] | None = None
         self._edges: dict[str, StrongestEdges] = {}
+        self._queries = QueryWeights({}, {})
         if self.wishes.edges is not None:
             # A decoder that reads an encoder has one prompt token, which sees itself alone.
             self._edges = {surveys: StrongestEdges(*self.wishes.edges, axis, self._keys[surveys])}
@@ -117,9 +127,12 @@ class ObservedStack:
 
         `inputs` is what the stack's forward takes; it reads `again` columns before `start` once more.
         """
+        self._again = again
+        self._queries = self._query_weights(end, in_prompt=in_prompt)
         for kind, observer in self.observers.items():
             thirds = self._thirds if in_prompt and kind == SELF else None
-            observer.start(end, thirds, self._edges.get(kind) if in_prompt else None)
+            edges = [self._edges[kind]] if in_prompt and kind in self._edges else []
+            observer.start(end, thirds, [*edges, *self._queries.takers(kind)])
         self._final: Tensor = self.stack.module(**inputs).last_hidden_state
         if again:
             self._final = self._final[:, again:]
@@ -127,6 +140,25 @@ class ObservedStack:
             for observer in self.observers.values():
                 observer.skip(again)
         return self._final
+
+    def _query_weights(self, end: int, *, in_prompt: bool) -> QueryWeights:
+        """What takes the weights of single queries in the coming pass, which ends before column `end`."""
+        if not (self.wishes.query_edges or self.wishes.patterns):
+            return QueryWeights({}, {})
+        # Tokens that are given are read with the prompt and belong to the completion.
+        axis, has_given = self.axis, self.stack.name == DECODER
+        behind = not in_prompt or (has_given and bool((end - 1 + axis.origin >= axis.n_prompt).any()))
+        scopes = ["prompt"] * in_prompt + ["generated"] * behind
+        heads = heads_of(self.wishes.patterns, self.stack.name, scopes)
+        keys = {kind: self._keys[kind] for kind in self.observers}
+        return QueryWeights(
+            {
+                k: QueryEdges(*self.wishes.query_edges, axis, keys[k])
+                for k in keys
+                if behind and self.wishes.query_edges
+            },
+            {k: Patterns(heads, keys[k]) for k in keys if heads},
+        )
 
     def pass_over(self, start: int, end: int, *, again: int = 0, **inputs: Any) -> Tensor:
         """Read columns start..end of the batch without observing them."""
@@ -147,7 +179,7 @@ class ObservedStack:
         """Let go of the states of the last pass: nobody reads them any more, and they are large."""
         self.tap.states.clear()
         for observer in self.observers.values():
-            observer.start(0, None, None)
+            observer.start(0)
 
     def rows(self, select: Tensor | None, scopes: dict[str | None, Tensor | None]) -> dict[str, Tensor]:
         """Reduce the last pass. `select`: flat indexes of the real tokens (None: all); `scopes`: the same per scope."""
@@ -157,6 +189,8 @@ class ObservedStack:
         for kind, observer in self.observers.items():
             if observer.rows:
                 self._attention_rows(kind, observer, select, found)
+                numbers = self.wishes.attention.layers_of(self.stack, kind)
+                found |= self._queries.rows(kind, numbers, select, again=self._again)
         for wish in self.vectors:
             if wish.scope in scopes:
                 vectors = _taken(self._state(wish.site, wish.layer).flatten(0, 1), scopes[wish.scope])

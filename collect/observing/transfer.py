@@ -20,9 +20,9 @@ _NUMPY = {
 
 def to_host(tensors: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
     """Copy tensors to host arrays of the same names; bfloat16 as uint16 bit patterns. One transfer, one wait."""
-    if all(tensor.device.type == "cpu" for tensor in tensors.values()):
-        return {name: _array(tensor) for name, tensor in tensors.items()}
-    return unpacked(packed(tensors).cpu().numpy(), tensors)
+    here = {name: _array(tensor) for name, tensor in tensors.items() if tensor.device.type == "cpu"}
+    there = {name: tensor for name, tensor in tensors.items() if name not in here}
+    return here | (unpacked(packed(there).cpu().numpy(), there) if there else {})
 
 
 def packed(tensors: Mapping[str, Tensor]) -> UInt8[Tensor, " byte"]:

@@ -1,14 +1,17 @@
 """Which vectors are to be stored: `--keep activations:...` for the stacks of a model."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 
 from ...lake.errors import ConfigError
-from ..keep import Keep
+from ..keep import EVERY_SITE, ActivationKeep, Keep
 from ..models.model import LoadedModel
-from ..models.site_names import ATTENTION_SITES, CROSS_SITES
+from ..models.site_names import ATTENTION_SITES, CROSS_SITES, ROTARY_SITES, SITES
 from ..models.stack import CROSS, DECODER, SELF, Stack
-from .attention_layers import ObservableAttention
+from ..models.taps import Tap
+from .attention import observing
+from .attention_layers import ObservableAttention, observers_of
+from .rotary_inputs import turns
 
 
 @dataclass(frozen=True)
@@ -64,12 +67,39 @@ def vector_wishes(keep: Keep, stacks: Iterable[Stack], *, observe_prompt: bool) 
     return found
 
 
+def with_every_site(
+    keep: Keep, loaded: LoadedModel, attention: ObservableAttention, notice: Callable[[str], None]
+) -> Keep:
+    """`activations:all` spelled out: the sites that this model has, with a notice of those that it has not."""
+    items: list[ActivationKeep] = []
+    for item in keep.activations:
+        if item.site != EVERY_SITE:
+            items.append(item)
+            continue
+        missing = {}
+        crosses = any(CROSS in stack.kinds for stack in loaded.stacks)
+        for site in (site for site in SITES if crosses or site not in CROSS_SITES):
+            one = replace(item, site=site)
+            try:
+                wishes = vector_wishes(replace(keep, activations=(one,)), loaded.stacks, observe_prompt=True)
+                check_attention_sites(wishes, loaded, attention)
+                for stack in loaded.stacks:
+                    places = {(w.site, w.layer) for w in wishes if w.stack == stack.name}
+                    Tap(stack.anatomy, {place for place in places if site not in (*ATTENTION_SITES, "final_norm")})
+            except ConfigError as error:
+                missing[site] = str(error)
+            else:
+                items.append(one)
+        if missing:
+            notice(f"activations:all keeps every site but {', '.join(missing)}: {next(iter(missing.values()))}")
+    return replace(keep, activations=tuple(items))
+
+
 def check_attention_sites(wishes: Iterable[VectorWish], loaded: LoadedModel, attention: ObservableAttention) -> None:
     """ConfigError for vectors that come from the attention function, where it is not called or has several of them."""
     stacks = {stack.name: stack for stack in loaded.stacks}
+    wishes = [wish for wish in wishes if wish.site in ATTENTION_SITES]
     for wish in wishes:
-        if wish.site not in ATTENTION_SITES:
-            continue
         layers = attention.layers_of(stacks[wish.stack], SELF)
         if wish.layer not in layers:
             possible = f"Possible: activations:{wish.site}@{','.join(map(str, layers))}." if layers else ""
@@ -82,3 +112,23 @@ def check_attention_sites(wishes: Iterable[VectorWish], loaded: LoadedModel, att
                 f"Site v cannot be kept: {type(loaded.model).__name__} weighs two sets of values with the same "
                 "attention. Leave it out of --keep."
             )
+    if any(wish.site in ROTARY_SITES for wish in wishes) and not loaded.is_shell:
+        _check_rotary_inputs(loaded)
+
+
+def _check_rotary_inputs(loaded: LoadedModel) -> None:
+    """ConfigError if what is seen before the rotary embedding is not what the attention function then sees, turned."""
+    observers, modules = observers_of(loaded, capture=frozenset(("q", "k", "rot_q", "rot_k")))
+    with observing(loaded.model, modules):
+        loaded.probe()
+    why = ""
+    for (_, kind), observer in observers.items():
+        if kind == SELF and not observer.entered and turns(loaded.model):
+            why = "does not hand both to a function of transformers"
+        elif not all(observer.turned.values()):
+            why = "does more than turn what it hands over"
+    if why:
+        raise ConfigError(
+            f"Sites q and k cannot be kept: {type(loaded.model).__name__} has a rotary embedding, and {why}. "
+            "Use rot_q and rot_k (after it)."
+        )

@@ -8,6 +8,8 @@ import pyarrow as pa
 from ...lake import Lake
 from ...lake.errors import ConfigError, StoppedError, UsageError
 from ...lake.run_id import new_run_id
+from ...lake.segments import SegmentWriter
+from ...lake.writer import RunWriter
 from ..config import CollectConfig
 from ..decoding.check import choose_reading, reading_notice
 from ..decoding.generation_settings import GenerationSettings
@@ -18,24 +20,24 @@ from ..decoding.sequence import Limits
 from ..decoding.timings import Timings
 from ..embedding.embedder import Embedder
 from ..inputs.problem_sets import remarks
-from ..inputs.prompts import PromptSource, open_source
+from ..inputs.prompts import open_source
+from ..inputs.source import PromptSource
 from ..inputs.text import TokenText
 from ..inputs.tokenized import TokenizedPrompt
 from ..keep import Keep
+from ..models.edit_files import edits_of
 from ..models.load import load_model
 from ..models.model import LoadedModel
 from ..models.outline import outline
-from ..models.site_names import ATTENTION_SITES
-from ..observing.attention_layers import ObservableAttention, observable_attention
-from ..observing.observation import ObservedModel, Wishes
-from ..observing.vectors import check_attention_sites, each_once, vector_wishes
+from ..observing.observation import ObservedModel
 from . import own_runs
-from .calls import Callbacks, Collected, Progress
 from .consent import consented, resume_command
 from .context_items import items_of
 from .failure import failing_said
-from .plan import Estimate, Plan, estimate, make_plan, stored_dtype
-from .provenance import check_same, run_json
+from .plan import Estimate, Plan, estimate, make_plan
+from .progress import Callbacks, Collected, Progress
+from .provenance import check_parent, check_same, run_json
+from .resolved_keep import resolve_keep
 from .sealing import Sealing
 from .segment import SegmentRunner, operation_columns
 from .space import check_space
@@ -77,11 +79,12 @@ class Collection:
         if config.max_new_tokens > 0:
             for text in self.settings.notices(config.model, applied=config.generation_config):
                 self.notice(text)
-        self.keep = Keep.parse(config.keep)
-        self.unmeasured: dict[str, str] = {}
-        self.wishes = self._wishes()
+        resolved = resolve_keep(Keep.parse(config.keep), config, self.loaded, self.notice)
+        self.keep, self.wishes, self.unmeasured = resolved.keep, resolved.wishes, resolved.unmeasured
+        self.edits = edits_of(config.edit_settings, self.loaded)
+        check_parent(self.source, self.loaded, self.edits)
         self.observed: ObservedModel | None = None
-        self.items = items_of(self.source, config, self.loaded)
+        self.items = items_of(self.source, config, self.loaded, self.notice)
         with self.timings.measure("plan"):
             self.plan = plan or make_plan(self.loaded, config, self.keep, self.items.lengths(), reading)
         if self.plan.reading != reading:
@@ -116,31 +119,6 @@ class Collection:
             trust_remote_code=config.trust_remote_code,
         )
 
-    def _wishes(self) -> Wishes:
-        """The `--keep` items for this model; what cannot be observed is an error if asked for, else a notice."""
-        keep = self.keep
-        looks = keep.heads or keep.layers or keep.edges
-        taken = [item for item in keep.activations if item.site in ATTENTION_SITES]
-        attention = observable_attention(self.loaded) if looks or taken else ObservableAttention()
-        if attention.reason and looks:
-            if not attention and (keep.heads or keep.edges) and "keep" in self.config.model_fields_set:
-                raise ConfigError(
-                    f"heads and edges cannot be kept: {attention.reason}. "
-                    "Use --keep tokens,layers,activations:resid_post."
-                )
-            self.notice(f"Attention is not observed{' everywhere' if attention else ''}: {attention.reason}.")
-            self.unmeasured = {"head_summaries": attention.reason, "layer_summaries.attn_*": attention.reason}
-        asked = vector_wishes(keep, self.loaded.stacks, observe_prompt=self.config.observe_prompt)
-        check_attention_sites(asked, self.loaded, attention)
-        vectors = each_once(asked, generates=self.config.max_new_tokens > 0)
-        store = stored_dtype(self.loaded, self.config)
-        heads = keep.heads and bool(attention)
-        edges = (self.config.edge_threshold, self.config.edge_cap) if keep.edges else None
-        return Wishes(
-            keep.tokens, keep.layers, heads, vectors, store, self.config.topk,
-            edges=edges, attention=attention, prompt=self.config.observe_prompt,
-        )  # fmt: skip
-
     def notice(self, text: str) -> None:
         """Tell the caller something that is no error."""
         self.notices.append(text)
@@ -171,16 +149,18 @@ class Collection:
         return self.collect_into(lake.join_run(run_id, self._about(run_id), f"w{rank}"), share)
 
     def _about(self, run_id: str) -> dict[str, Any]:
-        about = run_json(run_id, self.loaded, self.config, self.source, self.plan, self.unmeasured, self.notices)
+        about = run_json(
+            run_id, self.loaded, self.config, self.source, self.plan, self.unmeasured, self.notices, self.edits
+        )
         return about | {"generation_config": self.settings.record(applied=self.config.generation_config)}
 
-    def collect_into(self, run: Any, share: frozenset[int] | None = None) -> Collected:
+    def collect_into(self, run: RunWriter, share: frozenset[int] | None = None) -> Collected:
         """Collect the segments (of a share) that are not committed yet and record the completion."""
         started = time.perf_counter()
         self.timings.begin()
         progress = Progress(len(self.plan.segments), len(run.committed))
         embedder = None
-        if self.keep.embeddings and self.config.max_new_tokens > 0:
+        if self.keep.embeddings and self.config.completes:
             with self.timings.measure("load"):
                 embedder = Embedder(self.config.embedder, str(self.loaded.device))
         pool = pa.default_memory_pool()
@@ -207,7 +187,7 @@ class Collection:
         )
 
     def _collect_segments(
-        self, run: Any, progress: Progress, embedder: Embedder | None, share: frozenset[int] | None
+        self, run: RunWriter, progress: Progress, embedder: Embedder | None, share: frozenset[int] | None
     ) -> None:
         assert self.observed is not None
         self._last_write_ms = 0.0
@@ -234,13 +214,13 @@ class Collection:
             self._report(progress, run)
         self._last_write_ms = sealing.waited_ms
 
-    def _report(self, progress: Progress, run: Any) -> None:
+    def _report(self, progress: Progress, run: RunWriter) -> None:
         progress.segments_done = len(run.committed)
         progress.n_bytes = run.bytes_committed
         self.callbacks.on_progress(progress)
 
     def _collect(
-        self, runner: SegmentRunner, segment: Any, start: int, items: list[TokenizedPrompt], *, compare: bool
+        self, runner: SegmentRunner, segment: SegmentWriter, start: int, items: list[TokenizedPrompt], *, compare: bool
     ) -> None:
         """One segment; to compare, its tokens pass through the bare model too."""
         assert self.observed is not None
@@ -255,10 +235,10 @@ class Collection:
         with self.timings.measure("baseline"):
             replay(self.loaded, runner.batches, self.plan.reading, chunk=self.plan.chunk)
 
-    def _resume_command(self, run: Any) -> str:
+    def _resume_command(self, run: RunWriter) -> str:
         return resume_command(run.run_id, dict(self.config))
 
-    def _check_limits(self, run: Any, sealing: Sealing) -> None:
+    def _check_limits(self, run: RunWriter, sealing: Sealing) -> None:
         if self.callbacks.should_stop():
             raise StoppedError(stopped(self._resume_command(run)))
         limit = self.config.max_bytes
@@ -297,7 +277,7 @@ class Collection:
             chunk=self.plan.chunk, logit_rows=self.plan.logit_rows, timings=self.timings,
         )  # fmt: skip
         return SegmentRunner(
-            self.observed, self.config, self.plan, self.source, decoder, text, self.timings, embedder,
+            self.observed, self.config, self.plan, self.source, decoder, text, self.timings, embedder, edits=self.edits,
             on_block=on_block, on_batch=stopping.after_batch,
         )  # fmt: skip
 
@@ -315,9 +295,9 @@ def resume_run(lake: Lake, run: str, *, callbacks: Callbacks | None = None, **ty
     config = consented(run_id, about.get("config"), typed, own=own_runs.is_remembered(about))
     writer = lake.resume_run(run_id)
     try:
-        source = open_source(config, about["source"])
+        source = open_source(config, about["source"], lake=lake)
         collection = Collection(config, callbacks, plan=Plan.from_json(about["plan"]), source=source)
-        check_same(about, collection.loaded, collection.source)
+        check_same(about, collection.loaded, collection.source, collection.edits)
         return collection.collect_into(writer)
     finally:
         writer.close()

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from ...lake.errors import ConfigError, UsageError
 from ..config import CollectConfig
+from ..edit import EditSetting
 from ..inputs.wording import TEMPLATES
 
 WITHOUT_REACH = frozenset(
@@ -21,6 +22,7 @@ WITHOUT_REACH = frozenset(
     on_long dtype store_dtype max_bytes segment_items batch_size tag seed topk observe_prompt edge_threshold edge_cap
     strict_timings embed_scope prompts_format split_lines grader chat_template allow_missing generation_config
     tokens text_field min_chars document_tokens pack validation
+    branch_from continue_run sequence at force
     """.split()
 )
 """Settings that only say how to compute; all others, also those of later versions, have to be typed."""
@@ -32,6 +34,7 @@ HARMLESS: dict[str, Callable[[Any], bool]] = {
     "corpus": lambda value: isinstance(value, str) and re.fullmatch(r"tinymath(:\w+)?", value) is not None,
     "prompt_template": lambda value: value in TEMPLATES,
     "attn_implementation": lambda value: value in ("eager", "sdpa"),
+    "edit": lambda value: all(EditSetting.parse(text).source is None for text in value),
 }
 """Values with nothing outside of this program behind them."""
 
@@ -52,7 +55,7 @@ def consented(run_id: str, stored: Any, typed: Mapping[str, Any], *, own: bool =
             if name == "max_bytes":
                 continue
             raise UsageError(f"--resume takes everything else from the run; leave out {_option(name)}.")
-        if name not in MAY_MOVE and value != stored.get(name):
+        if name not in MAY_MOVE and _plain(value) != _plain(stored.get(name)):
             raise UsageError(f"Run {run_id!r} was recorded with {_typed(name, stored.get(name))}, not {value!r}.")
     if not own and (missing := {name: value for name, value in wanted.items() if name not in typed}):
         raise UsageError(_request(run_id, wanted, missing))
@@ -90,10 +93,17 @@ def _request(run_id: str, wanted: Mapping[str, Any], missing: Mapping[str, Any])
     )
 
 
+def _plain(value: Any) -> Any:
+    """A setting as run.json holds it."""
+    return list(value) if isinstance(value, tuple) else value
+
+
 def _option(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
 def _typed(name: str, value: Any) -> str:
     """An option as it is typed in a shell."""
+    if isinstance(value, list | tuple):
+        return " ".join(_typed(name, one) for one in value)
     return _option(name) if value is True else f"{_option(name)} {shlex.quote(str(value))}"

@@ -4,7 +4,7 @@ Nothing is counted beforehand: the plan has as many contexts as the budget allow
 completes the run with fewer segments.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from typing import Any
 
@@ -14,7 +14,8 @@ from ...lake.errors import ConfigError, UsageError
 from ..config import CollectConfig
 from ..inputs.corpora import Corpus, open_corpus
 from ..inputs.packing import ContextMaker, Place
-from ..inputs.prompts import PromptSource
+from ..inputs.source import PromptSource
+from ..inputs.spool import ItemLengths
 from ..inputs.tokenized import PromptTokenizer, TokenizedPrompt
 from ..models.model import LoadedModel
 from .work_items import WorkItems
@@ -34,7 +35,7 @@ class ContextItems:
         self._begun = 0
         self._ended = False
 
-    def lengths(self) -> np.ndarray:
+    def lengths(self) -> ItemLengths:
         """Tokens of every context that the budget allows; UsageError if the corpus has no document to read."""
         pack = self._maker.pack
         if next(self._maker.contexts(Place()), None) is None:
@@ -45,7 +46,7 @@ class ContextItems:
             )
         mean = float(pack or self._maker.mean_length(SAMPLE))
         n_contexts = self._maker.budget // pack if pack else int(np.ceil(self._maker.budget / mean))
-        return np.full(max(1, n_contexts), max(1, round(mean)), np.int64)
+        return ItemLengths.of_prompts(np.full(max(1, n_contexts), max(1, round(mean)), np.int64))
 
     def pending(
         self, segments: list[list[int]], committed: frozenset[int], notes: Mapping[int, Mapping[str, Any]]
@@ -84,20 +85,24 @@ class ContextItems:
         )
 
 
-def items_of(source: PromptSource, config: CollectConfig, loaded: LoadedModel) -> "WorkItems | ContextItems":
+def items_of(
+    source: PromptSource, config: CollectConfig, loaded: LoadedModel, notice: Callable[[str], None]
+) -> "WorkItems | ContextItems":
     """The work items of a run: contexts of a corpus, or prompts."""
     if config.corpus is not None:
         return ContextItems(open_corpus(config.corpus, config.text_field), config, loaded)
-    generates = config.max_new_tokens > 0
     tokenizer = PromptTokenizer(
         loaded.tokenizer,
         config.chat,
         config.on_long,
-        loaded.longest_prompt(generates=generates),
-        generates,
+        loaded.longest_prompt(generates=config.max_new_tokens > 0),
+        config.completes,
         config.chat_template,
         loaded.n_embeddings,
+        given_counts=loaded.encoder is None,
     )
+    if config.chat == "auto" and tokenizer.uses_template:
+        notice("Prompts stand in the model's chat template (--chat off reads them as they are).")
     return WorkItems(source, tokenizer)
 
 

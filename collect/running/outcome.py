@@ -8,9 +8,10 @@ import pyarrow as pa
 
 from ..config import CollectConfig
 from ..decoding.sequence import Sequence
+from ..inputs.beginnings import Beginning
 from ..inputs.fields import Prompt
 from ..inputs.grading import Grader, parse_grader, solution_method
-from ..inputs.prompts import PromptSource
+from ..inputs.source import PromptSource
 from ..inputs.text import TokenText
 from ..inputs.tokenized import TokenizedPrompt
 from .rows import TokenColumns
@@ -22,13 +23,16 @@ def sequence_row(
     """The `sequences` row of one finished sequence, without the run id and the place in the batch."""
     sampling, prompt = config.sampling, item.prompt
     reads = config.max_new_tokens == 0
+    begun = prompt.beginning or Beginning()
+    chosen = "read" if reads else "greedy" if sampling.greedy else "sampled"
     row: dict[str, Any] = {
         "sequence_id": sequence.sequence_id,
         "prompt_id": prompt.prompt_id,
         "item_id": prompt.item_id,
         "item_offset": item.item_offset,
         "sample": sequence.sample,
-        "origin": "read" if reads else "greedy" if sampling.greedy else "sampled",
+        "origin": begun.origin or chosen,
+        **_parent(begun),
         "prompt": item.text,
         "rendered_prompt": None if item.rendered == item.text else item.rendered,
         "completion": text,
@@ -45,9 +49,26 @@ def sequence_row(
         "next_entropy_bits": sequence.next_entropy_bits,
         "next_topk_ids": sequence.next_topk_ids,
         "next_topk_logprobs": sequence.next_topk_logprobs,
-        "metadata": json.dumps(prompt.metadata, ensure_ascii=False) if prompt.metadata else None,
+        "metadata": _metadata(item),
     }
-    return row if reads else row | _graded(text, prompt, parse_grader(config.grader))
+    return row if reads and not sequence.generated else row | _graded(text, prompt, parse_grader(config.grader))
+
+
+def _parent(begun: Beginning) -> dict[str, Any]:
+    parent = begun.parent
+    if parent is None:
+        return {}
+    return {
+        "parent_run_id": parent.run_id,
+        "parent_sequence_id": parent.sequence_id,
+        "branch_position": parent.position,
+    }
+
+
+def _metadata(item: TokenizedPrompt) -> str | None:
+    """The input's own, and whether a given text had to be tokenised by itself."""
+    metadata = {**(item.prompt.metadata or {}), **({"retokenised": True} if item.retokenised else {})}
+    return json.dumps(metadata, ensure_ascii=False) if metadata else None
 
 
 def _graded(text: str, prompt: Prompt, grader: Grader) -> dict[str, Any]:

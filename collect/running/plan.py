@@ -10,9 +10,11 @@ import numpy as np
 from ...lake.errors import UsageError
 from ..config import CollectConfig
 from ..decoding.reading import Reading
+from ..inputs.spool import ItemLengths
 from ..keep import Keep
 from ..models.model import LoadedModel
-from ..models.stack import DECODER, Stack, largest
+from ..models.site_widths import site_width
+from ..models.stack import DECODER, Stack
 from ..observing.vectors import vector_wishes
 
 SEGMENT_BYTES = 256 * 2**20
@@ -35,6 +37,7 @@ MINILM_DIM = 384
 
 # Bytes on disk after compression, fitted to collected runs of several models (benchmarks/sizes.py measures them again).
 EDGE_BYTES = 7.5
+PATTERN_ROW_BYTES, WEIGHT_BYTES = 4.0, 3.8
 KEY_BYTES, DISTRIBUTION_BYTES, TOPK_BYTES, LAYER_BYTES, HEAD_BYTES, SEQUENCE_BYTES = 8.5, 23.0, 1.8, 33.0, 6.3, 160.0
 # Footer, schema and dictionaries of one file, whatever its rows.
 FILE_BYTES = {
@@ -43,6 +46,7 @@ FILE_BYTES = {
     "head_summaries": 7_500,
     "activations": 3_400,
     "attention_edges": 6_000,
+    "attention_patterns": 3_000,
     "sequences": 9_000,
     "operations": 4_400,
     "step_embeddings": 4_500,
@@ -57,12 +61,17 @@ class Plan:
     n_items: int
     n_sequences: int
     n_prompt_tokens: int
+    """Those given behind the prompts included."""
     batch_size: int
     chunk: int
     logit_rows: int
     block_bytes: int
     bytes_per_token: dict[str, float]
     reading: Reading = field(default_factory=Reading)
+    n_given: int = 0
+    """Of these, those given behind the prompts."""
+    n_unobserved: int = 0
+    """Of these, the tokens of branches before they leave their parents: they are stored, nothing is observed."""
 
     def as_json(self) -> dict[str, Any]:
         """Plain values for run.json."""
@@ -97,9 +106,12 @@ class Estimate:
 
 
 def token_bytes(
-    loaded: LoadedModel, stack: Stack, config: CollectConfig, keep: Keep, mean_length: float
+    loaded: LoadedModel, stack: Stack, config: CollectConfig, keep: Keep, mean_length: float, mean_keys: float
 ) -> dict[str, float]:
-    """Bytes on disk per table and token that a stack reads, before anything has run."""
+    """Bytes on disk per table and token that a stack reads, before anything has run.
+
+    `mean_length` in tokens of a sequence, `mean_keys` that a token of the stack attends to.
+    """
     sizes = {"token_steps": KEY_BYTES}
     if keep.tokens and stack is loaded.decoder:
         # An id of a vocabulary of d words takes log2(d) bits.
@@ -109,6 +121,14 @@ def token_bytes(
     if keep.heads:
         n_heads = stack.n_layers * stack.n_heads * len(stack.kinds)
         sizes["head_summaries"] = (HEAD_BYTES + math.log2(max(2.0, mean_length)) / 8) * n_heads
+    heads = {
+        (layer, head)
+        for item in keep.patterns
+        for layer, chosen in item.resolve(stack.n_layers, stack.n_heads, loaded.n_layers).items()
+        for head in chosen
+    }
+    if heads:
+        sizes["attention_patterns"] = len(heads) * len(stack.kinds) * (PATTERN_ROW_BYTES + WEIGHT_BYTES * mean_keys)
     width = WIDTHS[stored_dtype(loaded, config)]
     for wish in vector_wishes(keep, loaded.stacks, observe_prompt=config.observe_prompt):
         if wish.scope != "last" and wish.stack == stack.name:
@@ -125,29 +145,17 @@ def stored_dtype(loaded: LoadedModel, config: CollectConfig) -> str:
     return own if own in WIDTHS else "float32"
 
 
-def site_width(loaded: LoadedModel, stack: Stack, site: str) -> int:
-    """Elements of a vector of `site`."""
-    config = loaded.config
-    d_head = largest(config, "head_dim") or largest(config, "d_kv") or loaded.d_model // max(1, stack.n_heads)
-    shared = largest(config, "num_key_value_heads") or stack.n_heads
-    if site in ("z", "rot_q"):
-        return stack.n_heads * d_head
-    if site in ("v", "rot_k"):
-        return shared * d_head
-    if site == "mlp_post":
-        names = ("intermediate_size", "n_inner", "d_ff", f"{stack.name}_ffn_dim")
-        widths = (largest(config, name) for name in names)
-        return next((width for width in widths if width), 4 * loaded.d_model)
-    return loaded.d_model
-
-
-def make_plan(loaded: LoadedModel, config: CollectConfig, keep: Keep, lengths: np.ndarray, reading: Reading) -> Plan:
-    """Group work items of the given prompt lengths into segments; everything else follows from the configuration."""
+def make_plan(loaded: LoadedModel, config: CollectConfig, keep: Keep, lengths: ItemLengths, reading: Reading) -> Plan:
+    """Group work items of the given lengths into segments; everything else follows from the configuration."""
     n_own = len(loaded.start_ids) + config.max_new_tokens
-    n_read = {stack.name: lengths for stack in loaded.stacks}
-    n_read[DECODER] = n_own + (lengths if loaded.encoder is None else 0 * lengths)
-    mean_length = float(lengths.mean()) + n_own
-    sizes = {stack.name: token_bytes(loaded, stack, config, keep, mean_length) for stack in loaded.stacks}
+    n_read = _observed(loaded, lengths, n_own)
+    mean_length = float((lengths.prompt + lengths.given).mean()) + n_own
+    sizes = {
+        stack.name: token_bytes(
+            loaded, stack, config, keep, mean_length, _mean_keys(n_read[stack.name], causal=stack.is_causal)
+        )
+        for stack in loaded.stacks
+    }
     on_cpu = loaded.device.type == "cpu"
     budget = CPU_BUDGET if on_cpu else GPU_BUDGET
     # Captured states of all layers and the widest tensors of one block. Logits do not count: they are made
@@ -156,9 +164,11 @@ def make_plan(loaded: LoadedModel, config: CollectConfig, keep: Keep, lengths: n
     per_item = config.samples * np.sum([n_read[name] * sum(table.values()) for name, table in sizes.items()], axis=0)
     return Plan(
         segments=_segments(per_item, config, mean_length, only_vectors=_only_vectors(keep)),
-        n_items=len(lengths),
-        n_sequences=len(lengths) * config.samples,
-        n_prompt_tokens=int((lengths + len(loaded.start_ids)).sum()) * config.samples,
+        n_items=len(lengths.prompt),
+        n_sequences=len(lengths.prompt) * config.samples,
+        n_prompt_tokens=int((lengths.prompt + lengths.given + len(loaded.start_ids)).sum()) * config.samples,
+        n_given=int(lengths.given.sum()) * config.samples,
+        n_unobserved=int(lengths.unobserved.sum()) * config.samples,
         batch_size=1 if reading.alone else config.batch_size,
         chunk=int(np.clip(budget // (config.batch_size * widest), 16, 4096)),
         logit_rows=max(1, (LOGIT_BYTES_CPU if on_cpu else LOGIT_BYTES_GPU) // (4 * loaded.d_vocab)),
@@ -166,6 +176,20 @@ def make_plan(loaded: LoadedModel, config: CollectConfig, keep: Keep, lengths: n
         bytes_per_token=_mean_bytes(sizes, n_read, config),
         reading=reading,
     )
+
+
+def _observed(loaded: LoadedModel, lengths: ItemLengths, n_own: int) -> dict[str, np.ndarray]:
+    """Observed tokens per stack and work item, before anything ends early."""
+    if loaded.encoder is None:
+        return {DECODER: lengths.prompt + lengths.given + n_own - lengths.unobserved}
+    whole = np.where(lengths.unobserved == 0, lengths.prompt, 0)
+    before = np.maximum(lengths.unobserved - lengths.prompt, 0)
+    return {loaded.encoder.name: whole, DECODER: lengths.given + n_own - before}
+
+
+def _mean_keys(lengths: np.ndarray, *, causal: bool) -> float:
+    """Keys that a token attends to, over all tokens of sequences of these lengths."""
+    return float((lengths * (lengths + 1) / (2 if causal else 1)).sum() / max(1, lengths.sum()))
 
 
 def _mean_bytes(
@@ -222,16 +246,19 @@ def estimate(plan: Plan, config: CollectConfig, keep: Keep, loaded: LoadedModel)
     n_tokens = plan.n_prompt_tokens + plan.n_sequences * config.max_new_tokens
     n_segments = len(plan.segments)
     # Without the prompt's own rows, each sequence still has the state that predicts its first token.
-    n_observed = n_tokens if config.observe_prompt else plan.n_sequences * (config.max_new_tokens + 1)
+    n_completed = plan.n_sequences * config.max_new_tokens + plan.n_given
+    n_observed = n_tokens - plan.n_unobserved if config.observe_prompt else plan.n_sequences + n_completed
     table_bytes = {table: size * n_observed for table, size in plan.bytes_per_token.items()}
     table_bytes["token_steps"] = table_bytes.get("token_steps", 0.0) + KEY_BYTES * (n_tokens - n_observed)
     table_bytes |= {"sequences": SEQUENCE_BYTES * plan.n_sequences, "operations": 0.0}
     if keep.edges:
-        # An upper bound: every head of every prompt is full.
+        # An upper bound: every head of every prompt and generated token is full.
+        of_prompt = config.edge_cap if "prompt" in keep.edges and config.observe_prompt else 0
+        of_generated = config.edge_cap_generated * config.max_new_tokens if "generated" in keep.edges else 0
         heads = plan.n_sequences * sum(stack.n_layers * stack.n_heads * len(stack.kinds) for stack in loaded.stacks)
-        table_bytes["attention_edges"] = EDGE_BYTES * heads * config.edge_cap
-    if keep.embeddings and config.max_new_tokens > 0:
-        rows = plan.n_sequences * (config.max_new_tokens * len(config.embed_scope) + 1)
+        table_bytes["attention_edges"] = EDGE_BYTES * heads * (of_prompt + of_generated)
+    if keep.embeddings and config.completes:
+        rows = n_completed * len(config.embed_scope) + plan.n_sequences
         table_bytes["step_embeddings"] = rows * (MINILM_DIM * 4.0 + 1.0)
     n_files = dict.fromkeys(table_bytes, n_segments)
     if "activations" in n_files:
@@ -247,15 +274,15 @@ def estimate(plan: Plan, config: CollectConfig, keep: Keep, loaded: LoadedModel)
 
 
 def batches(
-    lengths: Sequence[int], n_samples: int, batch_size: int, group: Callable[[int], Hashable] = lambda length: None
+    lengths: Sequence[int], n_samples: int, batch_size: int, group: Callable[[int], Hashable] = lambda index: None
 ) -> list[list[tuple[int, int]]]:
     """Group a segment's (item offset, sample) pairs into batches of similar prompt length, the longest first.
 
-    Lengths of unequal `group` share no batch. A function of the plan and the tokens alone, so that a resumed run makes
-    the same batches.
+    Items of unequal `group` (of their index) share no batch. A function of the plan and the tokens alone, so that a
+    resumed run makes the same batches.
     """
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
     groups: dict[Hashable, list[tuple[int, int]]] = {}
     for i in order:
-        groups.setdefault(group(lengths[i]), []).extend((i, sample) for sample in range(n_samples))
+        groups.setdefault(group(i), []).extend((i, sample) for sample in range(n_samples))
     return [rows[start : start + batch_size] for rows in groups.values() for start in range(0, len(rows), batch_size)]

@@ -1,6 +1,7 @@
 """Everything run.json records about a run: configuration, model, prompts, plan, versions."""
 
 import platform
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -10,8 +11,11 @@ import torch
 from ...lake.errors import ConfigError
 from ...lake.schema import SCHEMA_VERSION
 from ..config import CollectConfig
-from ..inputs.prompts import PromptSource
+from ..inputs.branches import BranchSource
+from ..inputs.prompts import FirstPrompts
+from ..inputs.source import PromptSource
 from ..inputs.text import special_ids
+from ..models.edits import Edit
 from ..models.model import LoadedModel
 from ..models.site_names import SITE_SEMANTICS
 from .plan import Plan
@@ -44,6 +48,7 @@ def run_json(
     plan: Plan,
     unmeasured: dict[str, str],
     notices: list[str],
+    edits: Sequence[Edit] = (),
 ) -> dict[str, Any]:
     """The immutable description of a run; enough to resume it and to say where its numbers come from."""
     return {
@@ -51,7 +56,7 @@ def run_json(
         "schema_version": SCHEMA_VERSION,
         "site_semantics": SITE_SEMANTICS,
         "created_at": datetime.now(UTC).isoformat(timespec="milliseconds"),
-        "kind": "read" if config.max_new_tokens == 0 else "generate",
+        "kind": "experiment" if config.goes_on else "read" if config.max_new_tokens == 0 else "generate",
         "tag": config.tag,
         "seed": config.seed,
         "config": config.model_dump(mode="json"),
@@ -59,6 +64,7 @@ def run_json(
         "source": source.describe(),
         "plan": plan.as_json(),
         "unmeasured": unmeasured,
+        **({"edits": [edit.describe() for edit in edits]} if edits else {}),
         "notices": notices,
         "versions": versions(),
         "threads": torch.get_num_threads(),
@@ -66,8 +72,28 @@ def run_json(
     }
 
 
-def check_same(before: dict[str, Any], loaded: LoadedModel, source: PromptSource) -> None:
-    """ConfigError if the model, the tokenizer or the prompts are not those that the run was started with."""
+def check_parent(source: PromptSource, loaded: LoadedModel, edits: Sequence[Edit]) -> None:
+    """ConfigError if stored sequences are to be gone on from by another model, or one that computes otherwise."""
+    branches = source.source if isinstance(source, FirstPrompts) else source
+    if not isinstance(branches, BranchSource):
+        return
+    now = loaded.describe()
+    for name in SAME_TO_RESUME:
+        before = branches.model.get(name)
+        if None not in (before, now.get(name)) and before != now[name]:
+            raise ConfigError(
+                f"Run {branches.run_id} was collected with another model: its {name} was {before}, that of "
+                f"{loaded.name} is {now[name]}. Branches need the same: --model {branches.model.get('name')}."
+            )
+    if branches.request.at and branches.edits != [edit.describe() for edit in edits]:
+        raise ConfigError(
+            f"Run {branches.run_id} was collected with {len(branches.edits)} edits, and they are not those given now: "
+            "what stands before a branch would not be its parent's. Give the same --edit."
+        )
+
+
+def check_same(before: dict[str, Any], loaded: LoadedModel, source: PromptSource, edits: Sequence[Edit] = ()) -> None:
+    """ConfigError if the model, the tokenizer, the edits or the prompts are not those that the run was started with."""
     now = loaded.describe()
     for name in SAME_TO_RESUME:
         if before["model"].get(name, now[name]) != now[name]:
@@ -78,4 +104,9 @@ def check_same(before: dict[str, Any], loaded: LoadedModel, source: PromptSource
     if before["source"] != source.describe():
         raise ConfigError(
             f"Run {before['run_id']} cannot be resumed: its prompts have changed since it was started. Start a new run."
+        )
+    if before.get("edits", []) != [edit.describe() for edit in edits]:
+        raise ConfigError(
+            f"Run {before['run_id']} cannot be resumed: a vector of its edits has changed since it was started. "
+            "Start a new run."
         )

@@ -5,9 +5,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import pyarrow as pa
 
+from ...lake.segments import SegmentWriter
 from ..decoding.sequence import EDGES, PREDICTIONS, Block, Sequence
 from ..observing.observation import Wishes
-from .stack_rows import Segment, StackRows, joined, nullable
+from .stack_rows import StackRows, joined, nullable
 
 DISTRIBUTION_COLUMNS = ("logprob", "entropy_bits", "rank", "top1_prob", "margin", "top10_mass")
 
@@ -16,7 +17,7 @@ DISTRIBUTION_COLUMNS = ("logprob", "entropy_bits", "rank", "top1_prob", "margin"
 class BatchRows:
     """Collects the blocks of one batch and writes them; state rows leave early, token rows at the end."""
 
-    segment: Segment
+    segment: SegmentWriter
     wishes: Wishes
     batch: list[Sequence]
     n_layers: dict[str, int]

@@ -1,5 +1,6 @@
 """One segment of a run: its work items through the model, its rows into the store."""
 
+from collections import Counter
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,14 +9,17 @@ import numpy as np
 import torch
 
 from ...lake.schema import TABLES
+from ...lake.segments import SegmentWriter
 from ..config import CollectConfig
 from ..decoding.loop import BatchDecoder
 from ..decoding.sequence import Sequence
 from ..decoding.timings import Timings
 from ..embedding.embedder import PROMPT, Embedder, Scope, SequenceText, embed_texts
-from ..inputs.prompts import PromptSource
+from ..inputs.beginnings import Parent
+from ..inputs.source import PromptSource
 from ..inputs.text import TokenText
 from ..inputs.tokenized import TokenizedPrompt
+from ..models.edits import Edit
 from ..observing.observation import ObservedModel
 from .outcome import as_columns, sequence_row, token_columns
 from .plan import Plan, batches
@@ -36,15 +40,22 @@ class SegmentRunner:
     embedder: Embedder | None
     on_block: Callable[[int], None]
     on_batch: Callable[[int], None]
+    edits: tuple[Edit, ...] = ()
     rows: list[dict[str, Any]] = field(default_factory=list)
+    texts: list[SequenceText] = field(default_factory=list)
+    """What is to be embedded of the segment."""
     batches: list[list[Sequence]] = field(default_factory=list)
     """The batches of the last segment, with what became of their sequences."""
 
-    def run(self, segment: Any, first_item: int, items: list[TokenizedPrompt]) -> None:
+    def run(self, segment: SegmentWriter, first_item: int, items: list[TokenizedPrompt]) -> None:
         """Collect all samples of `items`, the first of which is work item `first_item` of the run."""
-        self.rows, self.batches = [], []
-        lengths = [len(item.ids) for item in items]
-        groups = batches(lengths, self.config.samples, self.plan.batch_size, self._group)
+        self.rows, self.batches, self.texts = [], [], []
+        self.decoder.forget()
+        lengths = [item.n_opening for item in items]
+        shared = _shared_parents(items)
+        groups = batches(
+            lengths, self.config.samples, self.plan.batch_size, lambda i: (self._group(items[i]), shared[i])
+        )
         for number, group in enumerate(groups):
             batch = [self._sequence(first_item + i, sample, items[i]) for i, sample in group]
             self.batches.append(batch)
@@ -58,20 +69,24 @@ class SegmentRunner:
         n_tokens = sum(row["n_prompt_tokens"] + row["n_generated_tokens"] for row in self.rows)
         segment.count(n_sequences=len(self.rows), n_tokens=n_tokens)
 
-    def _group(self, length: int) -> Hashable:
-        """Prompts of `length` tokens share batches with those of the same group."""
+    def _group(self, item: TokenizedPrompt) -> Hashable:
+        """Items of the same group may share batches."""
         loaded = self.observed.loaded
-        n_encoded = 0 if loaded.encoder is None else length
-        n_read = length - n_encoded + len(loaded.start_ids)
+        n_encoded = 0 if loaded.encoder is None else len(item.ids)
+        n_read = item.n_opening - n_encoded + len(loaded.start_ids)
         return self.plan.reading.group(n_encoded, n_read, self.config.max_new_tokens)
 
     def _sequence(self, item: int, sample: int, tokenized: TokenizedPrompt) -> Sequence:
         loaded = self.observed.loaded
         prompt = np.concatenate((tokenized.ids, np.array(loaded.start_ids, dtype=np.int64)))
         n_encoded = 0 if loaded.encoder is None else len(tokenized.ids)
-        return Sequence(item * self.config.samples + sample, item, sample, prompt, n_encoded=n_encoded)
+        beginning = tokenized.prompt.beginning
+        return Sequence(
+            item * self.config.samples + sample, item, sample, prompt, n_encoded=n_encoded, given=tokenized.given,
+            edits=self.edits, observed_from=0 if beginning is None else beginning.observed_from,
+        )  # fmt: skip
 
-    def _run_batch(self, segment: Any, batch: list[Sequence], items: list[TokenizedPrompt]) -> None:
+    def _run_batch(self, segment: SegmentWriter, batch: list[Sequence], items: list[TokenizedPrompt]) -> None:
         n_layers = {stack.name: stack.n_layers for stack in self.observed.loaded.stacks}
         rows = BatchRows(segment, self.observed.wishes, batch, n_layers)
         with torch.inference_mode():
@@ -88,25 +103,32 @@ class SegmentRunner:
             row = sequence_row(sequence, item, completion, self.config, self.source)
             row |= {"batch_size": len(batch), "batch_index": index}
             if self.embedder is not None:
-                row["_char_ends"] = self.text.char_ends(sequence.generated, completion, sequence.read_ids)
+                ends = self.text.char_ends(sequence.generated, completion, sequence.read_ids)
+                self.texts.append(sequence_text(row, ends))
             self.rows.append(row)
 
-    def _embed(self, segment: Any, embedder: Embedder) -> None:
+    def _embed(self, segment: SegmentWriter, embedder: Embedder) -> None:
         """Embed the growing text of every sequence of the segment, one scope after the other, and each prompt."""
-        texts = [
-            SequenceText(
-                row["sequence_id"],
-                row["n_prompt_tokens"],
-                row["rendered_prompt"] or row["prompt"],
-                row["completion"],
-                row.pop("_char_ends"),
-            )
-            for row in self.rows
-        ]
+        texts = sorted(self.texts, key=lambda text: text.sequence_id)
         for name in dict.fromkeys((*self.config.embed_scope, PROMPT)):
             found = embed_texts(texts, Scope.parse(name), embedder)
             if found is not None:
                 segment.append_vectors("step_embeddings", columns=found.columns, vectors=found.vectors, dtype="float32")
+
+
+def sequence_text(row: dict[str, Any], char_ends: np.ndarray) -> SequenceText:
+    """What is embedded of a sequence, from its row in `sequences`."""
+    prompt = row["rendered_prompt"] or row["prompt"]
+    return SequenceText(row["sequence_id"], row["n_prompt_tokens"], prompt, row["completion"], char_ends)
+
+
+def _shared_parents(items: list[TokenizedPrompt]) -> list[Parent | None]:
+    """Of each item the parent that it shares with others of the segment: what they have in common is read once."""
+    parents = [None if (begun := item.prompt.beginning) is None else begun.parent for item in items]
+    keys = [None if parent is None else (parent.run_id, parent.sequence_id) for parent in parents]
+    counts = Counter(keys)
+    first = {key: parent for key, parent in zip(reversed(keys), reversed(parents), strict=True)}
+    return [first[key] if key is not None and counts[key] > 1 else None for key in keys]
 
 
 def operation_columns(timings: Timings, writer: str, segment: int) -> dict[str, Any]:

@@ -1,15 +1,19 @@
 """What one stack computed for a batch, to rows of the observation tables sorted by key; knows shapes, not models."""
 
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
+from jaxtyping import Float, Int
 
 from ...lake.errors import ConfigError
+from ...lake.segments import SegmentWriter
 from ...lake.uniform_attention import uniform_basin
 from ..decoding.sequence import Block, Sequence
+from ..models.stack import DECODER
+from ..observing.edges import NOTHING
 from ..observing.observation import Wishes, summary_sites
+from ..observing.patterns import PatternWish
 from ..observing.summaries import STATE_STATISTICS
 
 FLUSH_BYTES = 64 * 2**20
@@ -24,16 +28,6 @@ class NotStorable(ConfigError):
     """A finite value is too large for the number format that vectors are stored in."""
 
 
-class Segment(Protocol):
-    """The part of the store's segment writer that collection uses."""
-
-    def append(self, table: str, columns: dict) -> None: ...
-
-    def append_vectors(
-        self, table: str, *, columns: dict, vectors: np.ndarray, dtype: str, layer: int | None, site: str | None
-    ) -> None: ...
-
-
 def nullable(values: np.ndarray) -> pa.Array:
     """An Arrow array in which NaN is null."""
     return pa.array(values, from_pandas=True)
@@ -43,7 +37,7 @@ def nullable(values: np.ndarray) -> pa.Array:
 class StackRows:
     """Collects the blocks of states and attention that one stack gives for a batch, and writes them."""
 
-    segment: Segment
+    segment: SegmentWriter
     wishes: Wishes
     batch: list[Sequence]
     stack: str
@@ -83,6 +77,8 @@ class StackRows:
         for kind in ("self", "cross"):
             if f"{kind}/entropy" in self.states[0].values:
                 self._write_heads(kind, key, rows, positions, order)
+            self._write_query_edges(kind)
+        self._write_patterns()
         self._write_vectors()
         self.states, self.n_bytes = [], 0
 
@@ -170,6 +166,55 @@ class StackRows:
             relative[i] = ratio[i] / uniform_basin(sequence.n_surveyed, causal=not sequence.n_encoded)
         return {"basin_ratio": nullable(ratio.reshape(-1)), "basin_ratio_to_uniform": nullable(relative.reshape(-1))}
 
+    def _write_query_edges(self, kind: str) -> None:
+        """Edges of tokens behind the prompt; those of the prompt are known when it has been read whole."""
+        for block in self.states:
+            weights = block.values.get(f"{kind}/edge_weight")
+            if weights is None:
+                continue
+            row, layer, head, slot = np.nonzero(weights > NOTHING)
+            columns = {
+                "sequence_id": self.ids[block.rows[row]],
+                "position": block.positions[row].astype(np.int32),
+                "layer": np.array(self._attention_layers(kind), dtype=np.int32)[layer],
+                "head": head.astype(np.int16),
+                "kind": kind,
+                "stack": self.stack,
+                "key": block.values[f"{kind}/edge_key"][row, layer, head, slot],
+                "weight": weights[row, layer, head, slot],
+            }
+            if len(row):
+                self.segment.append("attention_edges", columns)
+
+    def _write_patterns(self) -> None:
+        for wish in self.wishes.patterns:
+            for kind in ("self", "cross") if wish.stack == self.stack else ():
+                for block in self.states:
+                    if f"pattern/{kind}/{wish.layer}/{wish.head}" in block.values:
+                        self._write_pattern(wish, kind, block)
+
+    def _write_pattern(self, wish: PatternWish, kind: str, block: Block) -> None:
+        name = f"{kind}/{wish.layer}/{wish.head}"
+        is_generated = block.positions >= np.array([s.n_prompt for s in self.batch])[block.rows]
+        chosen = np.flatnonzero((wish.scope is None) | (is_generated == (wish.scope == "generated")))
+        rows, positions = block.rows[chosen], block.positions[chosen]
+        is_causal = kind == "self" and self.stack == DECODER
+        ends = positions + 1 if is_causal else np.array([s.n_encoded for s in self.batch])[rows]
+        weights, first = block.values[f"pattern/{name}"][chosen], block.values[f"first/{name}"][chosen]
+        first_key, lists = attention_lists(weights, first, ends)
+        columns = {
+            "sequence_id": self.ids[rows],
+            "position": positions.astype(np.int32),
+            "layer": wish.layer,
+            "head": wish.head,
+            "kind": kind,
+            "stack": self.stack,
+            "first_key": first_key,
+            "weights": lists,
+        }
+        if len(rows):
+            self.segment.append("attention_patterns", columns)
+
     def _write_vectors(self) -> None:
         for wish in self.wishes.vectors_of(self.stack):
             blocks = [block for block in self.states if wish.name in block.values]
@@ -200,3 +245,23 @@ def joined(blocks: list[Block], scope: str | None) -> tuple[np.ndarray, np.ndarr
         rows.append(block.rows if members is None else block.rows[members])
         positions.append(block.positions if members is None else block.positions[members])
     return np.concatenate(rows), np.concatenate(positions)
+
+
+def attention_lists(
+    weights: Float[np.ndarray, "row key"], first: Int[np.ndarray, " row"], ends: Int[np.ndarray, " row"]
+) -> tuple[Int[np.ndarray, " row"], pa.ListArray]:
+    """Each row's weights from the first key that gets any to position `ends`, and the position of that first key.
+
+    `first`: position of a row's first column, negative where it holds padding. A row with a NaN is null.
+    """
+    columns = np.arange(weights.shape[1])
+    inside = (columns >= -first[:, None]) & (columns < (ends - first)[:, None])
+    given = inside & (weights != 0)
+    low = np.where(given.any(1), given.argmax(1), np.maximum(-first, 0))
+    kept = inside & (columns >= low[:, None])
+    offsets = np.concatenate(([0], np.cumsum(kept.sum(1)))).astype(np.int32)
+    broken = np.isnan(np.where(inside, weights, 0)).any(1)
+    lists = pa.ListArray.from_arrays(
+        pa.array(offsets), pa.array(weights[kept].astype(np.float32)), mask=pa.array(broken)
+    )
+    return (low + first).astype(np.int32), lists

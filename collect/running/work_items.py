@@ -4,11 +4,9 @@ from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import Any
 
-import numpy as np
-
 from ...lake.errors import ConfigError, UsageError
-from ..inputs.prompts import PromptSource
-from ..inputs.spool import Spool
+from ..inputs.source import PromptSource
+from ..inputs.spool import ItemLengths, Spool
 from ..inputs.tokenized import PromptTokenizer, TokenizedPrompt
 
 
@@ -20,11 +18,11 @@ class WorkItems:
         self.tokenizer = tokenizer
         self._spool: Spool | None = None
 
-    def lengths(self) -> np.ndarray:
-        """Tokens of every work item; UsageError if there is none."""
+    def lengths(self) -> ItemLengths:
+        """How long every work item is; UsageError if there is none."""
         self._spool = Spool()
         lengths = self._spool.fill(self.source, self.tokenizer.tokenize)
-        if len(lengths) == 0:
+        if len(lengths.prompt) == 0:
             raise UsageError("There are no prompts: the source is empty.")
         return lengths
 

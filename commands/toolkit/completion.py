@@ -1,4 +1,4 @@
-"""What the shell offers after Tab: runs and tags of the lake, saved queries, themes, tables. Mistakes offer nothing."""
+"""What the shell offers after Tab: runs, tags and models of the lake, saved queries, themes. Mistakes offer nothing."""
 
 import os
 from collections.abc import Iterator
@@ -24,6 +24,22 @@ def runs(ctx: typer.Context, incomplete: str) -> Iterator[tuple[str, str]]:
         named[row["run_id"]] = about
         if row["tag"]:
             named.setdefault(row["tag"], f"tag of {row['run_id']}")
+    yield from _beginning(named, incomplete)
+
+
+def models(ctx: typer.Context, incomplete: str) -> Iterator[tuple[str, str]]:
+    """The bundled model, and those of the runs in the lake, newest first."""
+    from ...lake.lake import Lake
+
+    yield from _beginning({"tinymath": "the bundled model"}, incomplete)
+    try:
+        rows = Lake.open(_lake(ctx)).runs()
+    except LakeError:
+        return
+    named: dict[str, str] = {}
+    for row in reversed(rows):
+        if row["model"] and row["kind"] != "import" and row["model"] != "tinymath":
+            named.setdefault(row["model"], f"of {row['run_id']}")
     yield from _beginning(named, incomplete)
 
 

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..commits import FileEntry
-from ..errors import DamageError
+from ..errors import DamageError, LakeError
+from ..notices import name_damaged
 from ..snapshot import Snapshot
 from ..storage.store import Store
 from .care import mode
@@ -65,6 +66,31 @@ def checked_paths(snapshot: Snapshot, files: Iterable[CommittedFile]) -> list[st
     files = list(files)
     CheckedFiles(snapshot.store).check(files)
     return snapshot.store.urls([file.entry.path for file in files])
+
+
+def whole_files(snapshot: Snapshot, files: Iterable[CommittedFile], checked: "CheckedFiles") -> Iterator[CommittedFile]:
+    """Files, each checked before it is given; of several runs, one with a damaged file is named and left out whole.
+
+    DamageError if that leaves none, or if the snapshot is of one run, which was asked for.
+    """
+    by_run: dict[str, list[CommittedFile]] = {}
+    for file in files:
+        by_run.setdefault(file.run_id, []).append(file)
+    damaged: dict[str, LakeError] = {}
+    for run_id, own in by_run.items():
+        try:
+            if len(snapshot.runs) > 1:
+                checked.check(own)
+        except DamageError as error:
+            damaged[run_id] = error
+            continue
+        name_damaged(snapshot.store.path, damaged)
+        for file in own:
+            checked.check([file])  # known already, unless it changed since
+            yield file
+    if damaged and len(damaged) == len(by_run):
+        raise next(iter(damaged.values()))
+    name_damaged(snapshot.store.path, damaged)
 
 
 class CheckedFiles:
@@ -186,4 +212,5 @@ class Memory:
 
 
 def _damage(file: CommittedFile, why: str) -> DamageError:
-    return DamageError(f"{file.entry.path} of run {file.run_id} {why}. Run `lake verify` to see what is hit.")
+    text = f"{file.entry.path} of run {file.run_id} {why}. Run `lake verify` to see what is hit."
+    return DamageError(text, run_id=file.run_id)

@@ -1,6 +1,22 @@
 """The tables of what was computed inside the model: states, their summaries, attention."""
 
-from .key_columns import DIM, DTYPE, F32, HEAD, I32, KIND, LAYER, POSITION, RUN, SEQUENCE, SITE, STACK, VECTOR, columns
+from .key_columns import (
+    DIM,
+    DTYPE,
+    F32,
+    F32S,
+    HEAD,
+    I32,
+    KIND,
+    LAYER,
+    POSITION,
+    RUN,
+    SEQUENCE,
+    SITE,
+    STACK,
+    VECTOR,
+    columns,
+)
 from .table import Table
 
 LAYER_SUMMARIES = Table(
@@ -76,7 +92,8 @@ HEAD_SUMMARIES = Table(
 
 ATTENTION_EDGES = Table(
     "attention_edges",
-    "One row per kept attention edge of the prompt (over a threshold, capped per head); the query is `position`.",
+    "One row per kept attention edge (over a threshold; capped per head and prompt, and per head and generated token);"
+    " the query is `position`.",
     (
         RUN,
         SEQUENCE,
@@ -91,6 +108,25 @@ ATTENTION_EDGES = Table(
         ),
     ),
     key=("run_id", "sequence_id", "position", "layer", "head", "kind", "key"),
+)
+
+ATTENTION_PATTERNS = Table(
+    "attention_patterns",
+    "One row per token and chosen head: all its attention weights; the query is `position`.",
+    (
+        RUN,
+        SEQUENCE,
+        POSITION,
+        LAYER,
+        HEAD,
+        KIND,
+        STACK,
+        *columns(
+            ("first_key", I32, "Position that the first of `weights` is given to; keys before it get none.", "tokens"),
+            ("weights", F32S, "Weight given to the key at first_key + i; null if one is NaN.", "probability"),
+        ),
+    ),
+    key=("run_id", "sequence_id", "position", "layer", "head", "kind"),
 )
 
 ACTIVATIONS = Table(

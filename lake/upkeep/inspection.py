@@ -30,6 +30,8 @@ class _Seen:
     last: keys.Key | None = None
     odd: list[tuple[int, int]] = field(default_factory=list)
     """(sequence, position) of vectors with NaN or infinity."""
+    untold: set[int] = field(default_factory=set)
+    """Sequences of which an import says why they have no tokens."""
 
 
 def inspect_segment(store: Store, record: Record, entries: Sequence[FileEntry]) -> tuple[list[Finding], list[Finding]]:
@@ -116,6 +118,9 @@ def _inspect_rows(table: Table, record: Record, seen: _Seen, rows: pa.Table, sch
     seen.ranges = keys.merge_ranges(seen.ranges, keys.key_ranges(key))
     if "sequence_id" in rows.column_names:
         seen.sequences.update(rows.column("sequence_id").unique().to_pylist())
+    if table.name == "imported_metrics":
+        named = zip(rows.column("sequence_id").to_pylist(), rows.column("name").to_pylist(), strict=True)
+        seen.untold.update(sequence for sequence, name in named if name == "token_steps")
     seen.problems += broken_invariants(table.name, rows)
     if table.vector:
         _inspect_vectors(table, seen, rows, str(fixed["dtype"]))
@@ -142,7 +147,8 @@ def _disagreements(seen: Sequence[_Seen]) -> Iterator[Finding]:
     for one in seen:
         if extra := sorted(one.sequences - tables["sequences"]):
             yield one.entry.path, f"has rows of sequences {extra[:5]} that the segment does not have"
-    if "token_steps" in tables and (lacking := sorted(tables["sequences"] - tables["token_steps"])):
+    untold = set().union(*(one.untold for one in seen))
+    if "token_steps" in tables and (lacking := sorted(tables["sequences"] - tables["token_steps"] - untold)):
         path = next(one.entry.path for one in seen if one.entry.table == "token_steps")
         yield path, f"has no tokens of the sequences {lacking[:5]}"
 

@@ -4,7 +4,7 @@
 WITH surprisals AS (
     SELECT run_id, sequence_id, avg(surprisal_bits) AS mean_surprisal_bits, max(surprisal_bits) AS max_surprisal_bits
     FROM token_steps
-    WHERE run_id = $run AND step IS NOT NULL AND isfinite(surprisal_bits)
+    WHERE run_id = $run AND step IS NOT NULL AND is_forced IS NOT TRUE AND isfinite(surprisal_bits)
     GROUP BY ALL
 )
 SELECT

@@ -29,7 +29,7 @@ measured AS (
             WHEN 'rank' THEN rank
         END::DOUBLE AS value
     FROM token_steps
-    WHERE run_id IN ($run, (SELECT other_run_id FROM chosen)) AND step IS NOT NULL
+    WHERE run_id IN ($run, (SELECT other_run_id FROM chosen)) AND step IS NOT NULL AND is_forced IS NOT TRUE
 ),
 finite AS (
     SELECT of_run, value

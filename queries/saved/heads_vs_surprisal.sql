@@ -18,7 +18,7 @@ predicted AS (
     SELECT n.sequence_id, n.position, o.correct, n.next_surprisal_bits
     FROM next_tokens AS n
     JOIN outcomes AS o USING (sequence_id)
-    WHERE n.run_id = $run AND n.next_step IS NOT NULL AND isfinite(n.next_surprisal_bits)
+    WHERE n.run_id = $run AND n.next_step IS NOT NULL AND n.next_is_forced IS NOT TRUE AND isfinite(n.next_surprisal_bits)
 )
 SELECT
     h.layer,

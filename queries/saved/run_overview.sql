@@ -18,8 +18,8 @@ token_means AS (
     SELECT
         run_id,
         avg(surprisal_bits) FILTER (WHERE step IS NULL AND isfinite(surprisal_bits)) AS mean_prompt_surprisal_bits,
-        avg(surprisal_bits) FILTER (WHERE step IS NOT NULL AND isfinite(surprisal_bits)) AS mean_generated_surprisal_bits,
-        avg(entropy_bits) FILTER (WHERE step IS NOT NULL AND isfinite(entropy_bits)) AS mean_generated_entropy_bits
+        avg(surprisal_bits) FILTER (WHERE step IS NOT NULL AND is_forced IS NOT TRUE AND isfinite(surprisal_bits)) AS mean_generated_surprisal_bits,
+        avg(entropy_bits) FILTER (WHERE step IS NOT NULL AND is_forced IS NOT TRUE AND isfinite(entropy_bits)) AS mean_generated_entropy_bits
     FROM token_steps
     WHERE run_id = $run
     GROUP BY run_id

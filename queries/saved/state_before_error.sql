@@ -19,7 +19,7 @@ peaks AS (
     SELECT t.sequence_id, g.correct, arg_max(t.position, t.surprisal_bits) - 1 AS position
     FROM token_steps AS t
     JOIN graded AS g USING (sequence_id)
-    WHERE t.run_id = $run AND t.step IS NOT NULL AND isfinite(t.surprisal_bits)
+    WHERE t.run_id = $run AND t.step IS NOT NULL AND t.is_forced IS NOT TRUE AND isfinite(t.surprisal_bits)
     GROUP BY ALL
 ),
 -- The pairing of the view `predictions`, for one token per sequence: joining the few peaks is faster than all pairs.

@@ -17,7 +17,7 @@ WITH grouped AS (
         avg(surprisal_bits) AS mean_surprisal_bits,
         1.96 * stddev_samp(surprisal_bits) / sqrt(count(*)) AS half_interval
     FROM token_steps
-    WHERE run_id = $run AND isfinite(surprisal_bits)
+    WHERE run_id = $run AND is_forced IS NOT TRUE AND isfinite(surprisal_bits)
     GROUP BY ALL
     HAVING count(*) >= $min_tokens
 )

@@ -18,7 +18,7 @@ WITH binned AS (
         avg(top1_prob) AS mean_top1_prob,
         count(*) FILTER (WHERE rank = 0) AS top1_tokens
     FROM token_steps
-    WHERE run_id = $run AND isfinite(top1_prob) AND rank IS NOT NULL
+    WHERE run_id = $run AND is_forced IS NOT TRUE AND isfinite(top1_prob) AND rank IS NOT NULL
     GROUP BY ALL
 )
 SELECT

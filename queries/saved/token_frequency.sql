@@ -15,7 +15,7 @@ SELECT
     count(*) / sum(count(*)) OVER () AS share,
     avg(surprisal_bits) FILTER (WHERE isfinite(surprisal_bits)) AS mean_surprisal_bits
 FROM token_steps
-WHERE run_id = $run AND step IS NOT NULL
+WHERE run_id = $run AND step IS NOT NULL AND is_forced IS NOT TRUE
 GROUP BY token_id
 ORDER BY count DESC, token_id
 LIMIT $limit

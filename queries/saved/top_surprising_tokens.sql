@@ -5,7 +5,7 @@
 WITH top AS (
     SELECT run_id, sequence_id, position, step, token, char_end, surprisal_bits, entropy_bits, rank
     FROM token_steps
-    WHERE run_id = $run AND isfinite(surprisal_bits) AND (step IS NULL) = ($part = 'prompt')
+    WHERE run_id = $run AND is_forced IS NOT TRUE AND isfinite(surprisal_bits) AND (step IS NULL) = ($part = 'prompt')
     ORDER BY surprisal_bits DESC, sequence_id, position
     LIMIT $limit
 )

@@ -18,7 +18,7 @@ WITH chosen AS (
 surprisals AS (
     SELECT run_id, sequence_id, avg(surprisal_bits) AS surprisal_bits
     FROM token_steps
-    WHERE run_id IN ($run, (SELECT other_run_id FROM chosen)) AND step IS NOT NULL AND isfinite(surprisal_bits)
+    WHERE run_id IN ($run, (SELECT other_run_id FROM chosen)) AND step IS NOT NULL AND is_forced IS NOT TRUE AND isfinite(surprisal_bits)
     GROUP BY ALL
 ),
 by_prompt AS (

@@ -1,4 +1,5 @@
--- Generated tokens with what is known of their sequence: one row per token of a completion.
+-- Generated tokens that the model chose (none that were given or forced), with what is known of their sequence: one row
+-- per token of a completion.
 -- column outcome: `correct`, `wrong`, or `ungraded` where the sequence has no reference answer.
 SELECT
     t.run_id,
@@ -33,4 +34,4 @@ SELECT
     s.batch_size
 FROM token_steps AS t
 JOIN sequences AS s USING (run_id, sequence_id)
-WHERE t.step IS NOT NULL
+WHERE t.step IS NOT NULL AND t.is_forced IS NOT TRUE

@@ -93,7 +93,7 @@ tokens AS (
     FROM token_steps AS t
     LEFT JOIN runs AS r USING (run_id)
     LEFT JOIN health_imports AS m USING (run_id, sequence_id, step)
-    WHERE t.step IS NOT NULL
+    WHERE t.step IS NOT NULL AND t.is_forced IS NOT TRUE
 )
 SELECT
     p.profile,

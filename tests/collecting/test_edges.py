@@ -1,4 +1,4 @@
-"""Kept attention edges are the heaviest of the whole attention map, which is held only in this test."""
+"""Kept attention edges of the prompt are the heaviest of the whole attention map, which is held only in this test."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -31,7 +31,7 @@ def whole_maps(folder: Path, prompt: str) -> np.ndarray:
 def test_edges_are_the_heaviest_weights(architecture: str, model_folder: Callable[[str], Path], tmp_path: Path) -> None:
     folder = model_folder(architecture)
     config = CollectConfig(
-        model=str(folder), prompt=PROMPTS, keep=("edges",), max_new_tokens=2, chat="off", device="cpu",
+        model=str(folder), prompt=PROMPTS, keep=("edges:prompt",), max_new_tokens=2, chat="off", device="cpu",
         edge_threshold=THRESHOLD, edge_cap=CAP,
     )  # fmt: skip
     collection = Collection(config)

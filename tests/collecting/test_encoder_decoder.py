@@ -43,7 +43,7 @@ SETTINGS: dict[str, dict] = {
     "sampled": {"max_new_tokens": 12, "batch_size": 6, "samples": 2, **SAMPLING},
     "eager": {"max_new_tokens": 12, "batch_size": 5, "attn_implementation": "eager"},
 }
-EVERYWHERE = ("resid_pre", "resid_post", "mlp_post", "z", "v", "rot_q", "rot_k", "final_norm")
+EVERYWHERE = ("resid_pre", "resid_post", "mlp_post", "z", "v", "q", "k", "rot_q", "rot_k", "final_norm")
 ADDED = ("attn_out", "resid_mid", "mlp_out", "cross_attn_out", "resid_mid_cross")
 CASES = [("t5", "greedy"), ("t5", "sampled"), ("t5-gated", "greedy"), ("bart", "greedy"), ("bart", "sampled"),
          ("mbart", "greedy"), ("t5", "eager"), ("bart", "eager")]  # fmt: skip
@@ -89,7 +89,7 @@ def summary_sites(stack: str) -> list[Site]:
 
 def keep_all(architecture: str) -> tuple[str, ...]:
     sites = EVERYWHERE if architecture in POST_NORM else (*EVERYWHERE, *ADDED)
-    return ("tokens", "layers", "heads", "edges", *(f"activations:{site}" for site in sites))
+    return ("tokens", "layers", "heads", "edges:prompt", *(f"activations:{site}" for site in sites))
 
 
 def collect(folder: Path, path: Path, settings: dict, keep: tuple[str, ...]) -> Lake:

@@ -77,7 +77,7 @@ def test_vectors_are_those_of_generated_tokens(both):
 
 @pytest.mark.parametrize(
     "settings",
-    [{"max_new_tokens": 0}, {"keep": ["tokens", "edges"]}, {"keep": ["activations:resid_post:prompt"]}],
+    [{"max_new_tokens": 0}, {"keep": ["tokens", "edges:prompt"]}, {"keep": ["activations:resid_post:prompt"]}],
 )
 def test_what_contradicts_it_is_refused(tmp_path, settings):
     with pytest.raises(UsageError, match="observe_prompt"):

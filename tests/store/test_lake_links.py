@@ -113,9 +113,13 @@ def test_what_is_no_file_is_refused_and_never_waited_for(lake: Lake, tmp_path: P
             Lake.open(lake.path)
         return
     if what == "data file":
-        for read in (lambda: lake.sql("from token_steps"), lambda: lake.scan("token_steps").collect()):
+        for read in (
+            lambda: lake.sql(f"from token_steps where run_id = '{RUN}'"),
+            lambda: lake.scan("token_steps", RUN),
+        ):
             with pytest.raises(DamageError, match=path.name):
                 read()
+        assert lake.sql("select distinct run_id from token_steps").rows() == [("other-run",)]
         assert lake.sql("select count(*) from sequences").item() == 2
     else:
         with pytest.raises(DamageError, match=RUN):

@@ -1,4 +1,4 @@
-"""What a call of a collection says while it works, what it leaves, and how it is asked to stop."""
+"""What the caller of a collection hears while it runs, and what it gets in the end."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,0 +1,54 @@
+"""95 % intervals that draw problems with replacement, and the jackknife over samples of one problem; knows arrays."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int
+
+DRAWS = 2_000
+_CELLS = 4_000_000
+"""Draws x problems held at once."""
+ONE_PROMPT = "only one prompt"
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A mean over problems; NaN and a reason where there is none, or no interval."""
+
+    n_prompts: int
+    mean: float = np.nan
+    ci_low: float = np.nan
+    ci_high: float = np.nan
+    reason: str | None = None
+
+
+def drawn_counts(n_prompts: int, n_draws: int = DRAWS) -> Iterator[Int[np.ndarray, "draw prompt"]]:
+    """How often each problem is drawn, in blocks of draws; the same draws for the same number of problems."""
+    rng = np.random.default_rng(0)
+    block = max(1, min(n_draws, _CELLS // max(1, n_prompts)))
+    for start in range(0, n_draws, block):
+        n = min(block, n_draws - start)
+        drawn = rng.integers(0, n_prompts, (n, n_prompts)) + n_prompts * np.arange(n)[:, None]
+        yield np.bincount(drawn.ravel(), minlength=n * n_prompts).reshape(n, n_prompts)
+
+
+def mean_over_prompts(values: Float[np.ndarray, " prompt"]) -> Mean:
+    """The mean of the finite values of problems, with its interval."""
+    known = np.asarray(values, np.float64)
+    known = known[np.isfinite(known)]
+    if not len(known):
+        return Mean(0, reason="no prompt has a value")
+    if len(known) == 1:
+        return Mean(1, float(known[0]), reason=ONE_PROMPT)
+    means = np.concatenate([counts @ known for counts in drawn_counts(len(known))]) / len(known)
+    low, high = np.quantile(means, [0.025, 0.975])
+    return Mean(len(known), float(known.mean()), float(low), float(high))
+
+
+def jackknife_error(values: Float[np.ndarray, " left_out"]) -> float:
+    """Standard error from a statistic's values with one sample left out each; NaN for fewer than 2."""
+    n = len(values)
+    if n < 2:
+        return np.nan
+    return float(np.sqrt((n - 1) / n * np.square(values - np.mean(values)).sum()))

@@ -1,0 +1,143 @@
+"""`sampling_variance`: how far the pooled states of a problem's samples spread, by layer and checkpoint."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, ClassVar, Literal, Self
+
+import numpy as np
+import polars as pl
+
+from ...lake import Lake
+from ...lake.errors import ConfigError
+from ...lake.snapshot import Snapshot
+from ..attributes import groups
+from ..intervals import mean_over_prompts
+from ..option import option
+from ..question import Evidence, Question, Reads, Rows
+from ..row_columns import columns_of
+from ..states import answers, chosen_layers
+from .pooling import Pooled, Pooling, check_pooling, default_stride, pool
+from .spread import spread
+
+VERSION = 1
+OWN = ("sampled", "greedy")
+"""Origins of sequences that the model wrote by itself."""
+
+
+@dataclass(frozen=True)
+class Variance(Question):
+    """How far the pooled states of a problem's samples spread, by layer and checkpoint, with intervals."""
+
+    name: ClassVar[str] = "variance"
+    site: str = option("resid_post", "Site of the states.")
+    layer: str = option("all", "Layers: all that are stored, or e.g. 0,6,-1 or 8-11.", metavar="LAYERS")
+    stride: int | None = option(
+        None, "Pool every so many answer tokens; if not given 32, or 1 where half of the answers are under 64 tokens."
+    )
+    window: int | None = option(None, "Of these only the last so many.")
+    checkpoints: tuple[int, ...] | None = option(
+        None, "Only answer tokens before this step; may repeat. Without any: all.", flag="--checkpoint"
+    )
+    within: str | None = option(
+        None, "Split the variance into between and within groups by this column of `sequences` or key of metadata."
+    )
+    short: Literal["exclude", "include"] = option(
+        "exclude", "Answers that end before a checkpoint: leave them out of it, or pool what they have."
+    )
+
+    def check(self, run_ids: Sequence[str]) -> None:
+        """UsageError for numbers that leave nothing to pool."""
+        super().check(run_ids)
+        check_pooling(self.stride, self.window, self.checkpoints or ())
+
+    def resolve(self, snapshot: Snapshot) -> Self:
+        """The layers by number, and the stride."""
+        layers = chosen_layers(snapshot, self.site, self.layer)
+        stride = self.stride or default_stride(own_answers(snapshot)["n_answer"].to_numpy())
+        marks = tuple(sorted(set(self.checkpoints))) if self.checkpoints else None
+        return replace(self, layer=",".join(map(str, layers)), stride=stride, checkpoints=marks)
+
+    def reads(self) -> Reads:
+        """Sequences and states."""
+        states = [("activations", {"site": self.site, "layer": int(layer)}) for layer in self.layer.split(",")]
+        return [("sequences", {}), *states]
+
+    def parameters(self, run_ids: Sequence[str]) -> dict[str, Any]:
+        """All options, and the version of the numbers."""
+        return dict(vars(self)) | {"checkpoints": list(self.checkpoints or ()) or None, "version": VERSION}
+
+    def compute(self, lake: Lake, runs: Sequence[Evidence]) -> Rows:
+        """A row per problem, layer and checkpoint, and one over problems."""
+        snapshot, run_id = runs[0].snapshot, runs[0].run_id
+        sequences = own_answers(snapshot)
+        check_samples(sequences, run_id)
+        assert self.stride is not None
+        marks = self.checkpoints or (None,)
+        poolings = [Pooling(self.stride, self.window, mark) for mark in marks]
+        codes = None
+        if self.within is not None:
+            codes = groups(sequences, self.within, "--within").rank("dense").fill_null(0).to_numpy().astype(np.int64)
+        rows: list[dict[str, Any]] = []
+        for layer in map(int, self.layer.split(",")):
+            for pooling, pooled in zip(poolings, pool(snapshot, self.site, layer, sequences, poolings), strict=True):
+                about = {"site": self.site, "layer": layer, **asdict(pooling), "within": self.within}
+                rows += self._of_place(sequences, pooling, pooled, codes, about)
+        short = int((sequences["n_answer"] < (max(self.checkpoints) if self.checkpoints else 0)).sum())
+        notices = [f"Pooled every {self.stride} answer tokens." if self.stride > 1 else "Pooled every answer token."]
+        if short:
+            done = "left out there" if self.short == "exclude" else "pooled over what they have"
+            notices.append(f"{short:,} of {sequences.height:,} answers end before the last checkpoint: {done}.")
+        return Rows({"sampling_variance": columns_of(rows)}, sequences.height, notices)
+
+    def _of_place(
+        self, sequences: pl.DataFrame, pooling: Pooling, pooled: Pooled, codes: np.ndarray | None, about: dict[str, Any]
+    ) -> list[dict[str, Any]]:
+        n_answer = sequences["n_answer"].to_numpy()
+        reached = n_answer >= (pooling.checkpoint or 1)
+        kept = np.isfinite(pooled.states).all(axis=1) & (reached | (self.short == "include"))
+        found: list[dict[str, Any]] = []
+        for (temperature,), part in sequences.with_row_index("row").group_by("temperature", maintain_order=True):
+            greedy = temperature == 0
+            per_prompt = []
+            for (prompt,), own in part.group_by("prompt_id", maintain_order=True):
+                rows = own["row"].to_numpy()
+                some = rows[kept[rows]]
+                spread_of = spread(pooled.states[some], None if codes is None else codes[some], greedy=greedy)
+                counts = {"n_samples": len(rows), "n_reached": int(reached[rows].sum()), "n_pooled": spread_of.n}
+                values = {name: value for name, value in vars(spread_of).items() if name != "n"}
+                per_prompt.append({"prompt_id": prompt, "temperature": temperature, **about, **counts, **values})
+            found += [*per_prompt, _over_prompts(per_prompt)]
+        return found
+
+
+def own_answers(snapshot: Snapshot) -> pl.DataFrame:
+    """The sequences that the model wrote by itself (those of imports say nothing, and count)."""
+    return answers(snapshot).filter(pl.col("origin").is_null() | pl.col("origin").is_in(OWN))
+
+
+def check_samples(sequences: pl.DataFrame, run_id: str) -> None:
+    """ConfigError where no problem has two samples, unless all are greedy."""
+    if not sequences.height:
+        raise ConfigError(f"Run {run_id} has no sequences that the model wrote by itself: there is no sampling to see.")
+    counts = sequences.filter(pl.col("temperature").is_null() | (pl.col("temperature") > 0))["prompt_id"].value_counts()
+    if counts.height and counts["count"].max() < 2:
+        raise ConfigError(
+            f"Run {run_id} has one sample of each prompt: one vector has no variance. "
+            "Collect several with `lake collect --samples 8`."
+        )
+
+
+def _over_prompts(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The mean of each value over problems, with intervals."""
+    means = {
+        name: mean_over_prompts(np.array([row[name] for row in rows]))
+        for name in ("tr_cov", "tr_cov_between", "relative_variance", "mean_pairwise_cosine")
+    }
+    total, cosine = means["tr_cov"], means["mean_pairwise_cosine"]
+    counts = {name: sum(row[name] for row in rows) for name in ("n_samples", "n_reached", "n_pooled")}
+    return {
+        **rows[0], "prompt_id": None, **counts, "n_prompts": total.n_prompts,
+        **{name: one.mean for name, one in means.items()}, "se_tr_cov": np.nan,
+        "ci_low": total.ci_low, "ci_high": total.ci_high,
+        "cosine_ci_low": cosine.ci_low, "cosine_ci_high": cosine.ci_high, "reason": total.reason,
+    }  # fmt: skip

@@ -1,0 +1,26 @@
+"""What a source of prompts is: a sequence of them that can be read more than once."""
+
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+from .fields import Prompt
+
+
+class PromptSource(Protocol):
+    """A sequence of prompts that can be read more than once."""
+
+    @property
+    def dataset(self) -> str | None:
+        """Name of the dataset or file."""
+        ...
+
+    @property
+    def split(self) -> str | None:
+        """Split of the dataset."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """What run.json needs to find the same prompts again, and to notice if they changed."""
+        ...
+
+    def __iter__(self) -> Iterator[Prompt]: ...

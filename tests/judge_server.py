@@ -1,0 +1,175 @@
+"""A judge to test against: a real HTTP server with an OpenAI-compatible address that answers, or misbehaves.
+
+The model's name says how: `good`, `free` (no usage), `priced` (usage.cost), `429`, `500-twice`, `503`, `hang`, `reset`,
+`html`, `no-choices`, `prose`, `fence`, `text-false`, `cut`, `by-order`. `make judge-server` prints its address.
+"""
+
+import json
+import re
+import socket
+import struct
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+KEY = "test-key"
+USAGE = {"prompt_tokens": 300, "completion_tokens": 20, "total_tokens": 320}
+HANG_S = 5.0
+PARTS = re.compile(r"<<<(PROBLEM|SOLUTION 1|SOLUTION 2) (\w{16})>>>\n(.*?)\n<<<END OF \1 \2>>>", re.DOTALL)
+
+
+class JudgeServer(ThreadingHTTPServer):
+    """What came in, by model, and how many at once."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.calls: Counter[str] = Counter()
+        self.bodies: list[dict[str, Any]] = []
+        self.times: list[float] = []
+        self.most_at_once = 0
+        self.pause_s = 0.0
+        self.retry_after = "0.05"
+        self._now = 0
+        self._lock = threading.Lock()
+
+    @property
+    def base_url(self) -> str:
+        """The address for a client."""
+        return f"http://127.0.0.1:{self.server_port}/v1"
+
+    def begin(self, body: dict[str, Any]) -> int:
+        """Note a call; returns how many of its model there were before."""
+        with self._lock:
+            self.bodies.append(body)
+            self.times.append(time.monotonic())
+            self._now += 1
+            self.most_at_once = max(self.most_at_once, self._now)
+            self.calls[body["model"]] += 1
+            return self.calls[body["model"]] - 1
+
+    def end(self) -> None:
+        """Note that a call is over."""
+        with self._lock:
+            self._now -= 1
+
+
+def shown(body: dict[str, Any]) -> dict[str, str]:
+    """What a judge that obeys only the system message sees: the parts between markers."""
+    return {name: text for name, _, text in PARTS.findall(body["messages"][1]["content"])}
+
+
+def true_verdict(body: dict[str, Any]) -> bool:
+    """Whether both solutions begin differently, as the methods of the bundled problems do."""
+    parts = shown(body)
+    return parts["SOLUTION 1"].split(":")[0] != parts["SOLUTION 2"].split(":")[0]
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: JudgeServer
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Nothing is printed."""
+
+    def do_GET(self) -> None:
+        """The list of models; `listed` has a price."""
+        price = {"prompt": "0.000001", "completion": "0.000002"}
+        self._json(200, {"object": "list", "data": [{"id": "listed", "object": "model", "pricing": price}]})
+
+    def do_POST(self) -> None:
+        """One completion, good or bad."""
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        before = self.server.begin(body)
+        try:
+            time.sleep(self.server.pause_s)
+            if self.headers["Authorization"] != f"Bearer {KEY}":
+                self._json(401, {"error": {"message": "no such key"}})
+            else:
+                self._answer(body["model"], before, body)
+        finally:
+            self.server.end()
+
+    def _answer(self, model: str, before: int, body: dict[str, Any]) -> None:
+        distinct = true_verdict(body)
+        good = json.dumps({"distinct": distinct, "reason": "They begin differently." if distinct else "The same."})
+        if model == "429" and before == 0:
+            self._json(429, {"error": {"message": "slow down"}}, {"Retry-After": self.server.retry_after})
+        elif (model == "500-twice" and before < 2) or model == "503":
+            self._json(int(model[:3]), {"error": {"message": "broken"}})
+        elif model == "hang":
+            time.sleep(HANG_S)
+        elif model == "reset":
+            self._reset()
+        elif model == "html":
+            self._send(200, b"<html><body>Welcome</body></html>", "text/html")
+        elif model == "no-choices":
+            self._json(200, {"id": "x", "object": "chat.completion", "usage": USAGE})
+        else:
+            self._json(200, _completion(model, good, distinct, shown(body)))
+
+    def _reset(self) -> None:
+        """Send half of a body, then reset the connection."""
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", "1000")
+        self.end_headers()
+        self.wfile.write(b'{"id": "x", "choices": [')
+        self.wfile.flush()
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.connection.close()
+        self.close_connection = True
+
+    def _json(self, status: int, value: Any, headers: dict[str, str] | None = None) -> None:
+        self._send(status, json.dumps(value).encode(), "application/json", headers)
+
+    def _send(self, status: int, data: bytes, kind: str, headers: dict[str, str] | None = None) -> None:
+        self.send_response(status)
+        for name, value in {"Content-Type": kind, "Content-Length": str(len(data)), **(headers or {})}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(data)
+
+
+def _completion(model: str, good: str, distinct: bool, parts: dict[str, str]) -> dict[str, Any]:
+    content = {
+        "prose": "I think that they are distinct.",
+        "fence": f"```json\n{good}\n```",
+        "text-false": '{"distinct": "false", "reason": "x"}',
+        "cut": good[:20],
+        "by-order": json.dumps({"distinct": parts["SOLUTION 1"] < parts["SOLUTION 2"], "reason": "by order"}),
+    }.get(model, good)
+    choice = {
+        "index": 0, "message": {"role": "assistant", "content": content},
+        "finish_reason": "length" if model == "cut" else "stop",
+    }  # fmt: skip
+    usage = {} if model == "free" else {"usage": USAGE | ({"cost": 0.0125} if model == "priced" else {})}
+    return {"id": "x", "object": "chat.completion", "created": 0, "model": model, "choices": [choice], **usage}
+
+
+@contextmanager
+def judge_server() -> Iterator[JudgeServer]:
+    """A server that runs while the context lasts."""
+    server = JudgeServer()
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+if __name__ == "__main__":
+    with judge_server() as running:
+        print(f"{running.base_url}  (key: {KEY})", flush=True)
+        try:
+            threading.Event().wait()
+        except KeyboardInterrupt:
+            pass
