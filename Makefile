@@ -32,7 +32,7 @@ help:
 	@echo "make test-inspect  read logs that Inspect AI really wrote"
 	@echo "make soak       attack lakes, doors and models for a while and count what held"
 	@echo "make test-browser  read a report and click through the dashboard in Chromium"
-	@echo "make exchange   autoencoders to and from the real packages (SAELens, dictionary_learning, sparsify), each in its own place"
+	@echo "make exchange   autoencoders to and from the real packages (SAELens, dictionary_learning, sparsify, SAEDashboard)"
 	@echo "make bench      measure speeds and sizes (benchmarks/)"
 	@echo "make gpu        compare and measure on a GPU (benchmarks/gpu.py), at most eight minutes"
 	@echo "make docs       write the generated pages of docs/ again"
@@ -100,11 +100,13 @@ test-sinks: $(DEV_STAMP) $(SINK_STAMP)
 # The real packages, each in an environment of its own. torchvision comes along built for another torch, and breaks it.
 $(EXCHANGE_STAMP): Makefile constraints.txt | $(BIN)/python
 	rm -rf $(EXCHANGE)
-	for name in saelens sparsify; do $(PYTHON) -m venv $(EXCHANGE)/$$name; done
+	for name in saelens sparsify dashboard; do $(PYTHON) -m venv $(EXCHANGE)/$$name; done
 	TORCH=$$(grep '^torch==' constraints.txt) \
 		&& $(EXCHANGE)/saelens/bin/pip install -q $$TORCH sae-lens==6.54.12 dictionary-learning==0.1.0 \
 		&& $(EXCHANGE)/saelens/bin/pip uninstall -q -y torchvision \
-		&& $(EXCHANGE)/sparsify/bin/pip install -q $$TORCH eai-sparsify==1.3.3
+		&& $(EXCHANGE)/sparsify/bin/pip install -q $$TORCH eai-sparsify==1.3.3 \
+		&& $(EXCHANGE)/dashboard/bin/pip install -q --no-deps sae-dashboard==0.8.0 \
+		&& $(EXCHANGE)/dashboard/bin/pip install -q numpy
 	@touch $@
 
 exchange: $(DEV_STAMP) $(EXCHANGE_STAMP)

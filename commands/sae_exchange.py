@@ -55,12 +55,23 @@ def import_folder(
 def export_folder(
     sae: Annotated[str, typer.Argument(metavar="SAE", help="Id of the autoencoder, or a unique beginning of it.")],
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder to make; its files of these names go.")],
+    dashboard: Annotated[
+        bool, typer.Option("--dashboard", help="Write batch-N.json, which Neuronpedia imports, instead of weights.")
+    ] = False,
+    run: Annotated[str, typer.Option(help="With --dashboard: the run that the features were computed on.")] = "latest",
     as_json: AsJson = False,
     lake: LakePath = HERE,
 ) -> None:
-    """Write an autoencoder as a SAELens folder, for vectors in the shape that hooks have them."""
+    """Write an autoencoder as a SAELens folder, or with --dashboard its features as SAEDashboard does."""
     from ..lake import Lake
+
+    if dashboard:
+        from ..lake.exchange.saedashboard.writing import export_dashboard
+
+        done = export_dashboard(Lake.open(lake), sae, folder, run=run)
+        say(f"{done.n_features:,} features in {len(done.files)} files")
+        return print_json(vars(done)) if as_json else print(folder)
     from ..lake.exchange.sae_export import export_sae
 
     files = export_sae(Lake.open(lake), sae, folder)
-    print_json({"folder": str(folder), "files": files}) if as_json else print(folder)
+    return print_json({"folder": str(folder), "files": files}) if as_json else print(folder)

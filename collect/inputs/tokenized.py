@@ -98,10 +98,13 @@ class PromptTokenizer:
             given = (*given, self._one_token(beginning.text))
         elif beginning.text is not None:
             whole = (item.text if item.rendered is None else item.rendered) + beginning.text
-            ids = self.tokenizer(whole, add_special_tokens=item.rendered is None, verbose=False)["input_ids"]
-            n = len(item.ids)
-            retokenised = list(ids[:n]) != item.ids.tolist()
-            if retokenised:
+            n, own = len(item.ids), item.ids.tolist()
+            # A chat template writes special tokens itself, the words of --prompt-template do not.
+            plain = item.rendered is None
+            both = (self.tokenizer(whole, add_special_tokens=adds, verbose=False) for adds in (plain, not plain))
+            ids = next((one["input_ids"] for one in both if list(one["input_ids"][:n]) == own), None)
+            if ids is None:
+                retokenised = True
                 ids, n = self.tokenizer(beginning.text, add_special_tokens=False, verbose=False)["input_ids"], 0
             given = (*given, *ids[n:])
             if len(given) == 0:

@@ -12,9 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from dashboard_lake import SAE, dashboard_lake
 
 from tracelake.lake.exchange.sae_import import read_sae
 from tracelake.lake.exchange.sae_weights import SaeWeights
+from tracelake.lake.exchange.saedashboard.writing import export_dashboard
 from tracelake.lake.exchange.saelens.writing import VERSION, saelens_files
 
 HERE = Path(__file__).parents[1]
@@ -87,3 +89,10 @@ def test_what_we_write_loads_in_saelens_and_computes_alike(made: Path, tmp_path:
         metadata = json.loads((target / "metadata.json").read_text())
         assert metadata["sae_lens_version"] == VERSION
         assert metadata["hook_name"] == sae.metadata["hook_name"]
+
+
+def test_classes_of_saedashboard_take_our_records_as_they_are(tmp_path: Path) -> None:
+    done = export_dashboard(dashboard_lake(tmp_path / "lake"), SAE, tmp_path / "out", run="run-00")
+    ours = tmp_path / "out" / done.files[0]
+    other_side("dashboard", "dashboard_side.py", str(ours), str(tmp_path / "theirs.json"))
+    assert json.loads((tmp_path / "theirs.json").read_text()) == json.loads(ours.read_text())
