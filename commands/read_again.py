@@ -73,7 +73,6 @@ def attribution(
 @app.command("second-order")
 @either_run
 @reading
-@either_run
 def second_order(
     run: AnyRun = "latest",
     direction: Annotated[
@@ -105,7 +104,6 @@ def second_order(
 @app.command()
 @either_run
 @reading
-@either_run
 def neurons(
     run: AnyRun = "latest",
     model: Model = None,
