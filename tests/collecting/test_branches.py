@@ -360,10 +360,10 @@ def test_branches_that_cannot_be_are_named(
     message: str,
 ) -> None:  # fmt: skip
     lake, parent = parents("llama")
-    n = len(lake.runs)
+    n = len(list(lake.runs()))
     with pytest.raises(kind, match=message):
         collect(model_folder("llama"), lake, **{"branch_from": parent, **settings})
-    assert len(lake.runs) == n
+    assert len(list(lake.runs())) == n
 
 
 @pytest.mark.parametrize(
