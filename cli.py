@@ -1,7 +1,4 @@
-"""The `lake` command: puts the verbs of `commands/` together. Results go to stdout, messages to stderr.
-
-Everything heavy is imported inside the verbs, so that `lake --help` answers at once.
-"""
+"""The `lake` command: puts the verbs of `commands/` together; what is heavy is imported inside them."""
 
 import sys
 from typing import Annotated
@@ -9,21 +6,7 @@ from typing import Annotated
 import typer
 
 from . import __version__
-from .commands import (
-    analyze,
-    ask,
-    collect,
-    demo,
-    embed,
-    exchange,
-    experiment,
-    judge,
-    maintain,
-    metrics,
-    readout,
-    sae,
-    show_run,
-)
+from .commands import analyze, ask, collect, demo, exchange, maintain, metrics, read_again, sae, show_run
 from .commands.toolkit.either_run import either_run
 from .commands.toolkit.outcome import outcome
 from .commands.toolkit.verify_option import reading
@@ -61,18 +44,15 @@ def root(
 app.command(cls=collect.CollectCommand)(collect.collect)
 for _verb in (ask.runs, maintain.vacuum, demo.demo):
     app.command()(_verb)
+app.command()(reading(show_run.dashboard))
 for _verb in (maintain.verify, maintain.rm):
     app.command()(either_run(_verb))
-app.command()(reading(show_run.dashboard))
 for _verb in (ask.show, ask.sql, ask.query, ask.chart, show_run.report, metrics.metrics):
     app.command()(reading(either_run(_verb)))
-for _verb in (embed.embed, judge.judge, readout.lens, readout.attribution):
-    analyze.app.command()(either_run(_verb))
-app.add_typer(analyze.app, name="analyze")
-app.add_typer(experiment.app, name="experiment")
-app.add_typer(sae.app, name="sae")
-app.add_typer(exchange.import_app, name="import")
-app.add_typer(exchange.export_app, name="export")
+for _group in (analyze, read_again, sae):
+    app.add_typer(_group.app, name=_group.NAME)
+for _group, _name in ((exchange.import_app, "import"), (exchange.export_app, "export")):
+    app.add_typer(_group, name=_name)
 
 
 if __name__ == "__main__":

@@ -78,7 +78,7 @@ class Comparison(PathChoice):
         """Besides the answers it needs."""
         return [("sequences", {}), ("token_steps", {})]
 
-    def parameters(self, run_ids: Sequence[str]) -> dict[str, Any]:
+    def parameters(self, run_ids: Sequence[str]) -> dict[str, object]:
         """The paths as they were asked for, and how they are compared."""
         return self._path().path_parameters() | {
             "umap": "none",
@@ -189,7 +189,7 @@ def _labels(paths: pl.DataFrame, sides: Sequence[Evidence], options: Comparison)
     return sorted(known[:2])
 
 
-def _fingerprints(steps: pl.DataFrame, paths: pl.DataFrame) -> dict[str, Any]:
+def _fingerprints(steps: pl.DataFrame, paths: pl.DataFrame) -> dict[str, object]:
     parts = []
     for per, frame, metrics in (("step", steps, STEP_METRICS), ("sequence", paths, PATH_METRICS)):
         for metric in metrics:
@@ -209,7 +209,7 @@ def _fingerprints(steps: pl.DataFrame, paths: pl.DataFrame) -> dict[str, Any]:
     return {name: frame[name].to_arrow() for name in frame.columns}
 
 
-def _comparisons(paths: pl.DataFrame, labels: list[str], options: Comparison) -> list[dict[str, Any]]:
+def _comparisons(paths: pl.DataFrame, labels: list[str], options: Comparison) -> list[dict[str, object]]:
     prompt = paths["prompt_id"].cast(pl.Categorical).to_physical().to_numpy().astype(np.int64)
     in_a = (paths["label"] == labels[0]).to_numpy()
     rows = []
@@ -222,7 +222,7 @@ def _comparisons(paths: pl.DataFrame, labels: list[str], options: Comparison) ->
     return rows
 
 
-def _correlations(steps: pl.DataFrame, paths: pl.DataFrame) -> dict[str, Any]:
+def _correlations(steps: pl.DataFrame, paths: pl.DataFrame) -> dict[str, object]:
     rows = []
     for (label,), group in steps.group_by("label", maintain_order=True):
         own = paths.filter(pl.col("label") == label)
@@ -253,7 +253,7 @@ def _correlated(frame: pl.DataFrame, metric: str, other: str) -> Any:
     return correlation(x, y, prompt, seed=SEED)
 
 
-def _columns(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _columns(rows: Sequence[dict[str, object]]) -> dict[str, object]:
     return {
         name: pa.array([row[name] for row in rows], from_pandas=True)
         if isinstance(rows[0][name], float)

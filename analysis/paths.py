@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import polars as pl
@@ -123,7 +123,7 @@ class PathQuestion(PathChoice):
         """What the paths of the resolved question are made of."""
         return Source(self.embedder, self.scope, self.site, self.layer)
 
-    def path_parameters(self) -> dict[str, Any]:
+    def path_parameters(self) -> dict[str, object]:
         """The part of an analysis' parameters that says which paths it reads."""
         chosen = sorted(self.sequences) if self.sequences else None
         return {**asdict(self.source), "include_prompt": self.include_prompt, "sequences": chosen}

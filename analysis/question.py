@@ -19,7 +19,7 @@ from ..lake.errors import NotFoundError, UsageError, did_you_mean
 from ..lake.snapshot import Snapshot
 from .option import options_of
 
-Columns = Mapping[str, Any]
+Columns = Mapping[str, object]
 Reads = Sequence[tuple[str, Mapping[str, int | str]]]
 """What of a run is read: (table, values of key columns that are wanted of it)."""
 QUESTIONS = {
@@ -68,13 +68,13 @@ class Answer:
     run_id: str
     analysis_id: str
     name: str
-    parameters: dict[str, Any]
+    parameters: dict[str, object]
     computed: bool
     n_rows: dict[str, int]
     seconds: float
     notices: tuple[str, ...] = ()
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         """Plain values for JSON."""
         return dict(vars(self)) | {"seconds": round(self.seconds, 3), "notices": list(self.notices)}
 
@@ -110,7 +110,7 @@ class Question(ABC):
         """What is read of every run, once the choices are made."""
 
     @abstractmethod
-    def parameters(self, run_ids: Sequence[str]) -> dict[str, Any]:
+    def parameters(self, run_ids: Sequence[str]) -> dict[str, object]:
         """What identifies the resolved question besides its name and the committed files."""
 
     @abstractmethod
@@ -169,7 +169,7 @@ def question_kind(name: str) -> type[Question]:
     return getattr(import_module(f".{module}", __package__), kind)
 
 
-def checked_options(kind: type[Question], given: Mapping[str, object]) -> dict[str, Any]:
+def checked_options(kind: type[Question], given: Mapping[str, object]) -> dict[str, object]:
     """The options among `given` as the fields hold them; UsageError for values that cannot be."""
     return {one.name: one.checked(given[one.name]) for one in options_of(kind) if one.name in given}
 
@@ -194,6 +194,6 @@ def _notices(lake: Lake, analysis: Analysis) -> tuple[str, ...]:
     return (text,) if text else ()
 
 
-def _length(columns: Columns) -> int:
+def _length(columns: Mapping[str, Any]) -> int:
     """Rows: the length of the first array among the columns; scalars are repeated."""
     return next((len(v) for v in columns.values() if hasattr(v, "__len__") and not isinstance(v, str)), 0)

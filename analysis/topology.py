@@ -18,6 +18,8 @@ from .question import Evidence, Rows
 from .trajectory import VERSION, nullable
 
 SPACES = ("pca", "raw")
+Row = dict[str, Any]
+"""A row of `persistence_summaries`, by column."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Topology(PathQuestion):
         if self.min_persistence < 0 or self.null_paths < 0 or self.max_points < 3:
             raise UsageError("--min-persistence and --null must be 0 or more, --max-points 3 or more.")
 
-    def parameters(self, run_ids: Sequence[str]) -> dict[str, Any]:
+    def parameters(self, run_ids: Sequence[str]) -> dict[str, object]:
         """The paths that are read, and what counts as a loop."""
         return self.path_parameters() | {
             "min_persistence": self.min_persistence,
@@ -77,7 +79,7 @@ class _Pairs:
         for dimension in (0, 1):
             self.blocks.append((sequence, space, dimension, found.pairs(dimension)))
 
-    def columns(self) -> dict[str, Any]:
+    def columns(self) -> dict[str, object]:
         lengths = [len(block[3]) for block in self.blocks]
         both = np.concatenate([block[3] for block in self.blocks])
         forever = ~np.isfinite(both[:, 1])
@@ -93,7 +95,7 @@ class _Pairs:
         }
 
 
-def _one_path(path: Paths, options: Topology, pairs: _Pairs) -> list[dict[str, Any]]:
+def _one_path(path: Paths, options: Topology, pairs: _Pairs) -> list[Row]:
     """The summary rows of one path, in both spaces and dimensions; its pairs are added to `pairs`."""
     sequence, points = int(path.sequence_id[0]), path.vectors
     key = {"sequence_id": sequence, "n_points": len(points)}
@@ -117,7 +119,7 @@ def _one_path(path: Paths, options: Topology, pairs: _Pairs) -> list[dict[str, A
     return rows
 
 
-def _sums(sums: Numbers, dimension: int) -> dict[str, Any]:
+def _sums(sums: Numbers, dimension: int) -> Row:
     what = "loops" if dimension else "finite components: the path has one point"
     return {
         "n_pairs": sums.n_pairs,
@@ -129,7 +131,7 @@ def _sums(sums: Numbers, dimension: int) -> dict[str, Any]:
     }
 
 
-def _null(points: np.ndarray, sums: Numbers, least: float, options: Topology, sequence: int) -> dict[str, Any]:
+def _null(points: np.ndarray, sums: Numbers, least: float, options: Topology, sequence: int) -> Row:
     found = chance(
         np.asarray(points, np.float64), sums, n_paths=options.null_paths, min_persistence=least,
         max_points=options.max_points, seed=SEED + sequence,
@@ -150,8 +152,8 @@ _NUMBERS = (
 )  # fmt: skip
 
 
-def _summary_columns(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    columns: dict[str, Any] = {
+def _summary_columns(rows: Sequence[Row]) -> dict[str, object]:
+    columns: dict[str, object] = {
         "sequence_id": np.array([row["sequence_id"] for row in rows], np.int64),
         "space": [row["space"] for row in rows],
         "dimension": np.array([row["dimension"] for row in rows], np.int16),
@@ -163,7 +165,7 @@ def _summary_columns(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _notices(rows: Sequence[dict[str, Any]]) -> list[str]:
+def _notices(rows: Sequence[Row]) -> list[str]:
     sparse = {row["sequence_id"] for row in rows if row.get("n_landmarks", 0) < row["n_points"] and "n_pairs" in row}
     if not sparse:
         return []

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, ClassVar, Literal, Self
+from typing import ClassVar, Literal, Self
 
 import numpy as np
 import pyarrow as pa
@@ -43,7 +43,7 @@ class Trajectory(PathQuestion):
         many = n_sequences > UMAP_UP_TO
         return replace(resolved, umap="none" if many else "both", declined=many)
 
-    def parameters(self, run_ids: Sequence[str]) -> dict[str, Any]:
+    def parameters(self, run_ids: Sequence[str]) -> dict[str, object]:
         """The paths that are read, and what is drawn of them."""
         return {**self.path_parameters(), "umap": self.umap, "seed": SEED, "version": VERSION}
 
@@ -132,8 +132,8 @@ _ROW_REASONS = (
 )
 
 
-def _step_columns(blocks: Sequence[_Block], shared: np.ndarray | None, own: bool) -> dict[str, Any]:
-    columns: dict[str, Any] = {
+def _step_columns(blocks: Sequence[_Block], shared: np.ndarray | None, own: bool) -> dict[str, object]:
+    columns: dict[str, object] = {
         "sequence_id": _joined(b.paths.sequence_id for b in blocks),
         "position": _joined(b.paths.position for b in blocks).astype(np.int32),
     }
@@ -152,7 +152,7 @@ def _step_columns(blocks: Sequence[_Block], shared: np.ndarray | None, own: bool
     return columns | {"reason": reasons(flags, _ROW_REASONS)}
 
 
-def _plane_columns(blocks: Sequence[_Block]) -> dict[str, Any]:
+def _plane_columns(blocks: Sequence[_Block]) -> dict[str, object]:
     steps = [geometry.steps_of(b.flat, b.paths.starts) for b in blocks]
     flat = np.concatenate([b.flat for b in blocks])
     return {
@@ -186,9 +186,9 @@ _PATH_REASONS = (
 )
 
 
-def _path_columns(blocks: Sequence[_Block], own: bool) -> dict[str, Any]:
+def _path_columns(blocks: Sequence[_Block], own: bool) -> dict[str, object]:
     n_steps = _joined(b.paths.lengths for b in blocks)
-    columns: dict[str, Any] = {
+    columns: dict[str, object] = {
         "sequence_id": _joined(b.paths.sequence_id[b.paths.starts] for b in blocks),
         "n_steps": n_steps.astype(np.int32),
         "min_cos_to_prompt": nullable(
@@ -208,7 +208,7 @@ def _path_columns(blocks: Sequence[_Block], own: bool) -> dict[str, Any]:
     return columns | {"reason": reasons(flags, _PATH_REASONS)}
 
 
-def _plane_summary(blocks: Sequence[_Block]) -> dict[str, Any]:
+def _plane_summary(blocks: Sequence[_Block]) -> dict[str, object]:
     shapes = [geometry.shape_of(b.flat, b.paths.starts, geometry.steps_of(b.flat, b.paths.starts)) for b in blocks]
     names = ("mean_velocity", "max_velocity", "path_length", "mean_curvature_rad", "max_curvature_rad")
     found = {}

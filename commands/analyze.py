@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from . import embed, judge, read_again
+from .labelling import grade, labels
 from .terminal import HERE, AnyRun, AsJson, LakePath, open_lake, print_json, say
 from .toolkit.completion import runs
 from .toolkit.either_run import either_run
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from ..analysis.option import Option
     from ..analysis.question import Answer
 
+NAME = "analyze"
 Force = Annotated[bool, typer.Option("--force", help="Compute again what is stored.")]
 Figures = Annotated[
     Path | None, typer.Option(metavar="DIR", help="Draw every sequence into this folder, with an index as CSV.")
@@ -51,6 +54,9 @@ app = typer.Typer(
     rich_markup_mode=None,
     cls=QuestionGroup,
 )
+
+app.command("grade")(reading(grade))
+app.command("labels")(labels)
 
 
 def question_command(name: str) -> Any:
@@ -115,6 +121,10 @@ def _parameter(option: "Option") -> inspect.Parameter:
     return _keyword(
         option.name, annotation, list(option.default) if option.repeats and option.default else option.default
     )
+
+
+for _verb in (embed.embed, judge.judge, read_again.lens, read_again.attribution):
+    app.command()(either_run(_verb))
 
 
 @app.command("list")

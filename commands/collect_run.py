@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..collect.config import resolve_config
 from ..collect.inputs.prompts import checked_source
+from .answers_line import answers, answers_text
 from .terminal import print_json, say
 from .toolkit.interrupt import Interrupt
 from .toolkit.progress import ProgressBar
@@ -45,7 +46,7 @@ def run_collect(
         target = Lake.create(lake)
         say(_start_text(collection, sizes))
         collected = collection.start(target, assume_yes=assume_yes)
-    _report(collected, as_json)
+    _report(collected, answers(target, collected.run_id), as_json)
     return collected.run_id
 
 
@@ -64,16 +65,18 @@ def _resume(lake: Path, run: str, flags: dict[str, Any], as_json: bool) -> str:
         say(f"{run_id} is complete already.")
         print_json({"run_id": run_id, "status": "complete"}) if as_json else print(run_id)
         return run_id
-    _report(collected, as_json)
+    _report(collected, answers(opened, collected.run_id), as_json)
     return collected.run_id
 
 
-def _report(collected: "Collected", as_json: bool) -> None:
+def _report(collected: "Collected", graded: dict[str, Any] | None, as_json: bool) -> None:
     rate = collected.n_tokens / max(collected.seconds, 1e-9)
     say(
         f"{collected.n_sequences:,} sequences, {collected.n_tokens:,} tokens, {collected.n_bytes / 1e6:,.1f} MB "
         f"in {collected.seconds:.1f} s ({rate:,.0f} tokens/s)"
     )
+    if graded:
+        say(answers_text(graded))
     if not as_json:
         print(collected.run_id)
         return
@@ -85,6 +88,7 @@ def _report(collected: "Collected", as_json: bool) -> None:
         "n_bytes": collected.n_bytes,
         "seconds": round(collected.seconds, 3),
         "notices": list(collected.notices),
+        **({"answers": graded} if graded else {}),
     }
     print_json(facts)
 
@@ -111,7 +115,8 @@ def _facts(collection: "Collection", sizes: "Estimate") -> dict[str, Any]:
 
 
 def _estimate_text(collection: "Collection", sizes: "Estimate") -> str:
-    bound = "" if sizes.exact else " at most (the model may stop earlier)"
+    early = "the corpus may end" if collection.config.corpus else "the model may stop"
+    bound = "" if sizes.exact else f" at most ({early} earlier)"
     lines = [
         f"sequences  {sizes.n_sequences:>16,}",
         f"tokens     {sizes.n_tokens:>16,}{bound}",

@@ -3,11 +3,14 @@
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from .terminal import HERE, AllowHost, AnyRun, AsJson, LakePath, print_json, say
+
+if TYPE_CHECKING:
+    from ..queries.sinks.run_numbers import RunNumbers, RunReader
 
 
 def metrics(
@@ -58,7 +61,7 @@ def metrics(
         _write(reader, "json" if as_json and output is None else form, output, as_json)
 
 
-def _serve(reader: Any, host: str, port: int, interval: float, as_json: bool, allow_hosts: list[str]) -> None:
+def _serve(reader: "RunReader", host: str, port: int, interval: float, as_json: bool, allow_hosts: list[str]) -> None:
     from ..queries.hosts import LOOPBACK
     from ..queries.sinks.prometheus import make_endpoint
 
@@ -75,14 +78,14 @@ def _serve(reader: Any, host: str, port: int, interval: float, as_json: bool, al
             say("stopped")
 
 
-def _final(reader: Any) -> Any:
+def _final(reader: "RunReader") -> "RunNumbers":
     reading = reader.read()
     if reading.status != "complete":
         say(f"run {reading.run_id} is {reading.status}: these are the numbers so far")
     return reading
 
 
-def _push(reader: Any, url: str, job: str, as_json: bool) -> None:
+def _push(reader: "RunReader", url: str, job: str, as_json: bool) -> None:
     from ..queries.sinks.prometheus import push
 
     reading = _final(reader)
@@ -91,7 +94,7 @@ def _push(reader: Any, url: str, job: str, as_json: bool) -> None:
     print_json(done) if as_json else print(f"pushed {reading.n_samples} samples of {reading.run_id} to {url}")
 
 
-def _send(reader: Any, site: str | None, as_json: bool) -> None:
+def _send(reader: "RunReader", site: str | None, as_json: bool) -> None:
     from ..queries.sinks.datadog import Intake, send
 
     intake = Intake.from_environment(site)
@@ -101,7 +104,7 @@ def _send(reader: Any, site: str | None, as_json: bool) -> None:
     print_json(done) if as_json else print(f"sent {n_series} series of {reading.run_id} to {intake.address}")
 
 
-def _write(reader: Any, form: str, output: Path | None, as_json: bool) -> None:
+def _write(reader: "RunReader", form: str, output: Path | None, as_json: bool) -> None:
     from ..lake.output import replace_file
 
     if form == "prometheus":

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..lake.errors import UsageError
-from . import sae_measures
+from . import sae_exchange, sae_measures
 from .terminal import HERE, AsJson, LakePath, overwrite, print_json, say
 from .toolkit.completion import runs
 from .toolkit.interrupt import Interrupt
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ..analysis.sae.options import TrainOptions
     from ..analysis.sae.plan import TrainingPlan
 
+NAME = "sae"
 app = typer.Typer(
     help="Sparse autoencoders: train them from stored vectors, evaluate them, look their features up.",
     no_args_is_help=True,
@@ -232,3 +233,5 @@ def remove(
 app.command("eval")(sae_measures.evaluate)
 app.command()(sae_measures.compare)
 app.command()(sae_measures.features)
+app.command("import")(sae_exchange.import_folder)
+app.command("export")(sae_exchange.export_folder)

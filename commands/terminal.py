@@ -3,7 +3,7 @@
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,12 +18,10 @@ LakePath = Annotated[
     Path, typer.Option("--lake", envvar="TRACELAKE_LAKE", help="Folder of the lake.", show_default=True)
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object with stable keys.")]
-Form = Annotated[str, typer.Option("--format", "-f", help="table, csv, json, jsonl or parquet.")]
 AllowHost = Annotated[
     list[str] | None,
     typer.Option("--allow-host", metavar="NAME", help="Answer to this host name too, not only to localhost."),
 ]
-Output = Annotated[Path | None, typer.Option("--output", "-o", help="Write to this file instead, replacing it whole.")]
 RunName = Annotated[
     str, typer.Argument(metavar="RUN", help="Run id, unique prefix, tag, or `latest`.", autocompletion=runs)
 ]
@@ -47,7 +45,7 @@ def overwrite(text: str, *, last: bool) -> None:
     print(f"\r{printable(text)}", end="\n" if last else "", file=steering(sys.stderr), flush=True)
 
 
-def print_json(value: Any) -> None:
+def print_json(value: object) -> None:
     """One JSON object on stdout."""
     print(json.dumps(value, ensure_ascii=False, default=str))
 

@@ -1,7 +1,7 @@
 """Pictures of a run's paths, and the analyses that they show."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ..analysis.question import Answer
@@ -17,6 +17,6 @@ class DrawnAnalyses:
     n_figures: int
     n_without_rows: int
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         """Plain values for JSON, the answers left out."""
         return {"index": self.index, "n_figures": self.n_figures, "n_without_rows": self.n_without_rows}

@@ -5,6 +5,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .judged_lake import JudgedLake
+from .read_again import ReadAgain
 from .sae_lake import SaeLake
 
 if TYPE_CHECKING:
@@ -33,7 +35,7 @@ def _quietly(*_: object) -> None:
     """What nobody listens to."""
 
 
-class OpenLake(SaeLake):
+class OpenLake(SaeLake, JudgedLake, ReadAgain):
     """What `tracelake.open` returns."""
 
     def collect(

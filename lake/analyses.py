@@ -22,7 +22,7 @@ class AnalysisRemoval:
     files: int
     bytes: int
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         """Plain values for JSON."""
         return asdict(self)
 
@@ -30,7 +30,7 @@ class AnalysisRemoval:
 def commit_analysis(
     lake: Lake,
     analysis: Analysis,
-    tables: Mapping[str, Mapping[str, Any]],
+    tables: Mapping[str, Mapping[str, object]],
     vectors: Sequence[Mapping[str, Any]] = (),
     blobs: Mapping[str, bytes] | None = None,
     *,

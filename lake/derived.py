@@ -49,7 +49,7 @@ class StoredAnalysis:
     n_rows: dict[str, int]
     n_bytes: int
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         """Plain values for JSON."""
         return asdict(self)
 

@@ -9,7 +9,7 @@ import os
 import re
 import tempfile
 import weakref
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -21,6 +21,7 @@ from .errors import DamageError, LakeError, NotFoundError, UsageError, did_you_m
 from .notices import name_damaged
 from .reading.checked_files import CheckedFiles, committed_files
 from .reading.damage import changed_file, damaged_files
+from .run_row import RunRow
 from .schema import stored_tables
 from .snapshot import Snapshot
 from .sql import table_views as views
@@ -51,7 +52,7 @@ class Connection:
     def __init__(
         self,
         snapshot: Snapshot,
-        runs: Sequence[Mapping[str, Any]],
+        runs: Sequence[RunRow],
         *,
         run: str | None = None,
         extra_views: Sequence[tuple[str, str, str]] = (),

@@ -11,7 +11,7 @@ from .errors import ConfigError, DamageError, LockedError, NewerFormatError, Not
 from .json_values import parse
 from .layout import RUN_ID, WRITER, check_name
 from .notices import name_damaged
-from .records.run_json import FORMAT_VERSION, OWN, encode_run_json, read_run_json
+from .records.run_json import FORMAT_VERSION, OWN, RunJson, encode_run_json, read_run_json
 from .schema import TABLES
 from .snapshot import RunLog, Snapshot, read_run, run_ids, take_snapshot
 from .storage.local import LocalStore
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .derived import StoredAnalysis
     from .duck import Connection
     from .reading.selection import Selected
+    from .run_row import RunRow
     from .upkeep.removal import Removal
     from .upkeep.vacuum import Vacuumed
     from .upkeep.verify import Verification
@@ -92,7 +93,7 @@ class Lake:
         except LockedError:
             return  # another process made it in the same moment: as good as ours
 
-    def start_run(self, run_id: str, run_json: Mapping[str, Any], writer: str = "w0") -> "RunWriter":
+    def start_run(self, run_id: str, run_json: Mapping[str, object], writer: str = "w0") -> "RunWriter":
         """Publish run.json and open the run for writing; LockedError or UsageError if the run exists."""
         data = encode_run_json(run_id, run_json)
         lease = self._take_lease(run_id, writer)
@@ -105,7 +106,7 @@ class Lake:
             lease.release()
             raise
 
-    def join_run(self, run_id: str, run_json: Mapping[str, Any], writer: str) -> "RunWriter":
+    def join_run(self, run_id: str, run_json: Mapping[str, object], writer: str) -> "RunWriter":
         """Start the run, or join it if another writer did: all must bring the same run.json; ConfigError otherwise.
 
         Calling it again after a crash goes on where this writer was.
@@ -179,13 +180,13 @@ class Lake:
         name_damaged(self.path, snapshot.damaged)
         return snapshot
 
-    def rows_of_runs(self, logs: Iterable[RunLog]) -> list[dict[str, Any]]:
+    def rows_of_runs(self, logs: Iterable[RunLog]) -> "list[RunRow]":
         """Rows of the table `runs`, one per log, oldest first."""
         from .runs import run_rows
 
         return run_rows(logs, self.store)
 
-    def runs(self) -> list[dict[str, Any]]:
+    def runs(self) -> "list[RunRow]":
         """One dict per run, oldest first, with the columns of the table `runs`."""
         return self.rows_of_runs(self.snapshot().runs.values())
 
@@ -195,7 +196,7 @@ class Lake:
 
         return runs_table(self.runs())
 
-    def run_json(self, run: str) -> dict[str, Any]:
+    def run_json(self, run: str) -> RunJson:
         """Configuration and provenance of a run."""
         return read_run_json(self.store, self.resolve_run(run))[0]
 

@@ -1,12 +1,14 @@
 """Layers by number: 0 is the first block, -1 the last, -2 the one before."""
 
-from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
 from .errors import NotFoundError
 
+if TYPE_CHECKING:
+    from .records.run_json import RunJson
 
-def layer_number(run_id: str, run_json: Mapping[str, Any], layer: int) -> int:
+
+def layer_number(run_id: str, run_json: "RunJson", layer: int) -> int:
     """The layer counted from the first block; NotFoundError where the run's model has none of that number."""
     if layer >= 0:
         return layer

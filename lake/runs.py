@@ -3,15 +3,16 @@
 import json
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 
 from . import layout
 from .errors import LakeError, NotFoundError, UsageError, did_you_mean
 from .layout import DERIVED_WRITER, LOCKS
-from .records.run_json import MODEL_KEYS, read_run_json
+from .records.run_json import MODEL_KEYS, RunJson, read_run_json
 from .records.tombstone import check_tombstone
+from .run_row import RunRow
 from .snapshot import RunLog, run_ids
 from .storage.store import Store
 from .tables.runs import RUNS
@@ -34,7 +35,7 @@ def held_writers(store: Store, run_id: str) -> list[str]:
     return [name.split(".")[1] for name in names if store.held(f"{LOCKS}/{name}")]
 
 
-def run_row(log: RunLog, store: Store) -> dict[str, Any]:
+def run_row(log: RunLog, store: Store) -> RunRow:
     """One row of `runs`."""
     given, completion, counters = log.run_json, log.completion, log.counters
     model = given.get("model") or {}
@@ -53,17 +54,17 @@ def run_row(log: RunLog, store: Store) -> dict[str, Any]:
         "n_tokens": counters.get("n_tokens", 0),
         "error": completion.error if completion else None,
     }
-    return {name: row[name] for name in RUNS.names}
+    return cast(RunRow, {name: row[name] for name in RUNS.names})
 
 
-def run_rows(logs: Iterable[RunLog], store: Store) -> list[dict[str, Any]]:
+def run_rows(logs: Iterable[RunLog], store: Store) -> list[RunRow]:
     """All rows of `runs`, oldest first."""
     return [run_row(log, store) for log in sorted(logs, key=created)]
 
 
-def runs_table(rows: Sequence[dict[str, Any]]) -> pa.Table:
+def runs_table(rows: Sequence[RunRow]) -> pa.Table:
     """Rows of `runs` as an Arrow table with the declared schema."""
-    return pa.Table.from_pylist(list(rows), schema=RUNS.schema)
+    return pa.Table.from_pylist([dict(row) for row in rows], schema=RUNS.schema)
 
 
 def created(log: RunLog) -> tuple[str, str]:
@@ -76,7 +77,7 @@ def known_runs(store: Store) -> tuple[list[tuple[str, str | None, bool]], dict[s
     known: list[tuple[str, str, str | None, bool]] = []
     damaged: dict[str, LakeError] = {}
     for run_id in run_ids(store):
-        body: dict[str, Any] = {}
+        body: RunJson = {}
         removed = False
         try:
             body = read_run_json(store, run_id)[0]
@@ -112,9 +113,9 @@ def resolve(text: str, runs: Sequence[tuple[str, str | None, bool]]) -> str:
     raise NotFoundError(f"There is no run {text!r}.{did_you_mean(text, dict.fromkeys(names))}")
 
 
-def _time(text: Any) -> datetime | None:
+def _time(text: object) -> datetime | None:
     return datetime.fromisoformat(text) if isinstance(text, str) else None
 
 
-def _json(value: Any) -> str | None:
+def _json(value: object) -> str | None:
     return None if value is None else json.dumps(value, ensure_ascii=False, sort_keys=True)

@@ -31,7 +31,7 @@ class Commit:
 
     what: str
     place: Place
-    fields: Mapping[str, Any]
+    fields: Mapping[str, object]
     publish: Callable[..., object]
     """Called with the record's fields."""
     is_unsure: Callable[[], bool]
@@ -57,6 +57,7 @@ class SegmentWriter:
         self._blobs: list[BlobFile] = []
         self._blob_folder = layout.part(layout.BLOBS, self.run_id, {}, commit.place.part_name())
         self._counters: dict[str, int] = {}
+        self._notes: dict[str, Any] = {}
         self._sealed = False
 
     @property
@@ -64,7 +65,7 @@ class SegmentWriter:
         """Bytes spilled to staging so far (after sealing: the bytes of the committed files)."""
         return self._written + sum(part.bytes_written for part in self._parts if not self._sealed)
 
-    def append(self, table: str, columns: Mapping[str, Any]) -> None:
+    def append(self, table: str, columns: Mapping[str, object]) -> None:
         """Add rows: columns are numpy or Arrow arrays, lists, or scalars (repeated); a missing nullable column is null.
 
         Arrays are kept, not copied, until they are written: do not write into them afterwards.
@@ -83,7 +84,7 @@ class SegmentWriter:
         self,
         table: str,
         *,
-        columns: Mapping[str, Any],
+        columns: Mapping[str, object],
         vectors: np.ndarray,
         dtype: str,
         layer: int | None = None,
@@ -141,12 +142,16 @@ class SegmentWriter:
         for name, value in counters.items():
             self._counters[name] = self._counters.get(name, 0) + int(value)
 
+    def note(self, values: Mapping[str, Any]) -> None:
+        """Say something in the commit record for whoever resumes the run."""
+        self._notes |= values
+
     def _add(
         self,
         place: tuple[Any, ...],
         table: Table,
-        constants: Mapping[str, Any],
-        columns: Mapping[str, Any],
+        constants: Mapping[str, int | str],
+        columns: Mapping[str, object],
         vectors: np.ndarray | None,
     ) -> None:
         if place not in self._buffers:
@@ -203,7 +208,8 @@ class SegmentWriter:
         columns = {entry.table: TABLES[entry.table].names for entry in files}
         try:
             self._place.store.place(moves)
-            self._commit.publish(**self._commit.fields, files=files, blobs=blobs, columns=columns, counters=counters)
+            fields = {"files": files, "blobs": blobs, "columns": columns, "counters": counters, "extra": self._notes}
+            self._commit.publish(**self._commit.fields, **fields)
         except BaseException:
             if not self._commit.is_unsure():
                 with suppress(OSError):

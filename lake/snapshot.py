@@ -3,13 +3,12 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
 
 from . import commits, layout
 from .commits import BlobEntry, FileEntry, Record
 from .errors import DamageError, LakeError, NotFoundError
 from .layout import DERIVED_WRITER, RUN_ID
-from .records.run_json import read_run_json
+from .records.run_json import RunJson, read_run_json
 from .records.tombstone import check_tombstone
 from .storage.store import Store
 
@@ -19,7 +18,7 @@ class RunLog:
     """Everything the lake knows of one run: run.json and its commit records, one chain per writer."""
 
     run_id: str
-    run_json: dict[str, Any]
+    run_json: RunJson
     digest: str
     chains: dict[str, list[Record]]
     removed: bool
@@ -91,6 +90,9 @@ class RunLog:
         if completion is None or completion.status == "failed":
             return completion and completion.status
         planned = len((self.run_json.get("plan") or {}).get("segments") or [])
+        # A source of unknown length may end before all segments of the plan are filled.
+        filled = completion.extra.get("n_segments")
+        planned = min(planned, filled) if type(filled) is int else planned
         return "complete" if self.committed >= set(range(planned)) else None
 
 

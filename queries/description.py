@@ -24,8 +24,8 @@ def describe_run(lake: Lake, run_id: str) -> dict[str, Any]:
             }
     return {
         "run": {name: _parsed(name, value) for name, value in row.items()},
-        "unmeasured": about.get("unmeasured", {}),
-        "n_segments": len(about.get("plan", {}).get("segments", [])),
+        "unmeasured": about.get("unmeasured") or {},
+        "n_segments": len((about.get("plan") or {}).get("segments") or []),
         "tables": tables,
     }
 

@@ -5,8 +5,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..lake.run_row import RunRow
 from .results.cells import timestamp_text
 from .results.text_table import printable
+from .saved_query import Value
 
 if TYPE_CHECKING:
     import altair
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 _SHOWN = ("run_id", "tag", "kind", "status", "model", "n_sequences", "n_tokens", "created_at")
 
 
-class Runs(Sequence[dict[str, Any]]):
+class Runs(Sequence[RunRow]):
     """The runs of a lake, oldest first: a polars frame (`.frame`, and every method of one), and a list of dicts.
 
     Calling it reads the lake again and returns the dicts.
@@ -39,7 +41,7 @@ class Runs(Sequence[dict[str, Any]]):
         assert isinstance(frame, pl.DataFrame)
         return frame
 
-    def __call__(self) -> list[dict[str, Any]]:
+    def __call__(self) -> list[RunRow]:
         return self._lake.run_rows()
 
     def __getattr__(self, name: str) -> Any:
@@ -53,7 +55,7 @@ class Runs(Sequence[dict[str, Any]]):
     def __len__(self) -> int:
         return len(self._rows)
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
+    def __iter__(self) -> Iterator[RunRow]:
         return iter(self._rows)
 
     def __repr__(self) -> str:
@@ -78,7 +80,7 @@ class OpenRun:
         self.run_id = lake.resolve_run(run)
 
     @property
-    def info(self) -> dict[str, Any]:
+    def info(self) -> RunRow:
         """The run's row of the table `runs`."""
         return next(row for row in self.lake.run_rows() if row["run_id"] == self.run_id)
 
@@ -105,7 +107,7 @@ class OpenRun:
         """The result of one SELECT over this run's rows alone; `$run` is its id."""
         return self.lake.sql(statement, {"run": self.run_id} if "$run" in statement else None, run=self.run_id)
 
-    def query(self, name: str, **params: Any) -> "polars.DataFrame":
+    def query(self, name: str, **params: Value) -> "polars.DataFrame":
         """The rows of a saved query."""
         return self.lake.query(name, run=self.run_id, **params)
 
@@ -134,7 +136,7 @@ class OpenRun:
         )
 
 
-def _cell(value: Any) -> str:
+def _cell(value: object) -> str:
     if value is None:
         return "\u00b7"
     if isinstance(value, datetime):

@@ -4,9 +4,10 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..lake.lake import Lake
+from ..lake.run_row import RunRow
 from .derived_views import view_definitions
 from .open_run import OpenRun, Runs
-from .saved_query import find
+from .saved_query import Value, find
 
 if TYPE_CHECKING:
     import altair
@@ -25,7 +26,7 @@ class QueriedLake(Lake):
         """The runs, oldest first: a frame that also is a list of dicts, and can be called like `Lake.runs`."""
         return Runs(self)
 
-    def run_rows(self) -> list[dict[str, Any]]:
+    def run_rows(self) -> list[RunRow]:
         """One dict per run, oldest first."""
         return super().runs()
 
@@ -73,13 +74,13 @@ class QueriedLake(Lake):
         with self.connect(run=run, locked=True) as connection:
             return connection.arrow(statement, dict(parameters or {}) or None)
 
-    def query(self, name: str, **params: Any) -> "polars.DataFrame":
+    def query(self, name: str, **params: Value) -> "polars.DataFrame":
         """The rows of a saved query; `params` are its parameters, e.g. `run="latest"`."""
         query = find(name, self)
         with self.connect(locked=True) as connection:
             return query.run(connection, self.resolve_run, **params)
 
-    def query_arrow(self, name: str, **params: Any) -> "pa.Table":
+    def query_arrow(self, name: str, **params: Value) -> "pa.Table":
         """The rows of a saved query as an Arrow table."""
         query = find(name, self)
         with self.connect(locked=True) as connection:
@@ -93,7 +94,7 @@ class QueriedLake(Lake):
         width: int | None = None,
         height: int | None = None,
         title: str | None = None,
-        **params: Any,
+        **params: Value,
     ) -> "altair.Chart":
         """The chart of a saved query; shows itself in a notebook. NoRowsError, with the reason, if it has no rows."""
         from .charts.chart import Shape
@@ -103,7 +104,7 @@ class QueriedLake(Lake):
         drawing = self.draw(name, theme=theme, shape=Shape(width, height, title), params=params)
         return drawing.chart  # type: ignore[return-value]
 
-    def draw(self, name: str, *, theme: str, shape: "Shape | None" = None, params: Mapping[str, Any]) -> "Drawing":
+    def draw(self, name: str, *, theme: str, shape: "Shape | None" = None, params: Mapping[str, Value]) -> "Drawing":
         """The chart of a saved query with what its reader must know; NoRowsError says why there are none."""
         from .charts.absence import why_empty
         from .charts.chart import NoRowsError, draw

@@ -1,10 +1,10 @@
 """The tour that ends `lake demo`: three answers in SQL and a set of charts, with the commands that make them."""
 
 from pathlib import Path
-from typing import Any
 
 from .charts.chart import NoRowsError, draw
 from .charts.chart_file import save
+from .queried_lake import QueriedLake
 from .results.formats import render
 from .saved_query import find
 
@@ -42,7 +42,7 @@ CHARTS = (
 )
 
 
-def show_tour(lake: Any, run_id: str, folder: Path, *, theme: str) -> list[Path]:
+def show_tour(lake: QueriedLake, run_id: str, folder: Path, *, theme: str) -> list[Path]:
     """Print the answers, write the charts as PNG and one page as HTML; returns the files written."""
     for question, template in QUESTIONS:
         statement = template.format(run=run_id)

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pyarrow as pa
+from readout_rows import readout_rows
 from sae_rows import sae_rows
 
 from tracelake.lake.duck import Connection
@@ -360,6 +361,8 @@ def frames() -> dict[str, pl.DataFrame]:
         "operations": operations,
     }
     loose |= derived_rows(rng, sequences) | sae_rows(RUN)
+    for name, rows in readout_rows(rng, sequences).items():
+        loose[name] = [*loose.get(name, []), *rows]  # type: ignore[list-item]
     return {name: typed(name, loose.get(name, [])) for name in TABLES}
 
 

@@ -30,7 +30,6 @@ log = logging.getLogger(__name__)
 TOKENIZER_PROBLEMS = 3000
 BUCKET_BATCHES = 25
 """Batches are cut from this many batches' worth of examples sorted by length: less padding to compute."""
-IGNORED = -100
 
 
 @dataclass(frozen=True)

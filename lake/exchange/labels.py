@@ -37,9 +37,9 @@ class ImportedLabels:
     n_correct: int
     notices: tuple[str, ...]
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         """Plain values for JSON."""
-        return dict(vars(self)) | {"notices": list(self.notices)}
+        return {**vars(self), "notices": list(self.notices)}
 
 
 def import_labels(lake: "Lake", file: Path, run: str = "latest", *, name: str | None = None) -> ImportedLabels:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypedDict, cast
 
 import pyarrow as pa
 
@@ -45,7 +45,29 @@ _KINDS: dict[str, Any] = {
 }  # fmt: skip
 
 
-def read_run_json(store: Store, run_id: str) -> tuple[dict[str, Any], str]:
+class RunJson(TypedDict, total=False):
+    """What run.json says of a run; its keys are checked to be of these types when it is read."""
+
+    run_id: str
+    format_version: int
+    schema_version: int
+    tombstones: str
+    created_at: str | None
+    tag: str | None
+    kind: str | None
+    seed: int | None
+    model: dict[str, Any] | None
+    """Facts of the model (`MODEL_KEYS`), and whatever else its collector knew."""
+    config: dict[str, Any] | None
+    versions: dict[str, Any] | None
+    plan: dict[str, Any] | None
+    source: dict[str, Any] | None
+    unmeasured: dict[str, Any] | None
+    """What could not be measured, and why, by table."""
+    notices: list[str]
+
+
+def read_run_json(store: Store, run_id: str) -> tuple[RunJson, str]:
     """run.json and the digest that the first records carry; NotFoundError if there is no such run."""
     name = layout.run_json(run_id)
     try:
@@ -57,7 +79,7 @@ def read_run_json(store: Store, run_id: str) -> tuple[dict[str, Any], str]:
     what = f"run.json of run {run_id} ({store.path}/{name})"
     body = parse(data, what)
     check_run_json(body, run_id, what)
-    return body, hashlib.sha256(data).hexdigest()
+    return cast(RunJson, body), hashlib.sha256(data).hexdigest()
 
 
 def check_run_json(body: Mapping[str, Any], run_id: str, what: str) -> None:
@@ -82,7 +104,7 @@ def check_run_json(body: Mapping[str, Any], run_id: str, what: str) -> None:
         )
 
 
-def encode_run_json(run_id: str, run_json: Mapping[str, Any]) -> bytes:
+def encode_run_json(run_id: str, run_json: Mapping[str, object]) -> bytes:
     """The bytes of run.json; UsageError for what no reader could read."""
     check_name(run_id, RUN_ID, "run id")
     body = {"run_id": run_id, "format_version": FORMAT_VERSION, "schema_version": SCHEMA_VERSION, TOMBSTONES: "sealed"}

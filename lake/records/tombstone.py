@@ -1,13 +1,10 @@
 """The tombstone of a removed run: what hides it, whatever is left of it on disk."""
 
-from collections.abc import Mapping
-from typing import Any
-
 from .. import commits, layout
 from ..errors import DamageError
 from ..json_values import Time, check_types, parse
 from ..storage.store import Store
-from .run_json import TOMBSTONES
+from .run_json import TOMBSTONES, RunJson
 
 
 def bury(store: Store, run_id: str, digest: str, draft: str) -> None:
@@ -16,7 +13,7 @@ def bury(store: Store, run_id: str, digest: str, draft: str) -> None:
     commits.publish(store, commits.sealed(body)[0], layout.tombstone(run_id), draft=draft)
 
 
-def check_tombstone(store: Store, run_id: str, run_json: Mapping[str, Any] | None, digest: str | None) -> None:
+def check_tombstone(store: Store, run_id: str, run_json: RunJson | None, digest: str | None) -> None:
     """DamageError if what lies there is not the tombstone of this run: a run must not vanish by a stray file."""
     what = f"The tombstone of run {run_id}"
     data = commits.read(store, layout.tombstone(run_id), run_id)

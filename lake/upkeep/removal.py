@@ -5,7 +5,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from secrets import token_hex
-from typing import Any
 
 from .. import layout
 from ..errors import LakeError, LockedError
@@ -27,7 +26,7 @@ class Removal:
     bytes: int
     trash: str | None
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         """Plain values for JSON."""
         return asdict(self)
 

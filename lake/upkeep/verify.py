@@ -6,7 +6,7 @@ quick: records, chains, names, sizes, footers. full: also SHA-256 of every file.
 import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -52,7 +52,7 @@ class Verification:
         """Whether nothing is damaged."""
         return not self.problems
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         """The report as plain values for JSON."""
         return {"ok": self.ok, **asdict(self)}
 

@@ -1,7 +1,6 @@
 """Rows of one table that wait to be written: kept as they come, joined and sorted when they go."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +17,7 @@ _WRITER_FILLS = frozenset({"run_id", "dtype", "dim", "vector"})
 class TableBuffer:
     """The buffered rows of one table, one partition and one vector format."""
 
-    def __init__(self, table: Table, constants: Mapping[str, Any]) -> None:
+    def __init__(self, table: Table, constants: Mapping[str, int | str]) -> None:
         self.table = table
         self.constants = dict(constants)
         self.given = [c for c in table.columns if c.name not in constants and c.name != table.vector]
@@ -30,7 +29,7 @@ class TableBuffer:
         self.n_rows = 0
         self.n_bytes = 0
 
-    def append(self, columns: Mapping[str, Any], vectors: np.ndarray | None = None) -> int:
+    def append(self, columns: Mapping[str, object], vectors: np.ndarray | None = None) -> int:
         """Add rows; returns the bytes they hold. Arrays are kept, not copied: the caller must not write into them."""
         self._check_names(columns)
         n_rows = len(vectors) if vectors is not None else length(columns.values())
@@ -82,12 +81,12 @@ class TableBuffer:
         schema = self.table.schema
         if not self.table.vector:
             return schema
-        dtype, dim = self.constants["dtype"], self.constants["dim"]
+        dtype, dim = str(self.constants["dtype"]), int(self.constants["dim"])
         place = schema.get_field_index(self.table.vector)
         meta = {"dtype": dtype, "dim": str(dim)}
         return schema.set(place, pa.field(self.table.vector, pa.binary(width(dtype, dim)), False, meta))
 
-    def _check_names(self, columns: Mapping[str, Any]) -> None:
+    def _check_names(self, columns: Mapping[str, object]) -> None:
         given = columns.keys()
         if given <= self._names and self._required <= given:
             return

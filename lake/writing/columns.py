@@ -1,7 +1,6 @@
 """Columns as callers give them (numpy, Arrow, lists, scalars): checked against the schema, joined into Arrow arrays."""
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Sized
 
 import numpy as np
 import pyarrow as pa
@@ -10,6 +9,9 @@ from ..errors import UsageError
 from ..tables.table import Column, Table
 
 Chunk = np.ndarray | pa.Array
+Several = np.ndarray | pa.Array | pa.ChunkedArray | list[object] | tuple[object, ...]
+"""What a column of several rows may be given as."""
+_SEVERAL = (np.ndarray, pa.Array, pa.ChunkedArray, list, tuple)
 
 
 class Repeat:
@@ -17,17 +19,17 @@ class Repeat:
 
     __slots__ = ("value", "n_rows")
 
-    def __init__(self, value: Any, n_rows: int) -> None:
+    def __init__(self, value: object, n_rows: int) -> None:
         self.value, self.n_rows = value, n_rows
 
     def __len__(self) -> int:
         return self.n_rows
 
 
-def length(values: Iterable[Any]) -> int:
+def length(values: Iterable[object]) -> int:
     """Rows of an append: the length of its first array, 1 if all are scalars."""
     for value in values:
-        if isinstance(value, np.ndarray | pa.Array | pa.ChunkedArray | list | tuple):
+        if isinstance(value, _SEVERAL) and isinstance(value, Sized):
             return len(value)
     return 1
 
@@ -37,13 +39,13 @@ def numpy_type(column: Column) -> np.dtype | None:
     return _NUMPY.get(column.type)
 
 
-def chunk_of(table: Table, column: Column, value: Any, n_rows: int, plain: np.dtype | None) -> Chunk | Repeat:
+def chunk_of(table: Table, column: Column, value: object, n_rows: int, plain: np.dtype | None) -> Chunk | Repeat:
     """One appended column, checked; numpy of the type `plain` passes through untouched."""
     if value is None and not column.required:
         return Repeat(None, n_rows)
     if type(value) is np.ndarray and value.dtype == plain and value.ndim == 1:
         chunk: Chunk | Repeat = value
-    elif isinstance(value, np.ndarray | pa.Array | pa.ChunkedArray | list | tuple):
+    elif isinstance(value, _SEVERAL):
         array = _converted(table, column, value)
         if column.required and array.null_count:
             nulls = f"{array.null_count} of {len(array)} values are"
@@ -68,7 +70,7 @@ _NUMPY = {
 }
 
 
-def _converted(table: Table, column: Column, value: Any) -> pa.Array:
+def _converted(table: Table, column: Column, value: Several) -> pa.Array:
     try:
         if isinstance(value, np.ndarray) and value.ndim == 2 and pa.types.is_list(column.type):
             flat = pa.array(np.ascontiguousarray(value).reshape(-1))
@@ -113,7 +115,7 @@ def _check_kind(given: pa.DataType, wanted: pa.DataType) -> None:
         raise TypeError("the kinds differ")
 
 
-def _scalar(table: Table, column: Column, value: Any) -> Any:
+def _scalar(table: Table, column: Column, value: object) -> object:
     if isinstance(value, np.generic):
         value = value.item()
     if type(value) is str and column.type == _TEXT:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import polars
 
     from ...lake.duck import Connection
+    from ...lake.run_row import RunRow
     from ..queried_lake import QueriedLake
 
 SHOWN_ROWS = 5_000
@@ -36,7 +37,7 @@ class Browse:
 
     lake: "QueriedLake"
     connection: "Connection"
-    runs: list[dict[str, Any]]
+    runs: "list[RunRow]"
     run_id: str
     profile: str
     theme: str

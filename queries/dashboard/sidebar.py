@@ -2,11 +2,12 @@
 
 import os
 from pathlib import Path
-from typing import Any
 
 import streamlit as st
 
+from ...lake.duck import Connection
 from ...lake.errors import LakeError
+from ...lake.run_row import RunRow
 from ..queried_lake import QueriedLake
 from ..saved_query import saved_queries
 from .browse import IN_URL, Browse, shown_errors
@@ -39,7 +40,7 @@ def main() -> None:
         _show(lake, connection)
 
 
-def _show(lake: QueriedLake, connection: Any) -> None:
+def _show(lake: QueriedLake, connection: Connection) -> None:
     found = connection.arrow("FROM runs WHERE status <> 'removed' ORDER BY created_at DESC, run_id DESC").to_pylist()
     with st.sidebar:
         st.markdown("#### tracelake")
@@ -61,7 +62,7 @@ def _show(lake: QueriedLake, connection: Any) -> None:
     VIEWS[view](Browse(lake, connection, found, run_id, profile, theme))
 
 
-def _label(run: dict[str, Any]) -> str:
+def _label(run: RunRow) -> str:
     tag = f"tag {run['tag']}, " if run["tag"] else ""
     return f"{tag}{Path(run['model'] or 'unknown').name}, {run['n_sequences']:,} sequences, {run['status']}"
 

@@ -46,7 +46,7 @@ class WrittenReport:
     profile: str
     sequences: list[Chosen]
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         """Plain values with stable keys."""
         return {
             "run_id": self.run_id,

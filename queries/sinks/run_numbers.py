@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 
 from ...lake.commits import Record
 from ...lake.lake import Lake
+from ...lake.run_row import RunRow
 from ...lake.schema import stored_tables
 from ...lake.snapshot import RunLog, Snapshot
 from ..derived_views import view_definitions
@@ -72,7 +72,7 @@ class RunReader:
         common = {"run": run_id, "tag": rows[0]["tag"], "model": rows[0]["model"]}
         return RunNumbers(run_id, rows[0]["status"], self.profile, _families(points, common))
 
-    def _count(self, snapshot: Snapshot, rows: list[dict[str, Any]], log: RunLog) -> None:
+    def _count(self, snapshot: Snapshot, rows: list[RunRow], log: RunLog) -> None:
         """Bring the tally up to the snapshot; from the start if the run is another one or a known segment is gone."""
         records = {_identity(record): record for record in log.segments}
         if log.run_id != self._run_id or not self._seen <= records.keys():
@@ -100,7 +100,7 @@ def _families(points: list[Point], common: dict[str, str | None]) -> list[Family
     return [Family(metric, found[name]) for name, metric in METRICS.items() if name in found]
 
 
-def _about_run(row: dict[str, Any], log: RunLog) -> Iterator[Point]:
+def _about_run(row: RunRow, log: RunLog) -> Iterator[Point]:
     yield (
         "tracelake_run_info",
         tuple(str(row[name] or "") for name in ("kind", "architecture", "device", "dtype")),
@@ -108,8 +108,7 @@ def _about_run(row: dict[str, Any], log: RunLog) -> Iterator[Point]:
     )
     for status in STATUSES:
         yield "tracelake_run_status", (status,), int(row["status"] == status)
-    for when in ("created", "finished"):
-        time = row[f"{when}_at"]
+    for when, time in (("created", row["created_at"]), ("finished", row["finished_at"])):
         yield f"tracelake_run_{when}_timestamp_seconds", (), None if time is None else _seconds(time)
     commits = [_seconds(datetime.fromisoformat(record.time)) for record in log.segments]
     yield "tracelake_last_commit_timestamp_seconds", (), max(commits, default=None)

@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from ...lake.commits import Record
 from ...lake.errors import DamageError
 from ...lake.reading.damage import damaged_files
+from ...lake.run_row import RunRow
 from ...lake.snapshot import Snapshot
 from ..derived_views import view_definitions
 from .metric import BITS, RISKS, SECONDS, Histogram
@@ -139,9 +139,7 @@ class Tally:
         return Histogram(bounds, at_most, count, self.values[f"{name}_sum", label])
 
 
-def count_segments(
-    tally: Tally, snapshot: Snapshot, rows: list[dict[str, Any]], records: list[Record], profile: str
-) -> None:
+def count_segments(tally: Tally, snapshot: Snapshot, rows: list[RunRow], records: list[Record], profile: str) -> None:
     """Add what the segments `records` of the snapshot's only run hold; `rows` are those of the table `runs`."""
     from ...lake.duck import Connection
 

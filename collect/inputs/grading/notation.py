@@ -19,7 +19,6 @@ _CHARACTERS = str.maketrans(
 
 _NUMBER_ARGUMENT = r"(?:\{\s*(-?(?:[0-9][0-9.,]*|\.[0-9]+))\s*\}|([0-9]))"
 _FRACTION = re.compile(rf"\\[dtc]?frac\s*{_NUMBER_ARGUMENT}\s*{_NUMBER_ARGUMENT}(?![0-9])")
-_STYLES = "text(?:bf|it|rm|sf|tt|normal)?|math(?:rm|bf|it|sf|tt)|mbox|boldsymbol|bm"
 _OTHER_DIGIT = re.compile(r"(?![0-9])\d")
 _BRACES = re.compile(r"\\boxed\s*\{|\\.|[{}]", re.DOTALL)
 

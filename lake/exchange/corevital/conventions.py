@@ -10,8 +10,6 @@ from math import isfinite, log
 from .report import Attention, FirstLayer, Generation, Layer, Report
 
 COLLAPSED_NATS = 0.1
-COLLAPSED_SHARE = 0.03
-FOCUSED_WEIGHT = 0.9
 
 ENCODER_DECODER = (
     "T5", "MT5", "UMT5", "LongT5", "Switch", "Bart", "MBart", "Pegasus", "BigBirdPegasus", "Marian", "LED",
