@@ -125,7 +125,10 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return seen
 
 
-@pytest.mark.parametrize("architecture", ["gpt2", "llama", "qwen3", "mistral-window", "gemma2", "t5"])
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("llama", "qwen3", "gemma2")]
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "mistral-window", "t5", *SLOW])
 def test_forced_to_its_own_token_a_branch_is_its_parent(
     model_folder: Callable[[str], Path],
     parents: Parents,
