@@ -388,6 +388,12 @@ def test_settings_that_do_not_fit_together(settings: dict, message: str) -> None
         CollectConfig(**settings)
 
 
+def test_steps_and_sequences_may_be_numbers() -> None:
+    config = CollectConfig(branch_from="r", at=3, sequence=7)
+    assert (config.at, config.sequence) == (("3",), (7,))
+    assert CollectConfig(branch_from="r", at=[0, "every:4"], sequence=(1, 2)).at == ("0", "every:4")
+
+
 def test_a_parent_of_other_weights(parents: Parents, tmp_path: Path) -> None:
     lake, parent = parents("llama")
     other = save(random_model("llama", seed=1), tmp_path / "other")
