@@ -175,10 +175,16 @@ class CollectConfig(BaseModel):
             raise ValueError("must be 0 (greedy) or a positive number")
         return value
 
-    @field_validator("prompt", "keep", "stop", "stop_when", "edit", "embed_scope", "at", mode="before")
+    @field_validator("prompt", "keep", "stop", "stop_when", "edit", "embed_scope", "at", "sequence", mode="before")
     @classmethod
     def _one_is_a_list(cls, value: Any) -> Any:
-        return (value,) if isinstance(value, str) else value
+        return (value,) if isinstance(value, str | int) else value
+
+    @field_validator("at", mode="before")
+    @classmethod
+    def _steps_are_numbers_too(cls, value: Any) -> Any:
+        several = value if isinstance(value, list | tuple) else (value,)
+        return tuple(str(one) if type(one) is int else one for one in several)
 
     @model_validator(mode="after")
     def _fits_together(self) -> "CollectConfig":
