@@ -1,7 +1,4 @@
-"""The `lake` command: puts the verbs of `commands/` together. Results go to stdout, messages to stderr.
-
-Everything heavy is imported inside the verbs, so that `lake --help` answers at once.
-"""
+"""The `lake` command: puts the verbs of `commands/` together; what is heavy is imported inside them."""
 
 import sys
 from typing import Annotated

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import torch
 from gpt2_size import prompt_ids, prompt_texts, save_words
@@ -19,6 +20,8 @@ from measurement import Result, Sample, arguments, interleave, timed
 from report import finish
 from transformers import AutoModelForCausalLM, LlamaConfig
 
+from tracelake.analysis.sae.options import TrainOptions
+from tracelake.analysis.sae.trainer import start_training
 from tracelake.collect.config import CollectConfig
 from tracelake.collect.running.collector import Collection
 from tracelake.lake import Lake
@@ -144,6 +147,54 @@ def speeds(result: Result, scratch: Path, device: str, options: Any) -> None:
         show(result, batch, samples, peaks, 2 * batch * (n_prompt + n_new), 2 * batch * n_new)
 
 
+def autoencoders(result: Result, scratch: Path, device: str, options: Any) -> None:
+    """Training from stored vectors of random features, alone and four at once."""
+    n_rows, width = (4_096, 64) if options.small else (262_144, 2_048)
+    lake = vectors_of_features(scratch / "lake_sae", n_rows, width, device)
+    table = result.table(
+        f"Training autoencoders on {n_rows:,} stored bfloat16 vectors of width {width:,}, batch 4,096",
+        *("architecture", "features", "autoencoders at once", "vectors/s", "seconds", "FVU"),
+    )
+    for arch in ("topk", "batchtopk", "jumprelu"):
+        for seeds in ((0,), (0, 1, 2, 3)) if arch == "topk" else ((0,),):
+            settings = TrainOptions(
+                archs=(arch,), ks=(32,), widths=("8x",), seeds=seeds, batch_size=1_024 if options.small else 4_096,
+                device=device, exclude="none", commits=2,
+            )  # fmt: skip
+            trained = start_training(lake, ["features"], settings)
+            rows = lake.sql("select max(tokens_per_s) as rate, min(fvu) as fvu from sae_training where run_id = ?",
+                            [trained.run_id]).row(0)  # fmt: skip
+            table.add(arch, 8 * width, len(seeds), round(rows[0]), round(trained.seconds, 2), round(rows[1], 4))
+
+
+def vectors_of_features(path: Path, n_rows: int, width: int, device: str) -> Lake:
+    """A run of `n_rows` sparse sums of random directions, as a harvest would store them."""
+    torch.manual_seed(0)
+    directions = torch.nn.functional.normalize(torch.randn(4 * width, width, device=device), dim=-1)
+    lake = Lake.create(path)
+    model = {"name": "features", "n_layers": 1, "weights_sha256": "0" * 64, "special_ids": []}
+    per_sequence = 1_024
+    with lake.start_run("features", {"kind": "read", "model": model}) as run:
+        with run.segment(0, (0, n_rows // per_sequence)) as segment:
+            for sequence in range(n_rows // per_sequence):
+                active = torch.randint(0, 4 * width, (per_sequence, 16), device=device)
+                strengths = torch.rand(per_sequence, 16, 1, device=device) + 0.5
+                rows = (directions[active] * strengths).sum(1).to(torch.bfloat16).cpu().view(torch.uint16).numpy()
+                is_validation = sequence % 16 == 0
+                key = {
+                    "sequence_id": np.full(per_sequence, sequence),
+                    "position": np.arange(per_sequence, dtype=np.int32),
+                }
+                split = "validation" if is_validation else "train"
+                segment.append("sequences", {"sequence_id": np.array([sequence]), "split": [split], "prompt": ""})
+                segment.append_vectors(
+                    "activations", layer=0, site="resid_post", columns={**key, "stack": "decoder"}, vectors=rows,
+                    dtype="bfloat16",
+                )  # fmt: skip
+        run.finish()
+    return lake
+
+
 def with_peak(case: Callable[[], float], peaks: dict[str, float], name: str, device: str) -> Callable[[], float]:
     """The case, and in `peaks` the most memory of the device (or of this process) it had, in GB."""
 
@@ -207,6 +258,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=options.scratch) as folder:
         faithful(result, device, ["Llama"] if options.small else list(CONFIGS))
         speeds(result, Path(folder), device, options)
+        autoencoders(result, Path(folder), device, options)
     finish(result, options)
 
 
