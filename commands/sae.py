@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..lake.errors import UsageError
-from . import sae_exchange, sae_measures
+from . import sae_exchange, sae_measures, sae_run
+from .sae_lists import items, layer_numbers, numbers
 from .terminal import HERE, AsJson, LakePath, overwrite, print_json, say
 from .toolkit.completion import runs
 from .toolkit.interrupt import Interrupt
@@ -120,40 +121,16 @@ def _options(given: dict[str, Any]) -> "TrainOptions":
     )  # fmt: skip
     return TrainOptions(
         **{name: given[name] for name in same},
-        layers=tuple(_layers(given["layers"])),
-        archs=tuple(_items(given["arch"])),
-        widths=tuple(_items(given["width"])),
-        ks=tuple(_numbers(given["k"], int, "--k")),
-        nested=tuple(_numbers(given["nested"], int, "--nested")),
-        sparsities=tuple(_numbers(given["sparsity"], float, "--sparsity")),
-        seeds=tuple(_numbers(given["seeds"], int, "--seeds")),
+        layers=tuple(layer_numbers(given["layers"])),
+        archs=tuple(items(given["arch"])),
+        widths=tuple(items(given["width"])),
+        ks=tuple(numbers(given["k"], int, "--k")),
+        nested=tuple(numbers(given["nested"], int, "--nested")),
+        sparsities=tuple(numbers(given["sparsity"], float, "--sparsity")),
+        seeds=tuple(numbers(given["seeds"], int, "--seeds")),
         scale=given["scale"] == "norm",
         validation_runs=tuple(given["validation_run"] or ()),
     )
-
-
-def _items(text: str | None) -> list[str]:
-    return [item.strip() for item in (text or "").split(",") if item.strip()]
-
-
-def _numbers(text: str | None, kind: type, option: str) -> list[Any]:
-    try:
-        return [kind(item) for item in _items(text)]
-    except ValueError:
-        raise UsageError(f"{option} {text!r}: give {kind.__name__} values separated by commas.") from None
-
-
-def _layers(text: str | None) -> list[int]:
-    """`0-5`, `3,-1`, or both."""
-    layers: list[int] = []
-    for item in _items(text):
-        first, dash, last = item[1:].partition("-") if item[0] == "-" else item.partition("-")
-        first = item[0] * (item[0] == "-") + first
-        try:
-            layers += range(int(first), int(last) + 1) if dash else [int(first)]
-        except ValueError:
-            raise UsageError(f"--layers {text!r}: give blocks like 0-5 or 3,-1.") from None
-    return layers
 
 
 def _progress(step: int, n_steps: int, fvu: float) -> None:
@@ -235,3 +212,4 @@ app.command()(sae_measures.compare)
 app.command()(sae_measures.features)
 app.command("import")(sae_exchange.import_folder)
 app.command("export")(sae_exchange.export_folder)
+app.command("run")(sae_run.run_saes)
