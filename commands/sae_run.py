@@ -27,9 +27,7 @@ def run_saes(
     lr: Annotated[float | None, typer.Option(help="Learning rate of the training.")] = None,
     tag: Annotated[str | None, typer.Option(help="Label of both runs.")] = None,
     extract_only: Annotated[bool, typer.Option("--extract-only", help="Only read the corpus.")] = False,
-    train_only: Annotated[
-        bool, typer.Option("--train-only", help="SOURCE has been read: train, evaluate, encode.")
-    ] = False,
+    train_only: Annotated[bool, typer.Option("--train-only", help="SOURCE is a run: train, evaluate, encode.")] = False,
     no_features: Annotated[bool, typer.Option("--no-features", help="Leave out the feature tables.")] = False,
     as_json: AsJson = False,
     lake: LakePath = HERE,
