@@ -22,7 +22,7 @@ WITHOUT_REACH = frozenset(
     on_long dtype store_dtype max_bytes segment_items batch_size tag seed topk observe_prompt edge_threshold edge_cap
     strict_timings embed_scope prompts_format split_lines grader chat_template allow_missing generation_config
     tokens text_field min_chars document_tokens pack validation
-    branch_from continue_run sequence at force
+    branch_from continue_run sequence at force edge_cap_generated
     """.split()
 )
 """Settings that only say how to compute; all others, also those of later versions, have to be typed."""
