@@ -71,7 +71,6 @@ def attribution(
 
 
 @app.command("second-order")
-@either_run
 @reading
 @either_run
 def second_order(
@@ -103,7 +102,6 @@ def second_order(
 
 
 @app.command()
-@either_run
 @reading
 @either_run
 def neurons(
