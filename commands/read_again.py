@@ -72,7 +72,6 @@ def attribution(
 
 @app.command("second-order")
 @reading
-@either_run
 def second_order(
     run: AnyRun = "latest",
     direction: Annotated[
@@ -103,7 +102,6 @@ def second_order(
 
 @app.command()
 @reading
-@either_run
 def neurons(
     run: AnyRun = "latest",
     model: Model = None,

@@ -32,6 +32,8 @@ class RunWriter:
         self.run_id, self.writer = run_id, writer
         self.store, self._lease = store, lease
         self._broken = False
+        self._kept: set[int] = set()
+        """Numbers of the records that this writer published."""
         self._open: SegmentWriter | None = None
         self._sealing: str | None = None
         self._lost: str | None = None
@@ -67,6 +69,11 @@ class RunWriter:
     def bytes_committed(self) -> int:
         """Bytes of all committed files of the run."""
         return sum(size for record in self._current().visible for _, size, _ in record.paths)
+
+    @property
+    def notes(self) -> dict[int, dict[str, Any]]:
+        """What the commits of segments say for whoever goes on, by segment."""
+        return {record.segment: record.extra for record in self._current().segments if record.segment is not None}
 
     @property
     def finished(self) -> bool:
@@ -114,7 +121,9 @@ class RunWriter:
 
     def _opened(self, what: str, fields: dict[str, Any], buffer_bytes: int) -> SegmentWriter:
         place = Place(self.store, self.run_id, self.writer, self.next_seq)
-        commit = Commit(what, place, fields, self._publish, lambda: self._broken, self._release_segment)
+        seq = self.next_seq
+        keeps = lambda: self._broken or seq in self._kept  # noqa: E731
+        commit = Commit(what, place, fields, self._publish, keeps, self._release_segment)
         self._open = SegmentWriter(commit, buffer_bytes=buffer_bytes)
         return self._open
 
@@ -168,14 +177,22 @@ class RunWriter:
                 # Linked but not synced: neither committed nor not. A fresh start reads what is really there.
                 self._broken = self.store.exists(target)
                 raise
-        record = commits.decode(data, record.name, self.run_id)
+        return self._published(commits.decode(data, record.name, self.run_id), digest)
+
+    def _published(self, record: Record, digest: str) -> Record:
+        """Note a record that is there. What it names must not be taken back, whatever breaks in (an interrupt, too)."""
+        self._kept.add(record.seq)
         assert record.digest == digest
         with self._chained:
             self._chain.append(record)
             if self._sealing == f"segment {record.segment}":
                 self._sealing = None
         if _is_end(record):
-            self._publish_end(record)
+            try:
+                self._publish_end(record)
+            except BaseException:
+                self._broken = True
+                raise
         return record
 
     def _publish_end(self, record: Record) -> None:
@@ -184,10 +201,8 @@ class RunWriter:
         known = self.store.names(folder)
         if leaf not in known:
             draft = f"{layout.staging(self.run_id, self.writer)}/end.part"
-            self._broken = True  # until it is there: what is committed must not be taken back
             with explained(f"publishing the end of run {self.run_id}"):
                 commits.publish(self.store, b"", f"{folder}/{leaf}", draft=draft)
-            self._broken = False
         earlier = [name for name in known if name != leaf and name.startswith(f"{record.writer}-")]
         with suppress(OSError):  # an end too many is no harm
             self.store.remove(f"{folder}/{name}" for name in earlier)

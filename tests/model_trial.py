@@ -26,7 +26,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokeni
 from trial_checks import Trial, differences
 
 from tracelake.collect.config import CollectConfig
-from tracelake.collect.models.site_names import ATTENTION_SITES, CROSS_SITES, SITES
+from tracelake.collect.models.site_names import ATTENTION_SITES, CROSS_SITES, ROTARY_SITES, SITES
 from tracelake.collect.models.stack import CROSS, SELF
 from tracelake.collect.models.taps import Tap
 from tracelake.collect.running import plan
@@ -226,7 +226,7 @@ def _everything(collection: Collection, outcome: Outcome) -> tuple[str, ...]:
     """What `--keep` can ask of the model; heads only where they can be observed."""
     observed = collection.wishes.attention
     outcome.heads = ("of some layers" if observed.reason else "observed") if observed else ""
-    outcome.sites = [site for site in SITES if _is_there(collection, site)]
+    outcome.sites = [site for site in SITES if site not in ROTARY_SITES and _is_there(collection, site)]
     sites = [f"activations:{site}@0,-1" for site in outcome.sites if site != "resid_post"]
     return ("tokens", "layers", "activations:resid_post", *sites, *(["heads"] if observed else []))
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ...lake.errors import ConfigError, DamageError
+from ..models.load_errors import FAULTS
 from .scope import PROMPT, Scope
 
 MINILM = "all-MiniLM-L6-v2"
@@ -119,8 +120,9 @@ class Embedder:
         disable_progress_bar()
         try:
             self._model: Any = SentenceTransformer(str(source), device=device, trust_remote_code=False)
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"Embedder {name!r} could not be loaded: {str(error).splitlines()[0]}") from error
+        except FAULTS as error:
+            said = (str(error).splitlines() or [type(error).__name__])[0]
+            raise ConfigError(f"Embedder {name!r} could not be loaded: {said}") from error
         self.name = MINILM if name is None else name
 
     def embed(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -163,7 +165,13 @@ def _refuse_foreign_code(folder: Path) -> None:
         return
     import json
 
-    for module in json.loads(modules.read_text(encoding="utf-8")):
+    try:
+        named = json.loads(modules.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{modules} cannot be read as JSON: {error}. Name a sentence-transformers folder.") from error
+    if not isinstance(named, list) or not all(isinstance(module, dict) for module in named):
+        raise ConfigError(f"{modules} is no list of modules. Name a sentence-transformers folder with --embedder.")
+    for module in named:
         if not str(module.get("type", "")).startswith(TRUSTED_MODULES):
             raise ConfigError(
                 f"{modules} asks to run {module.get('type')!r}, which is not part of sentence-transformers."

@@ -130,7 +130,8 @@ def _check(node: dict[str, Any]) -> None:
 
 def _asks_what_there_is(node: dict[str, Any]) -> bool:
     called = node["function"].get("function_name", "") if node.get("type") == "TABLE_FUNCTION" else ""
-    return node.get("type") == "SHOW_REF" or called.lower().startswith(("duckdb_", "pragma_"))
+    lists = node.get("type") == "SHOW_REF" and _table(node) is None and not node.get("query")
+    return lists or called.lower().startswith(("duckdb_", "pragma_"))
 
 
 def _table(node: dict[str, Any]) -> str | None:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import polars
 
 CONDITION = "condition"
-_SEQUENCES = f"""
+CHOSEN_SEQUENCES = f"""
     SELECT
         sequence_id, correct, predicted_answer, answer, n_prompt_tokens AS prompt_tokens,
         n_generated_tokens AS generated_tokens, finish_reason,
@@ -88,5 +88,5 @@ def filtered(browse: Browse) -> "polars.DataFrame | None":
         help="A condition over the columns of `sequences`; docs/schema.md lists them.",
     )
     with shown_errors():
-        return browse.rows(_SEQUENCES.format(condition=condition.strip() or "true"), run=browse.run_id)
+        return browse.rows(CHOSEN_SEQUENCES.format(condition=condition.strip() or "true"), run=browse.run_id)
     return None

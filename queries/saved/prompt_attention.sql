@@ -26,6 +26,7 @@ WITH edges AS (
         AND kind = 'self'
         AND layer = coalesce($layer, layer)
         AND head = coalesce($head, head)
+        AND position IN (SELECT position FROM token_steps WHERE run_id = $run AND sequence_id = $sequence AND is_prompt)
 ),
 size AS (
     SELECT

@@ -160,7 +160,8 @@ def seen_on_a_terminal(lake: Path, verbs: list[list[str]]) -> list[str]:
 
 
 @pytest.mark.parametrize("verbs", [VERBS[::6], pytest.param(VERBS, marks=pytest.mark.slow)])
-def test_no_verb_steers_a_terminal(lake, verbs):
+def test_no_verb_steers_a_terminal(lake, verbs, record_property):
+    record_property("commands", len(verbs))
     outputs = seen_on_a_terminal(lake.path, verbs)
     assert len(outputs) == len(verbs)
     for verb, text in zip(verbs, outputs, strict=True):

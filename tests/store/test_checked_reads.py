@@ -151,7 +151,7 @@ def test_no_damage_is_read_silently(lake, truth, damage, caplog):
 
 
 @pytest.mark.slow
-def test_no_damage_is_read_silently_often(sound, truth, tmp_path, caplog):
+def test_no_damage_is_read_silently_often(sound, truth, tmp_path, caplog, record_property):
     """Every damage, several times, to both kinds of tables; prints how many wrong answers came without a word."""
     n_reads, wrong = 0, []
     for seed in range(3):
@@ -163,6 +163,8 @@ def test_no_damage_is_read_silently_often(sound, truth, tmp_path, caplog):
                 wrong += [(seed, table, damage, name) for name in silent]
                 assert len(told) >= expected or silent
     print(f"\n{n_reads} reads of damaged lakes, {len(wrong)} silently wrong: {wrong}")
+    record_property("reads of damaged lakes", n_reads)
+    record_property("silently wrong", len(wrong))
     assert wrong == []
 
 

@@ -139,9 +139,11 @@ def writers(target: Path) -> list[str]:
 
 
 # What is in the catalogue and reads the catalogue: it may answer, but only with rows.
-def test_whatever_the_statement_nothing_changes_and_every_error_is_ours(lake, locked):
+def test_whatever_the_statement_nothing_changes_and_every_error_is_ours(lake, locked, record_property):
     before, answered = state(lake.path), []
-    for statement in writers(lake.path / "data"):
+    statements = writers(lake.path / "data")
+    record_property("statements", len(statements))
+    for statement in statements:
         try:
             locked.arrow(statement)
             answered.append(statement)
@@ -285,3 +287,27 @@ def test_the_tables_of_a_statement_are_found(locked):
     for text in ("from 'x.parquet'", "from '/etc/passwd'", "from 'lake:///data/x.parquet'", "from 's3://x/y.csv'"):
         with pytest.raises(UsageError, match="no table of the lake"):
             tables(text)
+
+
+def test_a_condition_typed_into_the_dashboard_passes_the_same_wall(lake, locked):
+    """`Only sequences where`: every statement as a condition, and as what comes behind one."""
+    pytest.importorskip("streamlit", reason="needs the extra: pip install 'tracelake[dashboard]'")
+    from tracelake.queries.dashboard.run_view import CHOSEN_SEQUENCES
+
+    before, answered = state(lake.path), 0
+    for statement in writers(lake.path / "data")[::3]:
+        for condition in (
+            f"({statement})",
+            f"exists ({statement})",
+            f"true); {statement} --",
+            f"true) union ({statement})",
+        ):
+            try:
+                locked.sql(CHOSEN_SEQUENCES.format(condition=condition), {"run": "a-run"})
+                answered += 1
+            except LakeError as error:
+                assert "Traceback" not in str(error), condition
+    assert state(lake.path) == before
+    assert answered < 400  # a few table functions answer, with rows
+    sound = locked.sql(CHOSEN_SEQUENCES.format(condition="prompt = 'p' -- only these"), {"run": "a-run"})
+    assert sound["sequence_id"].to_list() == [0]

@@ -1,0 +1,102 @@
+"""Model and embedder folders from others: each file cut, emptied, replaced or changed in every field.
+
+Whatever they hold, the end is an error of ours or a run; never a traceback, and no code of theirs runs.
+"""
+
+import contextlib
+import json
+import shutil
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from random_models import random_model, save
+
+from tracelake.collect.config import CollectConfig
+from tracelake.collect.running.collector import Collection
+from tracelake.lake import Lake
+from tracelake.lake.errors import LakeError
+
+WRONG: tuple[Any, ...] = (None, -1, 0, 10**12, 1.5, "x", "../../etc/passwd", [], {}, [[1]], True, "\u202e\x1b[2J")
+FILES = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors")
+CONTENTS: tuple[bytes, ...] = (b"", b"{", b"[]", b"null", b"[" * 100_000, b"\xff\xfe\x00", b"x" * 1000)
+CANARY = "canary.txt"
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save(random_model("llama"), tmp_path_factory.mktemp("hostile") / "model")
+
+
+def cases(folder: Path) -> Iterator[tuple[str, str, bytes]]:
+    """What is attacked, the file and its new content."""
+    for name in FILES:
+        path = folder / name
+        if not path.is_file():
+            continue
+        for content in CONTENTS:
+            yield f"{name} = {content[:12]!r}", name, content
+        data = path.read_bytes()
+        yield f"{name} cut", name, data[: len(data) // 2]
+        if name.endswith(".json") and name != "tokenizer.json":
+            body = json.loads(data)
+            for key in sorted(body):
+                for value in WRONG:
+                    yield f"{name}: {key} = {value!r}", name, json.dumps({**body, key: value}).encode()
+    header = json.dumps({"model.embed_tokens.weight": {"dtype": "F32", "shape": [2**40, 9], "data_offsets": [0, 8]}})
+    yield "safetensors of a lie", "model.safetensors", len(header).to_bytes(8, "little") + header.encode() + b"\0" * 8
+    config = json.loads((folder / "config.json").read_text())
+    code = {"auto_map": {"AutoConfig": "evil.Config", "AutoModelForCausalLM": "evil.Model"}, "model_type": "evil"}
+    yield "code of its own", "config.json", json.dumps(config | code).encode()
+    yield "a pickle", "pytorch_model.bin", b"cos\nsystem\n(S'touch canary.txt'\ntR."
+    template = "{% for x in range(10**9) %}{{ x }}{% endfor %}{{ ''.__class__.__mro__[1].__subclasses__() }}"
+    yield "a hostile template", "chat_template.jinja", template.replace("10**9", "9").encode()
+
+
+def attack(sound: Path, place: Path, every: int) -> tuple[int, int]:
+    """How many folders were refused by name, and how many ran."""
+    refused = ran = 0
+    for number, (what, name, content) in enumerate(cases(sound)):
+        if number % every:
+            continue
+        folder = place / "model"
+        shutil.copytree(sound, folder)
+        (folder / name).write_bytes(content)
+        (folder / "evil.py").write_text(f"open({str(place / CANARY)!r}, 'w').close()\n")
+        try:
+            with warnings.catch_warnings(), contextlib.chdir(place):
+                warnings.simplefilter("ignore")
+                config = CollectConfig(model=str(folder), prompt=("one, two",), max_new_tokens=2, device="cpu")
+                Collection(config).start(Lake.create(place / "lake"), assume_yes=True)
+            ran += 1
+        except LakeError as error:
+            assert "Traceback" not in str(error), what
+            refused += 1
+        except Exception as error:
+            raise AssertionError(f"{what} ends in {error!r}") from error
+        assert not (place / CANARY).exists(), f"{what} ran its code"
+        shutil.rmtree(folder)
+        shutil.rmtree(place / "lake", ignore_errors=True)
+    return refused, ran
+
+
+@pytest.mark.parametrize("every", [61, pytest.param(1, marks=pytest.mark.slow)])
+def test_no_folder_ends_in_a_traceback(sound: Path, tmp_path: Path, every: int, record_property) -> None:
+    refused, ran = attack(sound, tmp_path, every)
+    record_property("folders", refused + ran)
+    record_property("refused", refused)
+    assert refused > 1
+
+
+def test_an_embedder_folder_that_is_none(tmp_path: Path) -> None:
+    (tmp_path / "embedder").mkdir()
+    for content in CONTENTS:
+        (tmp_path / "embedder" / "modules.json").write_bytes(content)
+        config = CollectConfig(
+            model="tinymath", prompt=("1 + 1",), max_new_tokens=1, keep=("tokens", "embeddings"), device="cpu",
+            embedder=str(tmp_path / "embedder"),
+        )  # fmt: skip
+        with pytest.raises(LakeError):
+            Collection(config).start(Lake.create(tmp_path / "lake"), assume_yes=True)
