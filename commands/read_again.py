@@ -6,7 +6,6 @@ from typing import Annotated, Any
 import typer
 
 from .terminal import HERE, AnyRun, AsJson, LakePath, open_lake, print_json, say
-from .toolkit.either_run import either_run
 from .toolkit.verify_option import reading
 
 NAME = "experiment"
