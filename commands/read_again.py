@@ -6,7 +6,6 @@ from typing import Annotated, Any
 import typer
 
 from .terminal import HERE, AnyRun, AsJson, LakePath, open_lake, print_json, say
-from .toolkit.either_run import either_run
 from .toolkit.verify_option import reading
 
 NAME = "experiment"
@@ -71,7 +70,6 @@ def attribution(
 
 
 @app.command("second-order")
-@either_run
 @reading
 def second_order(
     run: AnyRun = "latest",
@@ -102,7 +100,6 @@ def second_order(
 
 
 @app.command()
-@either_run
 @reading
 def neurons(
     run: AnyRun = "latest",
