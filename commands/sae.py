@@ -9,6 +9,7 @@ from ..lake.errors import UsageError
 from . import sae_measures
 from .terminal import HERE, AsJson, LakePath, overwrite, print_json, say
 from .toolkit.completion import runs
+from .toolkit.either_run import either_run
 from .toolkit.interrupt import Interrupt
 from .toolkit.verify_option import reading
 
@@ -33,6 +34,7 @@ Layers = Annotated[str | None, typer.Option(help="Blocks, e.g. 0-5 or 3,-1; all 
 
 @app.command()
 @reading
+@either_run
 def train(
     run: Runs = None,
     site: Site = "resid_post",
