@@ -12,6 +12,7 @@ from .toolkit.completion import runs
 from .toolkit.either_run import either_run
 from .toolkit.interrupt import Interrupt
 from .toolkit.verify_option import reading
+from .toolkit.whole_summaries import WholeSummaries
 
 if TYPE_CHECKING:
     from ..analysis.sae.options import TrainOptions
@@ -22,6 +23,7 @@ app = typer.Typer(
     help="Sparse autoencoders: train them from stored vectors, evaluate them, look their features up.",
     no_args_is_help=True,
     rich_markup_mode=None,
+    cls=WholeSummaries,
 )
 
 Runs = Annotated[

@@ -86,3 +86,9 @@ def test_a_template_that_was_applied_is_said(tmp_path: Path) -> None:
     for chat, said in (("auto", True), ("off", False)):
         config = CollectConfig(prompt=("1 + 1",), max_new_tokens=1, chat=chat, device="cpu")
         assert any("chat template" in text for text in Collection(config, weights=False).notices) == said
+
+
+def test_no_summary_is_cut() -> None:
+    for words in ([], ["import"], ["analyze"]):
+        output = CliRunner().invoke(app, [*words, "--help"]).output
+        assert "..." not in output.replace("RUN...", ""), output
