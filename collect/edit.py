@@ -1,6 +1,6 @@
 """`--edit` items, parsed and checked: what the model is to compute otherwise, and where; importing this loads no torch.
 
-KIND:SITE@LAYERS[:direction=FILE][:xSTRENGTH][:neurons=LIST|:heads=LIST][:SCOPE], e.g. `zero:attn_out@3`.
+KIND:SITE@LAYERS[:direction=FILE|ID][:xSTRENGTH][:neurons=LIST|:heads=LIST][:SCOPE], e.g. `zero:attn_out@3`.
 """
 
 import math
@@ -17,7 +17,7 @@ EDIT_SCOPES = ("all", "prompt", "generated", "last")
 """Which positions p change: all; p < n_prompt; p >= n_prompt - 1, since the last prompt token's state predicts the
 first generated one; p = n_prompt - 1."""
 UNIT_SITES = {"mlp_post": "neurons", "z": "heads"}
-SHAPE = "KIND:SITE@LAYERS[:direction=FILE][:xSTRENGTH][:neurons=LIST|:heads=LIST][:SCOPE]"
+SHAPE = "KIND:SITE@LAYERS[:direction=FILE|ID][:xSTRENGTH][:neurons=LIST|:heads=LIST][:SCOPE]"
 
 _PLACE = re.compile(r"(?:(?P<stack>encoder|decoder)\.)?(?P<site>[^@]+)@(?P<layers>.+)|(?P<final>final_norm)")
 _STRENGTH = re.compile(r"x(?P<strength>[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?)", re.IGNORECASE)
@@ -34,7 +34,7 @@ class EditSetting:
     layers: str | None
     stack: str
     source: str | None
-    """File of the vector: `.npy`, or `.safetensors`, with `#NAME` where it holds several."""
+    """Where the vector comes from: a stored direction's id, or a file, see `is_file`."""
     strength: float
     units: tuple[int, ...] | None
     scope: str
@@ -57,7 +57,10 @@ class EditSetting:
         units = _units(text, site, options)
         source = options.get("direction", options.get("vector"))
         if KINDS[kind] and not source:
-            raise UsageError(f"--edit {text!r}: {kind} needs a vector. Add :direction=FILE (.npy or .safetensors).")
+            raise UsageError(
+                f"--edit {text!r}: {kind} needs a vector. Add :direction=FILE (.npy or .safetensors) or the id of a "
+                "stored direction."
+            )
         if source is not None and not KINDS[kind]:
             raise UsageError(f"--edit {text!r}: {kind} takes no vector; leave out direction=.")
         if strength is not None and kind != "add":
@@ -69,6 +72,12 @@ class EditSetting:
             text, kind, site, None if found["final"] else found["layers"], stack, source,
             1.0 if strength is None else strength, units, scope,
         )  # fmt: skip
+
+    @property
+    def is_file(self) -> bool:
+        """Whether the vector is in a file: `.npy`, or `.safetensors`, with `#NAME` where it holds several."""
+        name = (self.source or "").partition("#")[0]
+        return name.endswith((".npy", ".safetensors")) or "/" in name or "\\" in name
 
     def resolve(self, n_layers: int) -> list[int]:
         """The layers that it names, in a stack of `n_layers`."""

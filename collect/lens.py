@@ -59,9 +59,13 @@ def analyze_lens(
     options: LensOptions,
     load: Callable[[], LoadedModel],
     *,
+    load_readout: Callable[[], Readout | None] = lambda: None,
     on_progress: Callable[[int, int], None] = lambda done, all_tokens: None,
 ) -> LensResult:
-    """Write `logit_lens` from the run's stored residual states; `load` gives the model if something is missing."""
+    """Write `logit_lens` from the run's stored residual states; the model is loaded only if something is missing.
+
+    `load_readout` may give its final norm and unembedding alone; `load` gives all of it, where that cannot be.
+    """
     run_id = lake.resolve_run(run)
     snapshot = lake.snapshot(run_id)
     layers, last = _layers(lake, run_id, snapshot, options)
@@ -76,12 +80,31 @@ def analyze_lens(
         lengths = _chosen(lake, run_id, options.sequences)
         done = sequences_with_rows(lake, run_id, "logit_lens", {"analysis_id": analysis.analysis_id})
         missing = {sequence_id: n for sequence_id, n in lengths.items() if sequence_id not in done}
-        lens = Lens(Readout.of(load()), layers, last, options.topk)
+        part = load_readout()
+        lens = None if part is None else Lens(part, layers, last, options.topk)
+        if lens is None or not _explains(lake, run_id, lens, next(iter(lengths))):
+            lens = Lens(Readout.of(load()), layers, last, options.topk)
+            lens.notices.append("The whole model was loaded: its final norm and unembedding could not be read alone.")
         _compute(lake, analysis, lens, missing, len(lengths), on_progress)
         result.notices = lens.notices
     only = {"analysis_id": analysis.analysis_id}
     result.n_rows = int(rows_of(lake, run_id, "logit_lens", only, ["position"]).select(pl.len()).collect().item())
     return result
+
+
+def _explains(lake: Lake, run_id: str, lens: "Lens", sequence_id: int) -> bool:
+    """Whether the lens predicts what the run stored of one sequence, in its last layer; not if it stored nothing."""
+    source = StoredStates(lake.snapshot(run_id), lens.readout.loaded.model.dtype)
+    rows = source.read({sequence_id: None}, [("resid_post", lens.last)])
+    following = next_tokens(lake, run_id, [sequence_id], rows)
+    if not np.isfinite(following.logprob).any():
+        return False
+    try:
+        with computing():
+            Lens(lens.readout, [lens.last], lens.last, 1).columns(rows, following)
+    except ConfigError:
+        return False
+    return True
 
 
 def _compute(

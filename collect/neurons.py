@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -78,9 +79,10 @@ class NeuronSums:
         anatomy = loaded.decoder.anatomy
         self.projections = [anatomy.module("mlp_post", layer)[0] for layer in range(loaded.n_layers)]
         self.n = 0
-        self._sizes = [0.0 * _lengths(module) for module in self.projections]
-        self._means = [0.0 * _lengths(module) for module in self.projections]
-        self._squares = [0.0 * _lengths(module) for module in self.projections]
+        self._sizes, self._means, self._squares = (
+            [torch.zeros(width_of(one), dtype=torch.float64, device=loaded.device) for one in self.projections]
+            for _ in range(3)
+        )
         self._counts = [0] * len(self.projections)
 
     @contextmanager

@@ -18,6 +18,15 @@ class CollectSettings(TypedDict, total=False):
     prompts_format: Literal["auto", "text", "jsonl", "json", "csv", "tsv", "parquet"]
     split_lines: bool
     dataset: str | None
+    dataset_path: str | None
+    prompt_template: str | None
+    corpus: str | None
+    tokens: int | None
+    text_field: str
+    min_chars: int
+    document_tokens: int
+    pack: int | None
+    validation: float
     given: str | None
     branch_from: str | None
     continue_run: str | None

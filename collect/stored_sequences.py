@@ -19,7 +19,9 @@ from .decoding.batch import Batch
 from .decoding.reading import Reading
 from .decoding.replay import encode
 from .models.load import BUNDLED, load_model
-from .models.model import LoadedModel
+from .models.model import DTYPES, LoadedModel
+from .models.partial import load_readout
+from .models.readout import Readout
 
 SAME_MODEL = ("architecture", "weights_sha256", "config_sha256", "tokenizer_sha256", "revision")
 """Facts in which a model must be the one that a run was collected with."""
@@ -130,6 +132,21 @@ def load_run_model(
     )
     check_same_model(run_id, stored, loaded.describe())
     return loaded
+
+
+def load_run_readout(lake: Lake, run_id: str, *, model: str | None = None, device: str = "cpu") -> Readout | None:
+    """Final norm and unembedding of the run's model alone, in the run's number format; None where that cannot be.
+
+    ConfigError if the model is another one.
+    """
+    name, stored = model_name(lake, run_id, model), lake.run_json(run_id)["model"]
+    dtype = stored.get("dtype")
+    if dtype not in DTYPES or stored.get("quantization") is not None:
+        return None
+    readout = load_readout(name, dtype=dtype, device=device)
+    if readout is not None:
+        check_same_model(run_id, stored, readout.loaded.describe())
+    return readout
 
 
 def check_same_model(run_id: str, stored: Mapping[str, Any], now: Mapping[str, Any]) -> None:

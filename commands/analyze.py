@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import embed, judge, read_again
+from .labelling import grade, labels
 from .terminal import HERE, AnyRun, AsJson, LakePath, open_lake, print_json, say
 from .toolkit.completion import runs
 from .toolkit.either_run import either_run
@@ -53,6 +54,9 @@ app = typer.Typer(
     rich_markup_mode=None,
     cls=QuestionGroup,
 )
+
+app.command("grade")(reading(grade))
+app.command("labels")(labels)
 
 
 def question_command(name: str) -> Any:

@@ -19,9 +19,10 @@ CALL = "This call"
 GROUPS = {
     "Model": ("model", "revision", "dtype", "device", "attn_implementation", "trust_remote_code", "allow_missing"),
     "Prompts": (
-        "prompt", "prompts", "prompts_format", "split_lines", "dataset", "given", "limit", "chat", "chat_template",
-        "on_long", "grader",
+        "prompt", "prompts", "prompts_format", "split_lines", "dataset", "dataset_path", "given", "limit",
+        "prompt_template", "chat", "chat_template", "on_long", "grader",
     ),
+    "A corpus": ("corpus", "tokens", "text_field", "min_chars", "document_tokens", "pack", "validation"),
     "Stored sequences": ("branch_from", "continue_run", "sequence", "at", "force"),
     "Decoding": (
         "max_new_tokens", "samples", "temperature", "top_p", "top_k", "min_p", "repetition_penalty",

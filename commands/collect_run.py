@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..collect.config import resolve_config
 from ..collect.inputs.prompts import checked_source
+from .answers_line import answers, answers_text
 from .terminal import print_json, say
 from .toolkit.interrupt import Interrupt
 from .toolkit.progress import ProgressBar
@@ -31,12 +32,13 @@ def run_collect(
     settings = resolve_config(flags, file=config)
     from ..lake import Lake
 
-    source = checked_source(settings, lake=Lake.open(lake) if settings.goes_on else None)
+    opened = Lake.open(lake) if settings.looks_up else None
+    source = checked_source(settings, lake=opened)
     from ..collect.running.collector import Callbacks, Collection
 
     with Interrupt() as stop, ProgressBar() as bar:
         callbacks = Callbacks(bar.update, say, stop)
-        collection = Collection(settings, callbacks, source=source, weights=not dry_run)
+        collection = Collection(settings, callbacks, source=source, weights=not dry_run, lake=opened)
         sizes = collection.estimate()
         if dry_run:
             print_json(_facts(collection, sizes)) if as_json else print(_estimate_text(collection, sizes))
@@ -44,7 +46,7 @@ def run_collect(
         target = Lake.create(lake)
         say(_start_text(collection, sizes))
         collected = collection.start(target, assume_yes=assume_yes)
-    _report(collected, as_json)
+    _report(collected, answers(target, collected.run_id), as_json)
     return collected.run_id
 
 
@@ -63,16 +65,18 @@ def _resume(lake: Path, run: str, flags: dict[str, Any], as_json: bool) -> str:
         say(f"{run_id} is complete already.")
         print_json({"run_id": run_id, "status": "complete"}) if as_json else print(run_id)
         return run_id
-    _report(collected, as_json)
+    _report(collected, answers(opened, collected.run_id), as_json)
     return collected.run_id
 
 
-def _report(collected: "Collected", as_json: bool) -> None:
+def _report(collected: "Collected", graded: dict[str, Any] | None, as_json: bool) -> None:
     rate = collected.n_tokens / max(collected.seconds, 1e-9)
     say(
         f"{collected.n_sequences:,} sequences, {collected.n_tokens:,} tokens, {collected.n_bytes / 1e6:,.1f} MB "
         f"in {collected.seconds:.1f} s ({rate:,.0f} tokens/s)"
     )
+    if graded:
+        say(answers_text(graded))
     if not as_json:
         print(collected.run_id)
         return
@@ -84,6 +88,7 @@ def _report(collected: "Collected", as_json: bool) -> None:
         "n_bytes": collected.n_bytes,
         "seconds": round(collected.seconds, 3),
         "notices": list(collected.notices),
+        **({"answers": graded} if graded else {}),
     }
     print_json(facts)
 
@@ -110,7 +115,8 @@ def _facts(collection: "Collection", sizes: "Estimate") -> dict[str, Any]:
 
 
 def _estimate_text(collection: "Collection", sizes: "Estimate") -> str:
-    bound = "" if sizes.exact else " at most (the model may stop earlier)"
+    early = "the corpus may end" if collection.config.corpus else "the model may stop"
+    bound = "" if sizes.exact else f" at most ({early} earlier)"
     lines = [
         f"sequences  {sizes.n_sequences:>16,}",
         f"tokens     {sizes.n_tokens:>16,}{bound}",

@@ -165,6 +165,50 @@ def export_steps(
     print_json({"file": str(output), "records": count}) if as_json else print(output)
 
 
+@export_app.command("correctness")
+@reading
+def export_correctness_files(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="Run id, unique prefix, tag, or `latest`.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write into; files of the same names go.")],
+    max_length: Annotated[int, typer.Option(help="Tokens that prompts are padded to.")] = 256,
+    normalize: Annotated[
+        bool, typer.Option("--normalize/--no-normalize", help="Divide each state of a prompt by its length.")
+    ] = True,
+    as_json: AsJson = False,
+    lake: LakePath = HERE,
+) -> None:
+    """Write a graded run as the arrays of the second-order project: states, labels, direction, tokens, metadata."""
+    from ..lake.exchange.correctness_files import export_correctness
+    from ..lake.lake import Lake
+
+    done = export_correctness(Lake.open(lake), run, folder, max_length=max_length, normalize=normalize)
+    say(f"{done.n_examples:,} examples, {done.n_correct:,} of them right")
+    print_json(vars(done)) if as_json else print(folder / done.prefix)
+
+
+@export_app.command("saelens-cache")
+@reading
+def export_saelens_cache(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="Run id, unique prefix, tag, or `latest`.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to make.")],
+    layer: Annotated[int, typer.Option(help="Layer; negative counts from the last.")],
+    site: Annotated[str, typer.Option(help="Site, in TransformerLens words.")] = "resid_post",
+    context: Annotated[
+        int | None, typer.Option(help="Tokens of a context; if all sequences have one length, that.")
+    ] = None,
+    as_json: AsJson = False,
+    lake: LakePath = HERE,
+) -> None:
+    """Write the activations of one layer and site as the activation cache that SAELens trains from."""
+    from ..lake.exchange.saelens.cache import export_cache
+    from ..lake.lake import Lake
+
+    done = export_cache(Lake.open(lake), run, folder, layer=layer, site=site, context=context)
+    left = f", {done.n_left_out:,} sequences left out" if done.n_left_out else ""
+    say(f"{done.n_contexts:,} contexts of {done.context_size} tokens, {done.hook_name} [{done.d_in}]{left}")
+    print_json(vars(done)) if as_json else print(done.folder)
+
+
 @export_app.command("vectors")
 @reading
 @either_run

@@ -1,6 +1,6 @@
 """`lake analyze judge` for a terminal."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
@@ -9,7 +9,9 @@ from .terminal import HERE, AnyRun, AsJson, LakePath, open_lake, print_json, say
 
 def judge(
     run: AnyRun = "latest",
-    judge: Annotated[str, typer.Option(help="service (--judge-model), local (sentence embeddings) or known.")] = "",
+    judge: Annotated[
+        Literal["service", "local", "known"], typer.Option(help="--judge-model, sentence embeddings, or known methods.")
+    ] = "service",
     judge_model: Annotated[str | None, typer.Option(help="Model that is asked, as the service names it.")] = None,
     base_url: Annotated[
         str | None, typer.Option(metavar="URL", help="Any OpenAI-compatible address; OpenRouter if not given.")
@@ -33,17 +35,11 @@ def judge(
     lake: LakePath = HERE,
 ) -> None:
     """Ask a judge whether correct solutions are distinct; a failure is no verdict. What was said is not asked again."""
-    from ..collect.judge.client import OPENROUTER, Service
-    from ..collect.judge.judge_run import SERVICE, JudgeOptions, judge_run
-
-    service = None
-    if judge_model is not None:
-        service = Service(judge_model, base_url or OPENROUTER, key_env, timeout)
-    options = JudgeOptions(
-        judge or SERVICE, service, pairs, orders, max_calls, None if no_max_usd else max_usd, _price(usd_per_million),
-        concurrency,
+    result = open_lake(lake).judge(
+        run, judge=judge, judge_model=judge_model, base_url=base_url, key_env=key_env, pairs=pairs, orders=orders,
+        max_calls=max_calls, max_usd=None if no_max_usd else max_usd, usd_per_million=_price(usd_per_million),
+        concurrency=concurrency, timeout_s=timeout, on_progress=_progress,
     )  # fmt: skip
-    result = judge_run(open_lake(lake), run, options, on_progress=_progress)
     say(
         f"{result.n_pairs:,} pairs: {result.n_asked:,} asked, {result.n_reused:,} reused, {result.n_stored:,} were "
         f"there; {result.n_distinct:,} distinct, {result.n_same:,} not, {result.n_null:,} without a verdict; "
@@ -56,8 +52,7 @@ def judge(
     return print(result.analysis_id)
 
 
-def _price(text: str | None) -> Any:
-    from ..collect.judge.limits import Price
+def _price(text: str | None) -> tuple[float, float] | None:
     from ..lake.errors import UsageError
 
     if text is None:
@@ -68,7 +63,7 @@ def _price(text: str | None) -> Any:
         raise UsageError(f"--usd-per-million {text!r} is not two numbers: IN,OUT, e.g. 0.15,0.60.") from None
     if not (0 <= read < float("inf") and 0 <= written < float("inf")):
         raise UsageError(f"--usd-per-million {text!r}: a price is a number from 0 on.")
-    return Price(read, written)
+    return read, written
 
 
 def _progress(done: int, n: int) -> None:

@@ -73,8 +73,8 @@ def attribution(
 
 
 @app.command("second-order")
-@reading
 @either_run
+@reading
 def second_order(
     run: AnyRun = "latest",
     direction: Annotated[
@@ -104,8 +104,8 @@ def second_order(
 
 
 @app.command()
-@reading
 @either_run
+@reading
 def neurons(
     run: AnyRun = "latest",
     model: Model = None,

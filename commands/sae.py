@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..lake.errors import UsageError
-from . import sae_measures
+from . import sae_exchange, sae_measures
 from .terminal import HERE, AsJson, LakePath, overwrite, print_json, say
 from .toolkit.completion import runs
 from .toolkit.either_run import either_run
@@ -237,3 +237,5 @@ def remove(
 app.command("eval")(sae_measures.evaluate)
 app.command()(sae_measures.compare)
 app.command()(sae_measures.features)
+app.command("import")(sae_exchange.import_folder)
+app.command("export")(sae_exchange.export_folder)

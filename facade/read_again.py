@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from ..collect.attribution import AttributionResult
     from ..collect.lens import LensResult
     from ..collect.models.model import LoadedModel
+    from ..collect.models.readout import Readout
     from ..collect.neurons import NeuronRanking
     from ..collect.second_order import SecondOrderResult
 
@@ -52,7 +53,15 @@ class ReadAgain(QueriedLake):
         from ..collect.lens import LensOptions, analyze_lens
 
         options = LensOptions(_tuple(layers), _tuple(sequences), topk)
-        return analyze_lens(self, run, options, self._model(run, model, device), on_progress=on_progress)
+
+        def load_readout() -> "Readout | None":
+            from ..collect.stored_sequences import load_run_readout
+
+            return load_run_readout(self, self.resolve_run(run), model=model, device=device)
+
+        return analyze_lens(
+            self, run, options, self._model(run, model, device), load_readout=load_readout, on_progress=on_progress
+        )  # fmt: skip
 
     def attribution(
         self,

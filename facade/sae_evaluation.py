@@ -83,10 +83,10 @@ def evaluate(
 
 
 def _metrics(lake: Lake, run_id: str, analysis_id: str) -> dict[str, Any]:
-    from ..queries.views import view_definitions
+    from ..queries.derived_views import view_definitions
 
     query = "SELECT * FROM sae_metrics WHERE run_id = $run AND analysis_id = $analysis"
-    with lake.connect(run=run_id, extra_views=view_definitions("sae_metrics"), locked=True) as connection:
+    with lake.connect(run=run_id, extra_views=view_definitions(), locked=True) as connection:
         rows = connection.sql(query, {"run": run_id, "analysis": analysis_id})
     return rows.drop("run_id", "analysis_id", "sae_id").to_dicts()[0]
 

@@ -57,6 +57,7 @@ class SegmentWriter:
         self._blobs: list[BlobFile] = []
         self._blob_folder = layout.part(layout.BLOBS, self.run_id, {}, commit.place.part_name())
         self._counters: dict[str, int] = {}
+        self._notes: dict[str, Any] = {}
         self._sealed = False
 
     @property
@@ -141,6 +142,10 @@ class SegmentWriter:
         for name, value in counters.items():
             self._counters[name] = self._counters.get(name, 0) + int(value)
 
+    def note(self, values: Mapping[str, Any]) -> None:
+        """Say something in the commit record for whoever resumes the run."""
+        self._notes |= values
+
     def _add(
         self,
         place: tuple[Any, ...],
@@ -203,7 +208,8 @@ class SegmentWriter:
         columns = {entry.table: TABLES[entry.table].names for entry in files}
         try:
             self._place.store.place(moves)
-            self._commit.publish(**self._commit.fields, files=files, blobs=blobs, columns=columns, counters=counters)
+            fields = {"files": files, "blobs": blobs, "columns": columns, "counters": counters, "extra": self._notes}
+            self._commit.publish(**self._commit.fields, **fields)
         except BaseException:
             if not self._commit.is_unsure():
                 with suppress(OSError):

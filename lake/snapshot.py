@@ -90,6 +90,9 @@ class RunLog:
         if completion is None or completion.status == "failed":
             return completion and completion.status
         planned = len((self.run_json.get("plan") or {}).get("segments") or [])
+        # A source of unknown length may end before all segments of the plan are filled.
+        filled = completion.extra.get("n_segments")
+        planned = min(planned, filled) if type(filled) is int else planned
         return "complete" if self.committed >= set(range(planned)) else None
 
 

@@ -71,6 +71,11 @@ class RunWriter:
         return sum(size for record in self._current().visible for _, size, _ in record.paths)
 
     @property
+    def notes(self) -> dict[int, dict[str, Any]]:
+        """What the commits of segments say for whoever goes on, by segment."""
+        return {record.segment: record.extra for record in self._current().segments if record.segment is not None}
+
+    @property
     def finished(self) -> bool:
         """Whether the run is complete: nothing is left to do."""
         return self._current().outcome == "complete"

@@ -101,9 +101,27 @@ class Learner:
         self._adam.step()
         architecture.after_step(shape, self.parameters, number)
         self._threshold = found.threshold
+        before = self.dead
         self._silent += len(x)
         self._silent[found.active.features] = 0
+        if shape.arch in SPARSE:
+            self._forget_moments(self.dead & ~before)
         self.meter.add(found, target)
+
+    @torch.no_grad()
+    def _forget_moments(self, features: Tensor) -> None:
+        """Adam starts anew for features that have just died.
+
+        The second moments of when they lived are a thousand times those of the AuxK term, and last for a thousand
+        steps: nothing that it says would move them.
+        """
+        if not bool(features.any()):
+            return
+        for name, parameter in self.parameters.items():
+            if name in ("W_enc", "W_dec", "b_enc"):
+                for key in ("exp_avg", "exp_avg_sq"):
+                    moments = self._adam.state[parameter][key]
+                    (moments.T if name == "W_enc" else moments)[features] = 0
 
     def _scaled(self, x: Tensor, target: Tensor) -> Pair:
         scaled = x * self.scale

@@ -15,6 +15,7 @@ MOST = 8
 """Largest number of clusters that a silhouette is asked about."""
 CLEAR = 0.1
 """A best silhouette below it means one cluster."""
+ROUNDING = 1e-9
 FEW = "fewer than 3 different solutions"
 
 
@@ -70,7 +71,7 @@ def principal_plane(vectors: Float[np.ndarray, "vector dim"]) -> Float[np.ndarra
     centred = vectors - vectors.mean(axis=0)
     left, sizes, _ = np.linalg.svd(centred, full_matrices=False)
     plane = np.zeros((len(vectors), 2))
-    n = min(2, len(sizes))
+    n = min(2, int((sizes > ROUNDING * sizes[0]).sum()))  # what is smaller is rounding, not a component
     plane[:, :n] = left[:, :n] * sizes[:n]
     # The sign of a component is arbitrary: the farthest vector is on the positive side.
     far = np.abs(plane).argmax(axis=0)

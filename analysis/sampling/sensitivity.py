@@ -19,6 +19,8 @@ from ..row_columns import columns_of
 from ..states import States, answers, chosen_layers, read_states
 
 VERSION = 1
+CUT = ("length", "context")
+"""Reasons of ends that are none: the model had more to say."""
 
 
 @dataclass(frozen=True)
@@ -224,7 +226,9 @@ def _of_layer(
         parent = baselines.sequences.row(one.parent, named=True)
         branch = side.sequences.row(one.place, named=True)
         counts = [int(side_means.n_free[number]) for side_means in means]
-        answers_of = [row["predicted_answer"] for row in (parent, branch)]
+        # Of a text that was cut, the last number is no answer.
+        cut = [name for name, row in (("baseline", parent), ("branch", branch)) if row["finish_reason"] in CUT]
+        said = [None if row["finish_reason"] in CUT else row["predicted_answer"] for row in (parent, branch)]
         rows.append(
             {
                 "sequence_id": parent["sequence_id"], "step": one.step,
@@ -234,18 +238,21 @@ def _of_layer(
                 "site": site, "layer": layer, "lookahead": window, "divergence": float(free[number]),
                 "divergence_with_forced": float(whole[number]), "n_baseline": counts[0], "n_branch": counts[1],
                 "complete": counts == [window - 1, window - 1] and bool(np.isfinite(free[number])),
-                "n_equal_tokens": int(one.equal[: window - 1].sum()), "baseline_answer": answers_of[0],
-                "branch_answer": answers_of[1], "answer_changed": answers_of[0] != answers_of[1],
-                "branch_correct": branch["correct"], "reason": _reason(one, counts, float(free[number])),
+                "n_equal_tokens": int(one.equal[: window - 1].sum()), "baseline_answer": said[0],
+                "branch_answer": said[1], "answer_changed": None if cut else said[0] != said[1],
+                "branch_correct": None if "branch" in cut else branch["correct"],
+                "reason": _reason(one, counts, float(free[number]), cut),
             }
         )  # fmt: skip
     return rows
 
 
-def _reason(one: Branch, counts: Sequence[int], divergence: float) -> str | None:
+def _reason(one: Branch, counts: Sequence[int], divergence: float, cut: Sequence[str]) -> str | None:
     why = [] if one.rank is not None else ["margin: the alternative is not among the stored best tokens"]
     if 0 in counts:
         why.append("divergence: nothing follows the forced step")
     elif np.isnan(divergence):
         why.append("divergence: not all states of the window are stored")
+    if cut:
+        why.append(f"answer_changed: the {' and the '.join(cut)} ended before an answer (by length)")
     return "; ".join(why) or None

@@ -11,6 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from ..models.edits import Editing
+from ..observing.budget import Budget
 from ..observing.observation import ObservedModel
 from ..observing.summaries import Distribution, distribution
 from ..observing.transfer import to_host
@@ -36,8 +37,7 @@ class BatchDecoder:
         reading: Reading,
         *,
         seed: int,
-        chunk: int,
-        logit_rows: int,
+        budget: Budget,
         timings: Timings,
     ) -> None:
         self.observed = observed
@@ -48,8 +48,7 @@ class BatchDecoder:
         self.limits = limits
         self.reading = reading
         self.seed = seed
-        self.chunk = chunk
-        self.logit_rows = logit_rows
+        self.budget = budget
         self.timings = timings
         self.prefix: Prefix | None = None
 
@@ -88,8 +87,9 @@ class BatchDecoder:
     def _read_and_write(self) -> Iterator[tuple[str, Block]]:
         self.observed.decoder.begin(self.batch.axis, self.batch.encoder_axis())
         prefill = Prefill(
-            self.observed, self.batch, reads_only=self.limits.max_new_tokens == 0, chunk=self.chunk,
-            logit_rows=self.logit_rows, timings=self.timings, prefix=self.prefix,
+            self.observed, self.batch, reads_only=self.limits.max_new_tokens == 0, budget=self.budget,
+            timings=self.timings,
+            prefix=self.prefix,
         )  # fmt: skip
         yield from prefill.run()
         self.last_states, self.prefix = prefill.last_states, prefill.prefix
@@ -135,7 +135,7 @@ class BatchDecoder:
         """Feed the chosen tokens; returns their reduced states and the next logits."""
         batch = self.batch
         with self.timings.measure("decode"):
-            batch.append(self._index(token_ids).long(), self.chunk)
+            batch.append(self._index(token_ids).long(), self.budget.chunk)
             self.last_states = forward(self.observed.decoder, batch, batch.end - 1, batch.end, in_prompt=False)[:, -1]
             logits = self.loaded.unembed(self.last_states)
         with self.timings.measure("summaries"):

@@ -6,6 +6,7 @@ from functools import partial
 import numpy as np
 from torch import Tensor
 
+from ..observing.budget import Budget
 from ..observing.observation import ObservedModel, ObservedStack
 from ..observing.summaries import distributions
 from ..observing.transfer import to_host
@@ -31,8 +32,7 @@ class Prefill:
         batch: Batch,
         *,
         reads_only: bool,
-        chunk: int,
-        logit_rows: int,
+        budget: Budget,
         timings: Timings,
         prefix: Prefix | None = None,
     ) -> None:
@@ -41,8 +41,7 @@ class Prefill:
         self.batch = batch
         self.sequences = batch.sequences
         self.reads_only = reads_only
-        self.chunk = chunk
-        self.logit_rows = logit_rows
+        self.budget = budget
         self.timings = timings
         self.prefix = prefix
 
@@ -79,10 +78,10 @@ class Prefill:
         firsts, predicting = self._firsts()
         observed_from = int(predicting.min())
         if not self._seed(observed_from):
-            for start, end in batch.spans(0, observed_from, self.chunk):
+            for start, end in batch.spans(0, observed_from, self.budget.chunk):
                 with self.timings.measure("prefill"):
                     pass_over(decoder, batch, start, end)
-        for start, end in batch.spans(observed_from, batch.width, self.chunk):
+        for start, end in batch.spans(observed_from, batch.width, self.budget.chunk):
             with self.timings.measure("prefill"):
                 states = forward(decoder, batch, start, end, in_prompt=True)
             select = _real(firsts, start, end)
@@ -107,7 +106,7 @@ class Prefill:
         sequence, n = self.sequences[longest], int(lengths[longest])
         with self.timings.measure("prefill"):
             if self.prefix is None or not self.prefix.begins(sequence, n):
-                self.prefix = Prefix.read(batch, sequence, n, self.chunk, partial(pass_over, decoder))
+                self.prefix = Prefix.read(batch, sequence, n, self.budget.chunk, partial(pass_over, decoder))
             batch.cache = self.prefix.seed(lengths, width)
         # What was read before stands in another batch.
         decoder.begin(batch.axis, batch.encoder_axis())
@@ -169,12 +168,12 @@ class Prefill:
         select = _real(firsts, start, min(end, self.batch.width - 1), n_new=end - start)
         rows, columns = select // (end - start), select % (end - start) + start
         flat = states.flatten(0, 1)
-        for first in range(0, len(select), self.logit_rows):
-            part = slice(first, first + self.logit_rows)
+        for first in range(0, len(select), self.budget.logit_rows):
+            part = slice(first, first + self.budget.logit_rows)
             with self.timings.measure("prompt_logits"):
                 targets = self.batch.ids[self.batch.index(rows[part]), self.batch.index(columns[part] + 1)]
                 logits = self.loaded.unembed(flat[self.batch.index(select[part])])
-                block_bytes = self.observed.block_bytes
+                block_bytes = self.budget.block_bytes
                 found = distributions(logits, targets, k=self.observed.wishes.topk, block_bytes=block_bytes)
                 host = to_host(found._asdict())
             yield PREDICTIONS, Block(rows[part], columns[part] + 1 + self.batch.origin[rows[part]], host)

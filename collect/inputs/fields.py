@@ -26,7 +26,11 @@ KNOWN_FIELDS = (*TEXT_FIELDS, "messages", "id", *ANSWER_FIELDS, *OPTION_FIELDS, 
 
 @dataclass(frozen=True)
 class Prompt:
-    """One item as the user gave it; `text` is the prompt itself or, for messages, their canonical JSON."""
+    """One item as the user gave it; `text` is the prompt itself or, for messages, their canonical JSON.
+
+    `wording` is the prompt in the words of --prompt-template: what the model reads instead. `split` is its own, where
+    a source has several.
+    """
 
     text: str
     item_id: str
@@ -34,6 +38,8 @@ class Prompt:
     answer: str | None = None
     metadata: dict[str, Any] | None = None
     options: Options | None = None
+    wording: str | None = None
+    split: str | None = None
     beginning: Beginning | None = None
     """How its completions begin, where that is not chosen."""
     stored: StoredPrompt | None = None

@@ -154,20 +154,27 @@ class StdinPrompts:
 
 def prompts_of(source: PromptBytes, form: str, *, split_lines: bool) -> Iterator[Prompt]:
     """The prompts of a file, one per record."""
+    for i, (where, row) in enumerate(rows_of(source, form, split_lines=split_lines, prompts=True)):
+        yield prompt_from_row(row, i, where)
+
+
+def rows_of(
+    source: PromptBytes, form: str, *, split_lines: bool = True, prompts: bool = False
+) -> Iterator[tuple[str, Any]]:
+    """The records of a file, each with its place; what cannot be read is named. `prompts`: a header must have one."""
     try:
-        for i, (where, row) in enumerate(_rows(source, form, split_lines)):
-            yield prompt_from_row(row, i, where)
+        yield from _rows(source, form, split_lines, prompts)
     except UnicodeDecodeError as error:
         raise source.not_text(error) from error
     except (OSError, EOFError, zlib.error) as error:
         raise DamageError(f"{source.name} cannot be read: {error}.") from error
 
 
-def _rows(source: PromptBytes, form: str, split_lines: bool) -> Iterator[tuple[str, Any]]:
+def _rows(source: PromptBytes, form: str, split_lines: bool, prompts: bool) -> Iterator[tuple[str, Any]]:
     if form == "parquet":
         return prompt_formats.parquet_rows(source)
     if form in ("csv", "tsv"):
-        return prompt_formats.csv_rows(source, tabs=form == "tsv")
+        return prompt_formats.csv_rows(source, tabs=form == "tsv", prompts=prompts)
     if form == "jsonl":
         return prompt_formats.json_lines(source)
     if form == "json":

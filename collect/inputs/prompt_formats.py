@@ -75,7 +75,7 @@ def begins_with_object(source: "PromptBytes") -> bool:
         return False
 
 
-def csv_rows(source: "PromptBytes", *, tabs: bool) -> Iterator[tuple[Place, Any]]:
+def csv_rows(source: "PromptBytes", *, tabs: bool, prompts: bool = True) -> Iterator[tuple[Place, Any]]:
     """One object per record after the header; records that do not fit it are refused with their line."""
     csv.field_size_limit(LONGEST_FIELD)
     delimiter = "\t" if tabs else _delimiter(source)
@@ -85,7 +85,7 @@ def csv_rows(source: "PromptBytes", *, tabs: bool) -> Iterator[tuple[Place, Any]
         place, header = next(records, ("", []))
         if not header:
             return
-        _check_header(header, place)
+        _check_header(header, place, prompts)
         for place, record in records:
             if len(record) != len(header):
                 raise UsageError(
@@ -177,7 +177,7 @@ def _delimiter(source: "PromptBytes") -> str:
     return max(known, key=lambda mark: len(headers[mark])) if known else ","
 
 
-def _check_header(header: list[str], place: Place) -> None:
+def _check_header(header: list[str], place: Place, prompts: bool) -> None:
     for name in header:
         if name != name.strip() or not name:
             raise UsageError(
@@ -186,7 +186,7 @@ def _check_header(header: list[str], place: Place) -> None:
             )
         if header.count(name) > 1:
             raise UsageError(f"{place}: the column {name!r} is there twice.")
-    if not {*TEXT_FIELDS, "messages"} & set(header):
+    if prompts and not {*TEXT_FIELDS, "messages"} & set(header):
         raise UsageError(
             f"{place} is the header, and none of its columns ({', '.join(header)[:200]}) is `prompt`. "
             f"A prompt may also be called {', '.join(TEXT_FIELDS[1:])}, or be `messages`."

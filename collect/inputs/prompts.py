@@ -14,10 +14,13 @@ from ...lake.errors import ConfigError, NotFoundError, UsageError, did_you_mean
 from ..config import CollectConfig
 from ..tinymath import problems
 from .branches import BranchRequest, BranchSource
+from .corpora import open_corpus
 from .fields import Prompt, prompt_from_row, prompt_text
 from .given import GivenCompletions
+from .problem_sets import LAYOUTS, ProblemSet
 from .prompt_files import PromptFile, StdinPrompts
 from .source import PromptSource
+from .wording import WordedPrompts, read_template
 
 
 @dataclass(frozen=True)
@@ -143,10 +146,16 @@ def open_source(
         run = recorded["run"] if recorded is not None else run
         request = BranchRequest(run, config.sequence, config.at, config.force, reads_only=config.max_new_tokens == 0)
         return _limited(BranchSource(lake, request), config)
-    given = [name for name in ("prompt", "prompts", "dataset") if getattr(config, name)]
+    given = [name for name in ("prompt", "prompts", "dataset", "corpus") if getattr(config, name)]
+    if config.dataset_path is not None and not config.dataset:
+        raise UsageError("--dataset-path needs --dataset NAME:SPLIT, which says how the files are to be read.")
     if len(given) != 1:
         what = "none was given" if not given else " and ".join(f"--{name}" for name in given) + " were given"
-        raise UsageError(f"Give one source of prompts: --prompt TEXT, --prompts FILE or --dataset NAME ({what}).")
+        raise UsageError(
+            f"Give one source of prompts: --prompt TEXT, --prompts FILE, --dataset NAME or --corpus SOURCE ({what})."
+        )
+    if config.corpus is not None:
+        return open_corpus(config.corpus, config.text_field)
     if config.prompt:
         source: PromptSource = GivenPrompts(tuple(prompt_text(text, "--prompt") for text in config.prompt))
     elif config.prompts == "-" and recorded is not None:
@@ -156,7 +165,9 @@ def open_source(
     elif config.prompts:
         source = PromptFile.open(config.prompts, form=config.prompts_format, split_lines=config.split_lines)
     else:
-        source = _dataset(str(config.dataset))
+        source = _dataset(str(config.dataset), config.dataset_path)
+    if config.prompt_template is not None:
+        source = WordedPrompts(source, read_template(config.prompt_template))
     if config.grader == "choice":
         source = ChoicePrompts(source)
     source = _limited(source, config)
@@ -170,16 +181,25 @@ def _limited(source: PromptSource, config: CollectConfig) -> PromptSource:
 def checked_source(config: CollectConfig, *, lake: Lake | None = None) -> PromptSource:
     """The source, read once to its end where it is at hand: a wrong item is found before a model is loaded."""
     source = open_source(config, lake=lake)
-    if (config.prompts or config.given or config.goes_on) and sum(1 for _ in source) == 0:
+    if (config.prompts or config.dataset_path or config.given or config.goes_on) and sum(1 for _ in source) == 0:
         raise UsageError("There are no prompts: the source is empty.")
     return source
 
 
-def _dataset(name: str) -> PromptSource:
+def _dataset(name: str, path: str | None) -> PromptSource:
     dataset, *parts = name.split(":")
     if len(parts) > 2:
         raise UsageError(f"--dataset {name!r}: write NAME, NAME:SPLIT or NAME:SUBSET:SPLIT.")
     split = parts[-1] if parts else ""
+    if dataset in LAYOUTS:
+        if len(parts) == 2:
+            raise UsageError(f"--dataset {name!r}: {dataset} has no subsets here; write {dataset}:{split}.")
+        return ProblemSet.open(dataset, split, path)
+    if path is not None:
+        raise UsageError(
+            f"--dataset-path says where a problem set lies ({', '.join(LAYOUTS)}), and {dataset!r} is none."
+            f"{did_you_mean(dataset, LAYOUTS)}"
+        )
     if dataset != "tinymath":
         return HubDataset(dataset, split or "train", parts[0] if len(parts) == 2 else None)
     if len(parts) == 2 or split not in ("", "train", "test"):

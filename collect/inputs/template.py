@@ -37,7 +37,7 @@ class ChatTemplate:
         """The text of a prompt's messages, or of the prompt as one message of a user; ConfigError if it is refused."""
         import jinja2
 
-        messages = prompt.messages or ({"role": "user", "content": prompt.text},)
+        messages = prompt.messages or ({"role": "user", "content": prompt.wording or prompt.text},)
         try:
             text = self.tokenizer.apply_chat_template(
                 [dict(message) for message in messages],

@@ -98,10 +98,13 @@ class PromptTokenizer:
             given = (*given, self._one_token(beginning.text))
         elif beginning.text is not None:
             whole = (item.text if item.rendered is None else item.rendered) + beginning.text
-            ids = self.tokenizer(whole, add_special_tokens=item.rendered is None, verbose=False)["input_ids"]
-            n = len(item.ids)
-            retokenised = list(ids[:n]) != item.ids.tolist()
-            if retokenised:
+            n, own = len(item.ids), item.ids.tolist()
+            # A chat template writes special tokens itself, the words of --prompt-template do not.
+            plain = item.rendered is None
+            both = (self.tokenizer(whole, add_special_tokens=adds, verbose=False) for adds in (plain, not plain))
+            ids = next((one["input_ids"] for one in both if list(one["input_ids"][:n]) == own), None)
+            if ids is None:
+                retokenised = True
                 ids, n = self.tokenizer(beginning.text, add_special_tokens=False, verbose=False)["input_ids"], 0
             given = (*given, *ids[n:])
             if len(given) == 0:
@@ -145,18 +148,18 @@ class PromptTokenizer:
             # A template writes its special tokens itself; adding the tokenizer's own would double the first one.
             encoded = self.tokenizer(
                 prompt.text if text is None else text,
-                add_special_tokens=text is None,
+                add_special_tokens=prompt.messages is None and not self.uses_template,
                 return_offsets_mapping=fast,
                 return_attention_mask=False,
                 verbose=False,
             )
             ids.append(np.asarray(encoded["input_ids"], dtype=np.int64))
-            ends.append(_char_ends(encoded["offset_mapping"]) if fast else None)
+            ends.append(char_ends(encoded["offset_mapping"]) if fast else None)
         return rendered, ids, ends
 
     def _render(self, prompt: Prompt) -> str | None:
         if prompt.messages is None and not self.uses_template:
-            return None
+            return prompt.wording
         if self.template is None:
             raise ConfigError(f"Item {prompt.item_id} has messages, but this model's tokenizer has no chat template.")
         return self.template.render(prompt)
@@ -192,7 +195,7 @@ class PromptTokenizer:
             yield TokenizedPrompt(prompt, text, None, ids[part], local, item_offset=start)
 
 
-def _char_ends(offsets: list[tuple[int, int]]) -> np.ndarray:
+def char_ends(offsets: list[tuple[int, int]]) -> np.ndarray:
     """End offset of each token; tokens that the tokenizer added itself repeat the value before them."""
     return (
         np.maximum.accumulate(np.array([end for _, end in offsets], dtype=np.int32)) if offsets else np.empty(0, "i4")

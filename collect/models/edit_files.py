@@ -1,6 +1,6 @@
-"""Edits from settings: their vectors are read from files and checked against the model."""
+"""Edits from settings: their vectors are read from files or given by name, and checked against the model."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -15,17 +15,22 @@ from .edits import Edit
 from .model import LoadedModel
 
 
-def edits_of(settings: Iterable[EditSetting], loaded: LoadedModel) -> tuple[Edit, ...]:
-    """The edits of all layers that the settings name, in their order; every one fits the model."""
+def edits_of(
+    settings: Iterable[EditSetting], loaded: LoadedModel, named: Callable[[str], np.ndarray]
+) -> tuple[Edit, ...]:
+    """The edits of all layers that the settings name, in their order; every one fits the model.
+
+    `named` gives the vector of a stored direction.
+    """
     found: list[Edit] = []
     for setting in settings:
         stack = next((stack for stack in loaded.stacks if stack.name == setting.stack), None)
         if stack is None:
             raise ConfigError(f"--edit {setting.text!r}: {loaded.name} has no {setting.stack}.")
         try:
-            change = _change(setting)
+            change = _change(setting, named)
             for layer in setting.resolve(stack.n_layers):
-                edit = Edit(setting.site, layer, change, setting.scope, setting.units, setting.stack)
+                edit = Edit(setting.site, layer, change, setting.scope, setting.units, setting.stack, setting.source)
                 edit.check(loaded)
                 found.append(edit)
         except ConfigError as error:
@@ -33,10 +38,10 @@ def edits_of(settings: Iterable[EditSetting], loaded: LoadedModel) -> tuple[Edit
     return tuple(found)
 
 
-def _change(setting: EditSetting) -> Change:
+def _change(setting: EditSetting, named: Callable[[str], np.ndarray]) -> Change:
     if setting.source is None:
         return Zero()
-    vector = read_vector(setting.source)
+    vector = read_vector(setting.source) if setting.is_file else torch.from_numpy(named(setting.source))
     if setting.kind == "add":
         return Add(vector, setting.strength)
     return (Mean if setting.kind == "mean" else ProjectOut)(vector)

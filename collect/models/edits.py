@@ -37,6 +37,8 @@ class Edit:
     scope: str = "all"
     units: tuple[int, ...] | None = None
     stack: str = DECODER
+    direction: str | None = None
+    """Where its vector comes from, for whoever reads run.json."""
 
     def __post_init__(self) -> None:
         check_site(self.site)
@@ -54,7 +56,8 @@ class Edit:
         """What it does, for run.json."""
         place = {"site": self.site, "layer": self.layer, "stack": self.stack, "scope": self.scope}
         units = {} if self.units is None else {"units": list(self.units)}
-        return {**place, **units, **self.change.describe()}
+        named = {} if self.direction is None else {"direction": self.direction}
+        return {**place, **units, **named, **self.change.describe()}
 
     @cached_property
     def digest(self) -> str:

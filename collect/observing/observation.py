@@ -19,6 +19,7 @@ from ..models.taps import Tap
 from .attention import AttentionObserver, observing
 from .attention_layers import ObservableAttention
 from .axis import Axis, columns_of
+from .budget import Budget
 from .edges import QueryEdges, StrongestEdges
 from .patterns import Patterns, PatternWish, QueryWeights, heads_of
 from .summaries import AttentionRows, state_statistics
@@ -68,14 +69,14 @@ def summary_sites(n_layers: int) -> list[tuple[str, int]]:
 class ObservedStack:
     """A stack with its hooks on; one batch at a time passes through it.
 
-    `columns` bounds how many positions of a long pass are reduced at once.
+    Of a long pass, as many positions are reduced at once as a chunk has.
     """
 
-    def __init__(self, stack: Stack, wishes: Wishes, *, block_bytes: int, columns: int) -> None:
+    def __init__(self, stack: Stack, wishes: Wishes, budget: Budget) -> None:
         self.stack = stack
         self.wishes = wishes
         self.vectors = wishes.vectors_of(stack.name)
-        self.columns = columns
+        self.columns = budget.chunk
         self.sites = summary_sites(stack.n_layers)
         captured = {(w.site, w.layer) for w in self.vectors}
         self.observers = {
@@ -84,7 +85,7 @@ class ObservedStack:
                 causal=stack.is_causal,
                 statistics=wishes.summarises_attention,
                 capture=frozenset(site for site, _ in captured if site in ATTENTION_SITES and kind == SELF),
-                block_bytes=block_bytes,
+                block_bytes=budget.block_bytes,
             )
             for kind in stack.kinds
         }
@@ -273,11 +274,10 @@ class ObservedStack:
 class ObservedModel:
     """A model with its hooks on: a stack that predicts tokens and, in some, one that reads the prompt before it."""
 
-    def __init__(self, loaded: LoadedModel, wishes: Wishes, *, block_bytes: int, columns: int) -> None:
+    def __init__(self, loaded: LoadedModel, wishes: Wishes, budget: Budget) -> None:
         self.loaded = loaded
         self.wishes = wishes
-        self.block_bytes = block_bytes
-        stacks = [ObservedStack(stack, wishes, block_bytes=block_bytes, columns=columns) for stack in loaded.stacks]
+        stacks = [ObservedStack(stack, wishes, budget) for stack in loaded.stacks]
         self.decoder = stacks[-1]
         self.encoder = stacks[0] if len(stacks) == 2 else None
         self.stacks = tuple(stacks)

@@ -6,7 +6,7 @@ from typing import Any
 import pyarrow as pa
 
 from ...lake import Lake
-from ...lake.errors import ConfigError, StoppedError
+from ...lake.errors import ConfigError, StoppedError, UsageError
 from ...lake.run_id import new_run_id
 from ...lake.segments import SegmentWriter
 from ...lake.writer import RunWriter
@@ -19,10 +19,11 @@ from ..decoding.replay import replay
 from ..decoding.sequence import Limits
 from ..decoding.timings import Timings
 from ..embedding.embedder import Embedder
+from ..inputs.problem_sets import remarks
 from ..inputs.prompts import open_source
 from ..inputs.source import PromptSource
 from ..inputs.text import TokenText
-from ..inputs.tokenized import PromptTokenizer, TokenizedPrompt
+from ..inputs.tokenized import TokenizedPrompt
 from ..keep import Keep
 from ..models.edit_files import edits_of
 from ..models.load import load_model
@@ -31,6 +32,7 @@ from ..models.outline import outline
 from ..observing.observation import ObservedModel
 from . import own_runs
 from .consent import consented, resume_command
+from .context_items import items_of
 from .failure import failing_said
 from .plan import Estimate, Plan, estimate, make_plan
 from .progress import Callbacks, Collected, Progress
@@ -40,13 +42,14 @@ from .sealing import Sealing
 from .segment import SegmentRunner, operation_columns
 from .space import check_space
 from .stopping import Stopping, stop_finder, stopped
-from .work_items import WorkItems
+from .stored_directions import StoredDirections
 
 
 class Collection:
     """A configured collection: the model is loaded, the prompts are counted, nothing has been written yet.
 
-    Without `weights` it can only be estimated: the model is a shell made from its configuration.
+    Without `weights` it can only be estimated: the model is a shell made from its configuration. `lake` is the one that
+    stored directions and sequences are looked up in.
     """
 
     def __init__(
@@ -57,12 +60,15 @@ class Collection:
         plan: Plan | None = None,
         source: PromptSource | None = None,
         weights: bool = True,
+        lake: Lake | None = None,
     ) -> None:
         self.config = config
         self.callbacks = callbacks or Callbacks()
         self.notices: list[str] = []
         self.timings = Timings()
-        self.source: PromptSource = source or open_source(config)
+        self.source: PromptSource = source or open_source(config, lake=lake)
+        for text in remarks(self.source.describe()):
+            self.notice(text)
         with self.timings.measure("load"):
             self.loaded: LoadedModel = self._load() if weights else self._outline()
         if self.loaded.gaps:
@@ -78,22 +84,10 @@ class Collection:
                 self.notice(text)
         resolved = resolve_keep(Keep.parse(config.keep), config, self.loaded, self.notice)
         self.keep, self.wishes, self.unmeasured = resolved.keep, resolved.wishes, resolved.unmeasured
-        self.edits = edits_of(config.edit_settings, self.loaded)
+        self.edits = edits_of(config.edit_settings, self.loaded, StoredDirections(lake))
         check_parent(self.source, self.loaded, self.edits)
         self.observed: ObservedModel | None = None
-        tokenizer = PromptTokenizer(
-            self.loaded.tokenizer,
-            config.chat,
-            config.on_long,
-            self.loaded.longest_prompt(generates=config.max_new_tokens > 0),
-            config.completes,
-            config.chat_template,
-            self.loaded.n_embeddings,
-            given_counts=self.loaded.encoder is None,
-        )
-        if config.chat == "auto" and tokenizer.uses_template:
-            self.notice("Prompts stand in the model's chat template (--chat off reads them as they are).")
-        self.items = WorkItems(self.source, tokenizer)
+        self.items = items_of(self.source, config, self.loaded, self.notice)
         with self.timings.measure("plan"):
             self.plan = plan or make_plan(self.loaded, config, self.keep, self.items.lengths(), reading)
         if self.plan.reading != reading:
@@ -101,9 +95,7 @@ class Collection:
                 f"{config.model} must now be read otherwise than when the run was planned. Start a new run."
             )
         if weights:
-            self.observed = ObservedModel(
-                self.loaded, self.wishes, block_bytes=self.plan.block_bytes, columns=self.plan.chunk
-            )
+            self.observed = ObservedModel(self.loaded, self.wishes, self.plan.budget)
 
     def _load(self) -> LoadedModel:
         config = self.config
@@ -149,6 +141,10 @@ class Collection:
 
     def join(self, lake: Lake, run_id: str, rank: int, world: int) -> Collected:
         """Collect this writer's share of a run that `world` writers collect together, whoever of them starts it."""
+        if self.config.corpus is not None and world > 1:
+            raise UsageError(
+                "A corpus is read by one writer: where a segment begins is known when the one before ends."
+            )
         lake.check_writable()
         share = self.plan.share(rank, world)
         return self.collect_into(lake.join_run(run_id, self._about(run_id), f"w{rank}"), share)
@@ -174,7 +170,9 @@ class Collection:
         try:
             with failing_said(run, self.plan.batch_size, self._resume_command(run)):
                 self._collect_segments(run, progress, embedder, share)
-            run.finish(status="complete", extra={"unwritten_ms": self._last_write_ms})
+            run.finish(status="complete", extra={"unwritten_ms": self._last_write_ms, **self.items.outcome()})
+            if (remark := self.items.remark()) is not None:
+                self.notice(remark)
             own_runs.forget(run.run_json)
         finally:
             pa.set_memory_pool(pool)
@@ -201,12 +199,13 @@ class Collection:
         compared = waiting[min(1, len(waiting) - 1)] if self.config.strict_timings and waiting else None
         with Sealing(run, self.timings) as sealing:
             runner = self._runner(run.run_id, progress, embedder, sealing)
-            for index, (start, stop), items in self.items.pending(self.plan.segments, others):
+            for index, (start, stop), items in self.items.pending(self.plan.segments, others, run.notes):
                 self._check_limits(run, sealing)
                 segment = run.segment(index, (start, stop))
                 try:
                     self._collect(runner, segment, start, items, compare=index == compared)
                     segment.append("operations", operation_columns(self.timings, run.writer, index))
+                    segment.note(self.items.note())
                 except BaseException:
                     segment.abandon()
                     raise
@@ -276,7 +275,7 @@ class Collection:
         )
         decoder = BatchDecoder(
             self.observed, self.config.sampling, limits, self.plan.reading, seed=self.config.seed,
-            chunk=self.plan.chunk, logit_rows=self.plan.logit_rows, timings=self.timings,
+            budget=self.plan.budget, timings=self.timings,
         )  # fmt: skip
         return SegmentRunner(
             self.observed, self.config, self.plan, self.source, decoder, text, self.timings, embedder, edits=self.edits,
@@ -298,7 +297,7 @@ def resume_run(lake: Lake, run: str, *, callbacks: Callbacks | None = None, **ty
     writer = lake.resume_run(run_id)
     try:
         source = open_source(config, about["source"], lake=lake)
-        collection = Collection(config, callbacks, plan=Plan.from_json(about["plan"]), source=source)
+        collection = Collection(config, callbacks, plan=Plan.from_json(about["plan"]), source=source, lake=lake)
         check_same(about, collection.loaded, collection.source, collection.edits)
         return collection.collect_into(writer)
     finally:

@@ -14,12 +14,14 @@ from pydantic import ValidationError
 from ...lake.errors import ConfigError, UsageError
 from ..config import CollectConfig
 from ..edit import EditSetting
+from ..inputs.wording import TEMPLATES
 
 WITHOUT_REACH = frozenset(
     """
     prompt limit max_new_tokens keep samples temperature top_p top_k min_p repetition_penalty stop stop_when chat
     on_long dtype store_dtype max_bytes segment_items batch_size tag seed topk observe_prompt edge_threshold edge_cap
     strict_timings embed_scope prompts_format split_lines grader chat_template allow_missing generation_config
+    tokens text_field min_chars document_tokens pack validation
     branch_from continue_run sequence at force
     """.split()
 )
@@ -29,8 +31,10 @@ HARMLESS: dict[str, Callable[[Any], bool]] = {
     "model": lambda value: value == "tinymath",
     "device": lambda value: value in ("auto", "cpu"),
     "dataset": lambda value: isinstance(value, str) and re.fullmatch(r"tinymath(:\w+)?", value) is not None,
+    "corpus": lambda value: isinstance(value, str) and re.fullmatch(r"tinymath(:\w+)?", value) is not None,
+    "prompt_template": lambda value: value in TEMPLATES,
     "attn_implementation": lambda value: value in ("eager", "sdpa"),
-    "edit": lambda value: all(EditSetting.parse(text).source is None for text in value),
+    "edit": lambda value: not any(EditSetting.parse(text).is_file for text in value),
 }
 """Values with nothing outside of this program behind them."""
 

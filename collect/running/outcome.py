@@ -44,7 +44,7 @@ def sequence_row(
         "top_k": None if reads or sampling.greedy else sampling.top_k,
         "seed": config.seed,
         "dataset": source.dataset,
-        "split": source.split,
+        "split": prompt.split or source.split,
         "answer": prompt.answer,
         "next_entropy_bits": sequence.next_entropy_bits,
         "next_topk_ids": sequence.next_topk_ids,

@@ -15,12 +15,15 @@ from ..keep import Keep
 from ..models.model import LoadedModel
 from ..models.site_widths import site_width
 from ..models.stack import DECODER, Stack
+from ..observing.budget import Budget
 from ..observing.vectors import vector_wishes
 
 SEGMENT_BYTES = 256 * 2**20
 SEGMENT_BATCHES = 32
 SEGMENT_SEQUENCES = 128
 """However large the batches: a segment's rows lie in memory until it is sealed, some of them three times over."""
+SEGMENT_TOKENS = 32_768
+"""A segment of vectors alone holds at least so many tokens, if its bytes allow: small files are slow to read."""
 LEAST_SEGMENTS = 8
 CPU_BUDGET, GPU_BUDGET = 64 * 2**20, 512 * 2**20
 LOGIT_BYTES_CPU, LOGIT_BYTES_GPU = 64 * 2**20, 256 * 2**20
@@ -70,6 +73,11 @@ class Plan:
     """Of these, those given behind the prompts."""
     n_unobserved: int = 0
     """Of these, the tokens of branches before they leave their parents: they are stored, nothing is observed."""
+
+    @property
+    def budget(self) -> Budget:
+        """The sizes of the pieces in which batches are read."""
+        return Budget(self.chunk, self.logit_rows, self.block_bytes)
 
     def as_json(self) -> dict[str, Any]:
         """Plain values for run.json."""
@@ -161,7 +169,7 @@ def make_plan(loaded: LoadedModel, config: CollectConfig, keep: Keep, lengths: I
     widest = 4 * (loaded.n_layers + 2 + BLOCK_WIDTHS) * loaded.d_model
     per_item = config.samples * np.sum([n_read[name] * sum(table.values()) for name, table in sizes.items()], axis=0)
     return Plan(
-        segments=_segments(per_item, config),
+        segments=_segments(per_item, config, mean_length, only_vectors=_only_vectors(keep)),
         n_items=len(lengths.prompt),
         n_sequences=len(lengths.prompt) * config.samples,
         n_prompt_tokens=int((lengths.prompt + lengths.given + len(loaded.start_ids)).sum()) * config.samples,
@@ -202,7 +210,9 @@ def _mean_bytes(
     }
 
 
-def _segments(per_item: np.ndarray, config: CollectConfig) -> list[list[int]]:
+def _segments(
+    per_item: np.ndarray, config: CollectConfig, mean_length: float, *, only_vectors: bool
+) -> list[list[int]]:
     """Half-open item ranges of whole batches: bounded bytes, at most 32 batches, at least 8 segments if there are.
 
     A batch is never cut for its bytes: what does not fit into memory is spilled into another file of the segment, while
@@ -213,7 +223,7 @@ def _segments(per_item: np.ndarray, config: CollectConfig) -> list[list[int]]:
         return [[i, min(i + config.segment_items, n_items)] for i in range(0, n_items, config.segment_items)]
     items_per_batch = max(1, config.batch_size // config.samples)
     share = max(items_per_batch, n_items // LEAST_SEGMENTS // items_per_batch * items_per_batch)
-    most = min(share, _most_sequences(config) // config.samples)
+    most = min(share, _most_sequences(config, mean_length, only_vectors) // config.samples)
     segments: list[list[int]] = []
     size = 0.0
     for start in range(0, n_items, items_per_batch):
@@ -228,8 +238,13 @@ def _segments(per_item: np.ndarray, config: CollectConfig) -> list[list[int]]:
     return segments
 
 
-def _most_sequences(config: CollectConfig) -> int:
-    return min(SEGMENT_BATCHES * config.batch_size, max(SEGMENT_SEQUENCES, config.batch_size))
+def _only_vectors(keep: Keep) -> bool:
+    return bool(keep.activations) and not (keep.tokens or keep.layers or keep.heads or keep.edges)
+
+
+def _most_sequences(config: CollectConfig, mean_length: float, only_vectors: bool) -> int:
+    most = min(SEGMENT_BATCHES * config.batch_size, max(SEGMENT_SEQUENCES, config.batch_size))
+    return max(most, math.ceil(SEGMENT_TOKENS / mean_length)) if only_vectors else most
 
 
 def estimate(plan: Plan, config: CollectConfig, keep: Keep, loaded: LoadedModel) -> Estimate:
@@ -260,7 +275,7 @@ def estimate(plan: Plan, config: CollectConfig, keep: Keep, loaded: LoadedModel)
         n_tokens=n_tokens,
         table_bytes={table: int(size) + n_files[table] * FILE_BYTES[table] for table, size in table_bytes.items()},
         n_files=sum(n_files.values()) + n_segments + 2,
-        exact=config.max_new_tokens == 0 and not keep.edges,
+        exact=config.max_new_tokens == 0 and not keep.edges and config.corpus is None,
     )
 
 

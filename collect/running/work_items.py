@@ -1,7 +1,8 @@
 """The work items of a run: its prompts as tokens, counted for the plan and handed out segment by segment."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import islice
+from typing import Any
 
 from ...lake.errors import ConfigError, UsageError
 from ..inputs.source import PromptSource
@@ -26,7 +27,7 @@ class WorkItems:
         return lengths
 
     def pending(
-        self, segments: list[list[int]], committed: frozenset[int]
+        self, segments: list[list[int]], committed: frozenset[int], notes: Mapping[int, Mapping[str, Any]]
     ) -> Iterator[tuple[int, list[int], list[TokenizedPrompt]]]:
         """Segments still to be collected, with their work items; the source is read once, in order."""
         prompts = iter(self.source)
@@ -48,3 +49,15 @@ class WorkItems:
                     "The prompts have changed since the run was planned: some are missing. Start a new run."
                 )
             yield index, bounds, taken
+
+    def note(self) -> dict[str, Any]:
+        """What a commit says for whoever resumes: nothing, every prompt has its place in the plan."""
+        return {}
+
+    def outcome(self) -> dict[str, Any]:
+        """What the completion record says: nothing, all segments of the plan are there."""
+        return {}
+
+    def remark(self) -> str | None:
+        """What is to be said when all is done."""
+        return None

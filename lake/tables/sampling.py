@@ -115,9 +115,9 @@ PATH_SENSITIVITY = Table(
         ("n_branch", I32, "Tokens in the branch's mean.", "tokens"),
         ("complete", BOOL, "Whether both are the whole window: ranks and means use such rows only."),
         ("n_equal_tokens", I32, "Steps of the window, the forced one left out, with equal tokens.", "tokens"),
-        ("baseline_answer", TEXT, "Answer found in the baseline."),
-        ("branch_answer", TEXT, "Answer found in the branch."),
-        ("answer_changed", BOOL, "Whether these differ."),
+        ("baseline_answer", TEXT, "Answer found in the baseline; null where its text was cut by length."),
+        ("branch_answer", TEXT, "Answer found in the branch; null where its text was cut by length."),
+        ("answer_changed", BOOL, "Whether these differ; null where either text was cut by length."),
         ("branch_correct", BOOL, "Whether the branch's answer is right."),
     )
     + _REASON,

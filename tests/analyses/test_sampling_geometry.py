@@ -265,7 +265,7 @@ def branches_by_hand(lake: Lake) -> tuple[list[Answer], list[Answer]]:
             "topk_ids": best, "topk_logprobs": [[-0.5, -1.0, -2.0]] * (N_PROMPT + 10),
             "logprob": [-0.5] * (N_PROMPT + 10),
         }  # fmt: skip
-        row = {"origin": "greedy", "temperature": 0.0, "finish_reason": "eos" if n else "length",
+        row = {"origin": "greedy", "temperature": 0.0, "finish_reason": "eos" if n else "stop_string",
                "predicted_answer": "4"}  # fmt: skip
         states = {PLACE: rng.normal(size=(N_PROMPT + 10, DIM))}
         baselines.append(Answer(f"p{n}", states, [7] * 10, row, steps))
@@ -275,6 +275,7 @@ def branches_by_hand(lake: Lake) -> tuple[list[Answer], list[Answer]]:
                 "origin": "forced", "parent_run_id": "base", "parent_sequence_id": n, "temperature": 0.0,
                 "branch_position": N_PROMPT + step, "predicted_answer": "4" if step == 2 else "5",
                 "correct": step == 2,
+                "finish_reason": "length" if n and step == 7 else "stop_string",
             }  # fmt: skip
             branches.append(Answer(f"p{n}", {PLACE: rng.normal(size=(N_PROMPT + 12, DIM))}, tokens, row))
     write_answers(lake, "base", baselines)
@@ -304,7 +305,11 @@ def test_sensitivity_against_numpy(tmp_path: Path) -> None:
             assert row["margin"] == pytest.approx(1.5)
             equal = [a == b for a, b in zip([7] * length, branch.tokens, strict=False)][step + 1 : step + 4]
             assert row["n_equal_tokens"] == sum(equal)
-            assert row["answer_changed"] == (step == 7) and row["branch_correct"] == (step == 2)
+            if n and step == 7:  # cut by length: its last number is no answer
+                assert row["answer_changed"] is None is row["branch_answer"] is row["branch_correct"]
+                assert "the branch ended before an answer" in row["reason"]
+            else:
+                assert row["answer_changed"] == (step == 7) and row["branch_correct"] == (step == 2)
             assert row["branch_run_id"] == "branches" and row["branch_sequence_id"] == 2 * n + place
             assert row["position"] == N_PROMPT + step and row["lookahead"] == 4
     assert "2 of 4 windows of 4 tokens are complete" in found.notices[0]

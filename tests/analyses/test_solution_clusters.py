@@ -66,6 +66,7 @@ def test_the_plane_is_that_of_the_covariance() -> None:
     np.testing.assert_allclose(plane.var(axis=0, ddof=1), values[:2])
     assert plane[np.abs(plane[:, 0]).argmax(), 0] > 0
     assert principal_plane(np.ones((3, 1))).tolist() == [[0, 0]] * 3
+    assert principal_plane(np.random.default_rng(0).normal(size=(2, 9)))[:, 1].tolist() == [0, 0]  # a line
 
 
 def test_agreement_is_scikit_learns() -> None:

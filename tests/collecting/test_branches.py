@@ -377,7 +377,7 @@ def test_branches_that_cannot_be_are_named(
         ({"branch_from": "r", "at": "3", "prompt": "p"}, "leave out --prompt"),
         ({"branch_from": "r", "at": "3", "continue_run": "q"}, "leave out --continue"),
         ({"branch_from": "r", "at": "3", "max_new_tokens": 0}, "no token of their own"),
-        ({"branch_from": "r", "at": "3", "keep": "tokens,edges"}, "leave them out of --keep"),
+        ({"branch_from": "r", "at": "3", "keep": "tokens,edges"}, "keep edges:generated"),
     ],
 )
 def test_settings_that_do_not_fit_together(settings: dict, message: str) -> None:

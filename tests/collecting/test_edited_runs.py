@@ -234,7 +234,7 @@ def test_an_edit_that_cannot_be_read_is_named(text: str, message: str) -> None:
         ("add:resid_post@1:direction=matrix.npy", "shape", 4),
         ("add:resid_post@1:direction=text.npy", "cannot be read", 4),
         ("add:resid_post@1:direction=none.npy", "no file", 3),
-        ("add:resid_post@1:direction=good.txt", "no file", 3),
+        ("add:resid_post@1:direction=good.txt", "no lake", 3),
         ("zero:z@1:heads=4", "no head 4", 4),
         ("zero:cross_attn_out@1", "only in the decoder", 4),
     ],

@@ -14,6 +14,7 @@ from tracelake.collect.config import CollectConfig
 from tracelake.collect.keep import Keep
 from tracelake.collect.models.fingerprints import tokenizer_digest
 from tracelake.collect.models.load import load_model
+from tracelake.collect.observing.budget import Budget
 from tracelake.collect.observing.observation import ObservedModel, Wishes
 from tracelake.collect.observing.vectors import vector_wishes
 from tracelake.collect.running.collector import Callbacks, Collection, resume_run
@@ -66,7 +67,7 @@ def observe(loaded: object, ids: torch.Tensor) -> None:
     keep = Keep.parse(("tokens", "layers", "heads", "activations:resid_post"))
     vectors = tuple(vector_wishes(keep, loaded.stacks, observe_prompt=True))  # type: ignore[attr-defined]
     wishes = Wishes(True, True, True, vectors, "float32")
-    with ObservedModel(loaded, wishes, block_bytes=2**20, columns=64).attached(), torch.no_grad():  # type: ignore[arg-type]
+    with ObservedModel(loaded, wishes, Budget(64, 64, 2**20)).attached(), torch.no_grad():  # type: ignore[arg-type]
         loaded.model(ids)  # type: ignore[attr-defined]
 
 

@@ -13,9 +13,12 @@ from typer.testing import CliRunner
 
 import tracelake
 from tracelake.cli import app
+from tracelake.collect import stored_sequences
 from tracelake.collect.lens import LensOptions, LensResult, analyze_lens
+from tracelake.collect.models.partial import load_readout
 from tracelake.collect.stored_sequences import load_run_model
 from tracelake.lake import Lake
+from tracelake.lake.analyses import remove_analysis
 from tracelake.lake.errors import ConfigError, NotFoundError, UsageError
 
 FINAL = {"gpt2": "transformer.ln_f", "neox": "gpt_neox.final_layer_norm"}
@@ -81,6 +84,32 @@ def test_other_layers_equal_the_norm_and_the_head_by_hand(
         assert group["logprob"][-1] is None and group["rank"][-1] is None and group["entropy_bits"][-1] is not None
         assert group["rank"][:-1].to_list() == [(row > row[t]).sum() for row, t in zip(ours, tokens[1:], strict=False)]
         assert group["topk_ids"].to_list() == np.argsort(-ours, axis=-1, kind="stable")[:, :3].tolist()
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "llama", "gemma2", "tinymath"])
+def test_final_norm_and_unembedding_alone_are_enough(
+    architecture: str, model_folder: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = architecture if architecture == "tinymath" else model_folder(architecture)
+    lake = collected(tmp_path, model)
+    whole = lens_of(lake)
+    assert any("whole model was loaded" in notice for notice in whole.notices)
+    expected = lake.scan("logit_lens").sort("sequence_id", "position", "layer").collect()
+    remove_analysis(lake, whole.analysis_id, dry_run=False)
+    monkeypatch.setattr(stored_sequences, "load_model", lambda *a, **b: pytest.fail("only a part is needed"))
+    result = tracelake.open(tmp_path).lens("made")
+    assert result.computed and not result.notices
+    rows = lake.scan("logit_lens").sort("sequence_id", "position", "layer").collect()
+    assert rows.equals(expected)
+
+
+def test_a_part_that_does_not_explain_the_run_is_not_used(tmp_path: Path) -> None:
+    lake = collected(tmp_path / "lake", save(random_model("gpt2"), tmp_path / "model"))
+    wrong = load_readout(str(save(random_model("gpt2", seed=1), tmp_path / "other")), dtype="float32", device="cpu")
+    assert wrong is not None
+    loaded = load_run_model(lake, lake.resolve_run("made"))
+    result = analyze_lens(lake, "made", LensOptions(), lambda: loaded, load_readout=lambda: wrong)
+    assert any("whole model was loaded" in notice for notice in result.notices)
 
 
 def test_asked_again_it_is_found_and_loads_no_model(tmp_path: Path) -> None:

@@ -197,6 +197,26 @@ def test_directions_that_cannot_be_are_named(tmp_path: Path) -> None:
     assert row.vector.shape == (5,) and row.vector.dtype == torch.float64
 
 
+def test_stored_directions_are_found_by_their_id(tmp_path: Path) -> None:
+    from tracelake.lake.analyses import commit_analysis
+    from tracelake.lake.derived import Analysis, analysis_row
+
+    lake = Lake.create(tmp_path)
+    with lake.start_run("made", {}) as run:
+        run.finish()
+    analysis = Analysis("made", "directions", {}, "0" * 16)
+    vectors = np.array([[1.0, 2.0], [3.0, 4.0]], np.float32)
+    columns = {"direction_id": ["lda-final_norm-2-aa", "lda-resid_post-1-bb"], "site": ["final_norm", "resid_post"],
+               "analysis_id": analysis.analysis_id, "method": "lda", "label": "correct"}  # fmt: skip
+    call = {"table": "directions", "columns": columns, "vectors": vectors, "dtype": "float32"}
+    commit_analysis(lake, analysis, {"analyses": analysis_row(analysis, 2, [], None)}, [call])
+    assert find_direction(lake, "lda-final_norm-2-aa").vector.tolist() == [1.0, 2.0]
+    with pytest.raises(ConfigError, match="lies in states of resid_post.*Possible: lda-final_norm-2-aa"):
+        find_direction(lake, "lda-resid_post-1-bb")
+    with pytest.raises(NotFoundError, match="Did you mean 'lda-final_norm-2-aa'"):
+        find_direction(lake, "lda-final_norm-2-ab")
+
+
 def refusal(lake: Lake, options: SecondOrderOptions | None = None, direction: Direction | None = None) -> LakeError:
     with pytest.raises(LakeError) as caught:
         scored(lake, options or SecondOrderOptions(), direction)

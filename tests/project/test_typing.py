@@ -20,6 +20,7 @@ METHODS = {
     "collect": "collect", "runs": "runs", "verify": "verify", "rm": "remove", "vacuum": "vacuum", "show": "describe",
     "sql": "sql", "query": "query", "chart": "chart", "report": "report", "dashboard": "dashboard",
     "metrics": "metrics", "analyze list": "analyses", "analyze rm": "remove_analysis", "analyze embed": "embed",
+    "analyze judge": "judge",
     "import corevital": "import_corevital", "import tsif": "import_tsif", "import labels": "import_labels",
     "export steps-jsonl": "export_steps", "export vectors": "export_vectors",
 }  # fmt: skip
@@ -59,6 +60,7 @@ assert_type(lake.analyze("trajectory", ["first"], site="resid_post").analysis_id
 assert_type(lake.draw_figures("figures").n_figures, int)
 assert_type(lake.remove_analysis("trajectory-0123456789ab").files, int)
 assert_type(lake.embed(scopes=["completion"]).n_embedded, int)
+assert_type(lake.judge(judge="known", pairs="all").n_distinct, int)
 assert_type(lake.export_vectors("last.npy", -1, where="last", join=["correct"]).rows, int)
 assert_type(lake.export_steps("steps.jsonl"), int)
 assert_type(lake.import_corevital(["report.json"])[0].run_id, str)

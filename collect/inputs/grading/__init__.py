@@ -6,10 +6,20 @@ from .methods import solution_method
 from .notation import last_box
 from .numbers import canonical, read_number
 from .options import Options, read_options
-from .verdict import DIFFERENT, EMPTY_BOX, NO_ANSWER, NO_NUMBER, NOT_A_NUMBER, NOTHING_SAID, UNREADABLE, Grade
+from .verdict import (
+    DIFFERENT,
+    EMPTY_BOX,
+    NO_ANSWER,
+    NO_NUMBER,
+    NOT_A_NUMBER,
+    NOTHING_SAID,
+    TIMED_OUT,
+    UNREADABLE,
+    Grade,
+)
 
 __all__ = [
     "DIFFERENT", "EMPTY_BOX", "EXACT", "GRADER_NAMES", "NOTHING_SAID", "NOT_A_NUMBER", "NO_ANSWER", "NO_NUMBER",
-    "UNREADABLE", "Grade", "Grader", "Options", "canonical", "grade", "last_box", "parse_grader", "read_number",
-    "read_options", "solution_method",
+    "TIMED_OUT", "UNREADABLE", "Grade", "Grader", "Options", "canonical", "grade", "last_box", "parse_grader",
+    "read_number", "read_options", "solution_method",
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""The graders by name: `auto`, `exact`, `contains`, `regex:PATTERN`, `choice`; each names itself with a version."""
+"""The graders by name: `auto`, `exact`, `symbolic`, `contains`, `regex:PATTERN`, `choice`; each with its version."""
 
 import re
 from collections import deque
@@ -10,10 +10,13 @@ from .notation import clean, comparable
 from .numbers import canonical, numbers_in, read_number
 from .options import Options
 from .reference import Reference
+from .symbolic import grade_symbolic, symbolic_name
 from .verdict import NO_ANSWER, Grade
 from .words import words_of
 
-GRADER_NAMES = ("auto", "exact", "contains", "regex:PATTERN", "choice")
+GRADER_NAMES = ("auto", "exact", "symbolic", "contains", "regex:PATTERN", "choice")
+BY_TEXT = ("exact", "symbolic")
+"""Graders that compare with the reference itself where an item has options too."""
 CONTAINS, CHOICE, REGEX = "contains/1", "choice/1", "regex/1"
 NOT_CONTAINED = "does not contain the answer"
 NO_OPTION = "chooses none of the options"
@@ -33,7 +36,9 @@ class Grader:
             return f"{REGEX}:{self.pattern.pattern}"
         if self.kind == "contains":
             return CONTAINS
-        return CHOICE if options is not None and self.kind != "exact" else EXACT
+        if self.kind == "symbolic":
+            return symbolic_name()
+        return CHOICE if options is not None and self.kind not in BY_TEXT else EXACT
 
     def grade(self, completion: str, answer: str, options: Options | None = None) -> Grade:
         """Grade a completion against a reference answer."""
@@ -41,9 +46,9 @@ class Grader:
             return _by_pattern(self.pattern, completion, answer)
         if self.kind == "contains":
             return _contains(completion, answer)
-        if options is not None and self.kind != "exact":
+        if options is not None and self.kind not in BY_TEXT:
             return _chosen(completion, answer, options)
-        return grade(completion, answer)
+        return (grade_symbolic if self.kind == "symbolic" else grade)(completion, answer)
 
 
 def parse_grader(text: str) -> Grader:
@@ -54,7 +59,9 @@ def parse_grader(text: str) -> Grader:
             return Grader(kind, re.compile(pattern, re.MULTILINE))
         except re.error as error:
             raise UsageError(f"--grader {text!r}: the pattern cannot be read: {error}.") from error
-    if colon or kind not in ("auto", "exact", "contains", "choice"):
+    if kind == "symbolic" and not colon:
+        symbolic_name()  # refused now if it cannot run
+    if colon or kind not in ("auto", *BY_TEXT, "contains", "choice"):
         raise UsageError(f"There is no grader {text!r}.{did_you_mean(text, GRADER_NAMES)}")
     return Grader(kind)
 

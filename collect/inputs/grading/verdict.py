@@ -9,6 +9,7 @@ EMPTY_BOX = "the box is empty"
 NOT_A_NUMBER = "the box holds no number"
 UNREADABLE = "the last number cannot be read"
 DIFFERENT = "differs from the answer"
+TIMED_OUT = "timed out"
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,47 @@
+"""Asking a judge about a run's solutions, as a method with the options of `lake analyze judge`."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Literal
+
+from ..queries.queried_lake import QueriedLake
+
+if TYPE_CHECKING:
+    from ..collect.judge.judge_run import Judged
+
+
+def _quietly(*_: object) -> None:
+    """What nobody listens to."""
+
+
+class JudgedLake(QueriedLake):
+    """What `tracelake.open` returns, as far as judges go."""
+
+    def judge(
+        self,
+        run: str = "latest",
+        *,
+        judge: Literal["service", "local", "known"] = "service",
+        judge_model: str | None = None,
+        base_url: str | None = None,
+        key_env: str = "OPENROUTER_API_KEY",
+        pairs: Literal["representatives", "all"] = "representatives",
+        orders: int = 2,
+        max_calls: int = 200,
+        max_usd: float | None = 1.0,
+        usd_per_million: tuple[float, float] | None = None,
+        concurrency: int = 4,
+        timeout_s: float = 60.0,
+        on_progress: Callable[[int, int], None] = _quietly,
+    ) -> "Judged":
+        """Ask whether correct solutions are distinct (table `judgements`); what was said is not asked again.
+
+        `max_usd` None trusts `max_calls` alone; `usd_per_million` is the price of tokens read and written.
+        """
+        from ..collect.judge.client import OPENROUTER, Service
+        from ..collect.judge.judge_run import JudgeOptions, judge_run
+        from ..collect.judge.limits import Price
+
+        service = None if judge_model is None else Service(judge_model, base_url or OPENROUTER, key_env, timeout_s)
+        price = None if usd_per_million is None else Price(*usd_per_million)
+        options = JudgeOptions(judge, service, pairs, orders, max_calls, max_usd, price, concurrency)
+        return judge_run(self, run, options, on_progress=on_progress)

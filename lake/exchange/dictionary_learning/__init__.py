@@ -1,0 +1,1 @@
+"""dictionary_learning: `config.json` and the arrays of `ae.pt`."""

@@ -1,0 +1,1 @@
+"""Llama Scope: `hyperparams.json` and `checkpoints/final.safetensors`."""

@@ -1,0 +1,1 @@
+"""SAEDashboard: the `batch-N.json` that Neuronpedia imports, written from the tables of features."""

@@ -1,0 +1,1 @@
+"""sparsify: `cfg.json` and `sae.safetensors` in a folder named after a module."""
