@@ -50,13 +50,11 @@ for _verb in (ask.show, ask.sql, ask.query, ask.chart, show_run.report, metrics.
 app.command()(reading(show_run.dashboard))
 for _verb in (maintain.verify, maintain.rm):
     app.command()(either_run(_verb))
-for _verb in (maintain.vacuum, demo.demo):
-    app.command()(_verb)
-for _group in (analyze, read_again, sae):
-    app.add_typer(_group.app, name=_group.NAME)
-for _group, _name in ((exchange.import_app, "import"), (exchange.export_app, "export")):
+app.command()(maintain.vacuum)
+app.command()(demo.demo)
+_GROUPS = {group.NAME: group.app for group in (analyze, read_again, sae)}
+for _name, _group in (_GROUPS | {"import": exchange.import_app, "export": exchange.export_app}).items():
     app.add_typer(_group, name=_name)
-
 
 if __name__ == "__main__":
     main()
