@@ -10,8 +10,10 @@ from . import sae_exchange, sae_measures, sae_run
 from .sae_lists import items, layer_numbers, numbers
 from .terminal import HERE, AsJson, LakePath, overwrite, print_json, say
 from .toolkit.completion import runs
+from .toolkit.either_run import either_run
 from .toolkit.interrupt import Interrupt
 from .toolkit.verify_option import reading
+from .toolkit.whole_summaries import WholeSummaries
 
 if TYPE_CHECKING:
     from ..analysis.sae.options import TrainOptions
@@ -23,6 +25,7 @@ app = typer.Typer(
     help="Sparse autoencoders: train them from stored vectors, evaluate them, look their features up.",
     no_args_is_help=True,
     rich_markup_mode=None,
+    cls=WholeSummaries,
 )
 
 Runs = Annotated[
@@ -50,6 +53,7 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be 
 
 @app.command()
 @reading
+@either_run
 def train(
     run: Runs = None,
     site: Site = "resid_post",
