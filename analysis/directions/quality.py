@@ -45,16 +45,16 @@ def quality(
     if not len(labels):
         return Quality(*counts, reason="the training folds lack a class")
     accuracy = float((told.called[known] == labels).mean())
-    errors = [calibration_error(values[known], labels) for values in (told.probability, told.calibrated)]
+    before, after = (calibration_error(values[known], labels) for values in (told.probability, told.calibrated))
     found = float(weighted_auroc(score, labels, fold, np.ones((1, len(labels))))[0])
     if not np.isfinite(found):
-        return Quality(*counts, accuracy=accuracy, ece_before=errors[0], ece_after=errors[1], reason="one class only")
+        return Quality(*counts, accuracy=accuracy, ece_before=before, ece_after=after, reason="one class only")
     if n_prompts < 2:
-        return Quality(*counts, found, np.nan, np.nan, accuracy, *errors, reason=f"no interval: {ONE_PROMPT}")
+        return Quality(*counts, found, np.nan, np.nan, accuracy, before, after, reason=f"no interval: {ONE_PROMPT}")
     draws = np.concatenate([weighted_auroc(score, labels, fold, c[:, index]) for c in drawn_counts(n_prompts)])
     draws = draws[np.isfinite(draws)]  # a draw may hold one class only
     low, high = np.quantile(draws, [0.025, 0.975])
-    return Quality(*counts, found, float(low), float(high), accuracy, *errors)
+    return Quality(*counts, found, float(low), float(high), accuracy, before, after)
 
 
 def control(

@@ -19,6 +19,8 @@ from .held_out import FOLDS, Told, folds, tell, tell_majority, tell_shuffled
 from .identity import direction_id
 from .quality import Quality, control, quality
 
+NO_FIT = "held_out: the other folds lack a class"
+
 
 @dataclass(frozen=True)
 class Place:
@@ -165,7 +167,7 @@ def project_layer(
                 "layer": pa.array(np.full(len(vectors), place.layer, np.int32)),
                 "projection": pa.array(_along(one.whole, vectors).astype(np.float32), from_pandas=True),
                 "held_out": pa.array(unseen.astype(np.float32), from_pandas=True),
-                "reason": pa.array(np.where(lacking, "held_out: the other folds lack a class", None), pa.string()),
+                "reason": pa.array([NO_FIT if one else None for one in lacking], pa.string()),
             })  # fmt: skip
 
 

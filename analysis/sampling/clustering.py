@@ -88,13 +88,13 @@ def _labels(vectors: np.ndarray, method: Method, k: int) -> np.ndarray:
 
     with warnings.catch_warnings():  # fewer different vectors than k: found in the labels
         warnings.simplefilter("ignore", ConvergenceWarning)
-        return KMeans(k, random_state=SEED, n_init=STARTS).fit_predict(vectors)
+        return KMeans(k, random_state=SEED, n_init=STARTS).fit_predict(vectors)  # pyright: ignore[reportArgumentType]
 
 
 def _hdbscan(vectors: np.ndarray) -> np.ndarray:
     from sklearn.cluster import HDBSCAN
 
-    return HDBSCAN(min_cluster_size=2, copy=True).fit_predict(vectors)
+    return HDBSCAN(min_cluster_size=2, copy=True).fit_predict(vectors)  # pyright: ignore[reportArgumentType]
 
 
 def _described(vectors: np.ndarray, labels: np.ndarray) -> Clusters:

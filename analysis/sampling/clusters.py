@@ -84,7 +84,7 @@ class SolutionClusters(Question):
             raise ConfigError(f"Run {run_id} has no sequence that is graded correct: there is no solution to cluster.")
         pooling = Pooling(self.stride, self.window, self.checkpoint)
         [pooled] = pool(snapshot, self.site, int(self.layer), correct, [pooling])
-        usable = np.isfinite(pooled.states).all(axis=1)
+        usable = np.asarray(np.isfinite(pooled.states).all(axis=1))
         problems, repeats = _problems(correct, usable)
         verdicts = read_verdicts(snapshot)
         rows, summaries = [], []

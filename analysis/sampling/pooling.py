@@ -93,8 +93,11 @@ def _pooled(total: np.ndarray, count: np.ndarray, expected: np.ndarray) -> Poole
     whole = (count == expected) & (expected > 0)
     states = np.full_like(total, np.nan)
     states[whole] = total[whole] / count[whole][:, None]
-    why = np.where(expected == 0, "too short", np.where(whole, None, "not all states are stored"))
-    return Pooled(states, np.where(whole, count, 0), why.tolist())
+    why = [
+        "too short" if n == 0 else None if complete else "not all states are stored"
+        for n, complete in zip(expected.tolist(), whole.tolist(), strict=True)
+    ]
+    return Pooled(states, np.where(whole, count, 0), why)
 
 
 def default_stride(n_answer: Int[np.ndarray, " sequence"]) -> int:

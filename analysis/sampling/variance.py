@@ -120,7 +120,7 @@ def check_samples(sequences: pl.DataFrame, run_id: str) -> None:
     if not sequences.height:
         raise ConfigError(f"Run {run_id} has no sequences that the model wrote by itself: there is no sampling to see.")
     counts = sequences.filter(pl.col("temperature").is_null() | (pl.col("temperature") > 0))["prompt_id"].value_counts()
-    if counts.height and counts["count"].max() < 2:
+    if counts.height and int(counts["count"].to_numpy().max()) < 2:
         raise ConfigError(
             f"Run {run_id} has one sample of each prompt: one vector has no variance. "
             "Collect several with `lake collect --samples 8`."

@@ -143,12 +143,13 @@ class Judge:
             _whole(getattr(usage, name, None)) for name in ("prompt_tokens", "completion_tokens")
         )
         choices = getattr(answer, "choices", None)
-        message = getattr(choices[0], "message", None) if isinstance(choices, list) and choices else None
-        if message is None:
+        choice = choices[0] if isinstance(choices, list) and choices else None
+        message = getattr(choice, "message", None)
+        if choice is None or message is None:
             reply.verdict = Verdict(None, None, "the service's answer has no choices")
         else:
             content = getattr(message, "content", None)
-            reply.verdict = read_verdict(content if isinstance(content, str) else None, choices[0].finish_reason)
+            reply.verdict = read_verdict(content if isinstance(content, str) else None, choice.finish_reason)
         reply.final = True
         cost = getattr(usage, "cost", None)
         if isinstance(cost, int | float) and not isinstance(cost, bool) and cost >= 0:

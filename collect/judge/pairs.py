@@ -37,7 +37,7 @@ def solutions(lake: Lake, run_id: str, pairs: Pairs) -> list[Solution]:
     )
     if not rows.height:
         raise ConfigError(f"Run {run_id} has no sequence that is graded correct: there is no solution to judge.")
-    found = [Solution(*row[:3], (row[3] or "").strip(), row[4]) for row in rows.iter_rows()]
+    found = [Solution(p, n, problem, (text or "").strip(), how) for p, n, problem, text, how in rows.iter_rows()]
     if pairs == "representatives":
         chosen = _representatives(lake, run_id)
         return [one for one in found if one.sequence_id in chosen]
