@@ -30,7 +30,7 @@ def test_the_cap_is_computed(capped: Path, tmp_path: Path) -> None:
     lake = Lake.create(tmp_path / "lake")
     Collection(CollectConfig(model=str(capped), prompt=PROMPTS[:1], max_new_tokens=4, device="cpu")).start(lake)
     rows = lake.sql("select token_id, logprob from token_steps order by position")
-    tokens = rows["token_id"].to_numpy()
+    tokens = rows["token_id"].to_numpy().astype(np.int64)
     logprobs = torch.from_numpy(PlainReader(capped, AutoModelForCausalLM).read(tokens).logits).log_softmax(-1).numpy()
     expected = logprobs[np.arange(len(tokens) - 1), tokens[1:]]
     assert np.allclose(rows["logprob"].to_numpy()[1:], expected, rtol=1e-4, atol=1e-5)
