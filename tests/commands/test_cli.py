@@ -184,7 +184,7 @@ def test_help_has_every_option_under_a_heading_with_its_default(lake_command) ->
     named = ["Model", "Prompts", "A corpus", "Stored sequences", "Decoding", "What is kept", "The run", "This call"]
     assert headings == named
     options = set(re.findall(r"^  (--[a-z-]+)", text, re.MULTILINE))
-    named = {"observe_prompt": "--prompt-telemetry"}
+    named = {"observe_prompt": "--prompt-telemetry", "continue_run": "--continue"}
     assert {named.get(name, f"--{name.replace('_', '-')}") for name in CollectConfig.model_fields} <= options
     words = " ".join(text.split())
     assert "Most tokens to generate per sequence; 0 reads only. [default: 128]" in words
