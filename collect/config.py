@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from ..lake.errors import ConfigError, NotFoundError, UsageError, did_you_mean
 from ..lake.run_id import checked_tag
+from .corpus_settings import check_corpus, with_corpus_defaults
 from .decoding.settings import Sampling
 from .decoding.stop_rule import SAMPLING_COLUMNS, StopRule
 from .edit import EditSetting
@@ -22,9 +23,6 @@ from .keep import DEFAULT_KEEP, Keep
 ENVIRONMENT_PREFIX = "TRACELAKE_"
 OTHER_VARIABLES = ("TRACELAKE_LAKE", "TRACELAKE_VERIFY", "TRACELAKE_PUSHGATEWAY_USER", "TRACELAKE_PUSHGATEWAY_PASSWORD")
 """Environment variables of this program that are no settings of a collection."""
-CORPUS_TOKENS = 1_000_000
-"""Tokens that are read of a corpus if nothing is said."""
-OF_A_CORPUS = ("tokens", "text_field", "min_chars", "document_tokens", "pack", "validation")
 
 
 class CollectConfig(BaseModel):
@@ -164,9 +162,7 @@ class CollectConfig(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _a_corpus_is_only_read(cls, values: Any) -> Any:
-        if isinstance(values, dict) and values.get("corpus"):
-            return {"max_new_tokens": 0, **values, "tokens": values.get("tokens") or CORPUS_TOKENS}
-        return values
+        return with_corpus_defaults(values)
 
     @field_validator("temperature")
     @classmethod
@@ -175,10 +171,16 @@ class CollectConfig(BaseModel):
             raise ValueError("must be 0 (greedy) or a positive number")
         return value
 
-    @field_validator("prompt", "keep", "stop", "stop_when", "edit", "embed_scope", "at", mode="before")
+    @field_validator("prompt", "keep", "stop", "stop_when", "edit", "embed_scope", "at", "sequence", mode="before")
     @classmethod
     def _one_is_a_list(cls, value: Any) -> Any:
-        return (value,) if isinstance(value, str) else value
+        return (value,) if isinstance(value, str | int) else value
+
+    @field_validator("at", mode="before")
+    @classmethod
+    def _steps_are_numbers_too(cls, value: Any) -> Any:
+        several = value if isinstance(value, list | tuple) else (value,)
+        return tuple(str(one) if type(one) is int else one for one in several)
 
     @model_validator(mode="after")
     def _fits_together(self) -> "CollectConfig":
@@ -197,7 +199,7 @@ class CollectConfig(BaseModel):
             )
         self._check_rules()
         self._check_prompt()
-        self._check_corpus()
+        check_corpus(dict(self), {name: field.default for name, field in type(self).model_fields.items()})
         if any(not text for text in self.stop):
             raise ValueError("stop: an empty text would end every sequence at once")
         return self
@@ -241,20 +243,6 @@ class CollectConfig(BaseModel):
             raise ValueError("the prompt of a branch is its parent's and never observed; leave out --no-prompt")
         if self.branch_from and "prompt" in Keep.parse(self.keep).edges:
             raise ValueError("the prompt of a branch is its parent's and never observed; keep edges:generated")
-
-    def _check_corpus(self) -> None:
-        if self.corpus is None:
-            given = [name for name in OF_A_CORPUS if getattr(self, name) != type(self).model_fields[name].default]
-            if given:
-                raise ValueError(f"{given[0]} says how a corpus is read, and there is no corpus")
-            return
-        if self.max_new_tokens or self.samples > 1:
-            raise ValueError("a corpus is only read: max_new_tokens is 0 and samples 1")
-        for name in ("limit", "prompt_template", "given", "branch_from", "continue_run"):
-            if getattr(self, name) is not None:
-                raise ValueError(f"{name} is for prompts; a corpus is bounded by tokens and read as it is")
-        if self.chat == "on":
-            raise ValueError("chat is for prompts; a corpus is read as it is")
 
     def _check_rules(self) -> None:
         columns = {column for rule in self.stop_rules for column in rule.columns}

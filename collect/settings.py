@@ -31,7 +31,7 @@ class CollectSettings(TypedDict, total=False):
     branch_from: str | None
     continue_run: str | None
     sequence: int | Sequence[int]
-    at: TextOrMany
+    at: TextOrMany | int | Sequence[int]
     force: str | None
     limit: int | None
     max_new_tokens: int

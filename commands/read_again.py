@@ -7,12 +7,14 @@ import typer
 
 from .terminal import HERE, AnyRun, AsJson, LakePath, open_lake, print_json, say
 from .toolkit.verify_option import reading
+from .toolkit.whole_summaries import WholeSummaries
 
 NAME = "experiment"
 app = typer.Typer(
     help="Run the model over a run's stored sequences to see which of its parts matter; resumable.",
     no_args_is_help=True,
     rich_markup_mode=None,
+    cls=WholeSummaries,
 )
 
 Model = Annotated[

@@ -16,18 +16,19 @@ from ..observing.observation import ObservedModel
 from ..observing.summaries import Distribution, distribution
 from ..observing.transfer import to_host
 from .batch import Batch
+from .blocks import Block, PredictionBlock, StateBlock
 from .generation_settings import GenerationSettings, RowProcessors, row_processors
 from .prefill import Prefill, forward
 from .prefix import Prefix
 from .reading import Reading
 from .sampling import Sampling, choose, uniform_draws
-from .sequence import PREDICTIONS, STATES, Block, Limits, Sequence, with_scope_rows
+from .sequence import Limits, Sequence
 from .stop_rule import StopWatch
 from .timings import Timings
 
 
 class BatchDecoder:
-    """Runs one batch of sequences through an observed model; iterate `run` to get (kind, Block) pairs."""
+    """Runs one batch of sequences through an observed model; iterate `run` to get blocks of rows."""
 
     def __init__(
         self,
@@ -56,7 +57,7 @@ class BatchDecoder:
         """Let go of what batches have in common: where a run was interrupted must not be seen in its numbers."""
         self.prefix = None
 
-    def run(self, sequences: list[Sequence]) -> Iterator[tuple[str, Block]]:
+    def run(self, sequences: list[Sequence]) -> Iterator[Block]:
         """Read the prompts and generate; fills in the outcome of every one of `sequences`."""
         self.started = time.perf_counter()
         self.sequences = sequences
@@ -84,7 +85,7 @@ class BatchDecoder:
             found[0].expect(columns, n_encoded)
         return [editing for editing in found if editing]
 
-    def _read_and_write(self) -> Iterator[tuple[str, Block]]:
+    def _read_and_write(self) -> Iterator[Block]:
         self.observed.decoder.begin(self.batch.axis, self.batch.encoder_axis())
         prefill = Prefill(
             self.observed, self.batch, reads_only=self.limits.max_new_tokens == 0, budget=self.budget,
@@ -103,7 +104,7 @@ class BatchDecoder:
     def _index(self, values: np.ndarray) -> Tensor:
         return self.batch.index(values)
 
-    def _generate(self) -> Iterator[tuple[str, Block]]:
+    def _generate(self) -> Iterator[Block]:
         """Choose, read, drop what has ended; until nothing is left."""
         step = 0
         logits = self.loaded.unembed(self.last_states)
@@ -115,9 +116,9 @@ class BatchDecoder:
                 packet = self._choose(logits, steps)
                 host = to_host({**packet, **waiting})
             if waiting:
-                yield STATES, self._step_states({name: host[name] for name in waiting})
+                yield self._step_states({name: host[name] for name in waiting})
             healthy = host["healthy"]
-            yield PREDICTIONS, self._step_predictions(host, steps, packet, healthy)
+            yield self._step_predictions(host, steps, packet, healthy)
             stopped = self.watch.after_step(self.batch.alive, host)
             ended = self._ended(host["token_id"], healthy, stopped)[healthy]
             self._leave(~healthy)
@@ -126,7 +127,7 @@ class BatchDecoder:
             waiting, logits = self._read(host["token_id"][healthy], ended)
             step += 1
             if ended.any():
-                yield STATES, self._step_states(to_host(waiting))
+                yield self._step_states(to_host(waiting))
                 waiting = {}
                 self._describe_next(np.flatnonzero(ended), logits)
                 logits = logits[self._leave(ended)]
@@ -164,13 +165,13 @@ class BatchDecoder:
 
     def _step_predictions(
         self, host: dict[str, np.ndarray], steps: np.ndarray, packet: dict[str, Tensor], healthy: np.ndarray
-    ) -> Block:
+    ) -> PredictionBlock:
         now = time.perf_counter()
         latency = np.full(int(healthy.sum()), (now - self.started) * 1000, dtype=np.float32)
         self.started = now
         rows = self.batch.alive[healthy]
         values = {name: host[name][healthy] for name in packet if name != "healthy"}
-        return Block(rows, self.batch.n_prompt[rows] + steps[healthy], {**values, "latency_ms": latency})
+        return PredictionBlock(rows, self.batch.n_prompt[rows] + steps[healthy], {**values, "latency_ms": latency})
 
     def _ended(self, token_ids: np.ndarray, healthy: np.ndarray, stopped: np.ndarray) -> np.ndarray:
         """Which rows end with this token; sets their reason."""
@@ -208,10 +209,10 @@ class BatchDecoder:
             scopes["last"] = self._index(np.flatnonzero(ended))
         return self.observed.decoder.rows(None, scopes)
 
-    def _step_states(self, host: dict[str, np.ndarray]) -> Block:
+    def _step_states(self, host: dict[str, np.ndarray]) -> StateBlock:
         rows = self.batch.alive
         positions = self.batch.n_prompt[rows] + np.array([len(self.sequences[i].generated) for i in rows]) - 1
-        return Block(rows, positions, with_scope_rows(host, {"last": self._last_rows}))
+        return StateBlock(rows, positions, host, members={"last": self._last_rows})
 
     def _describe_next(self, rows: np.ndarray, logits: Tensor | None = None) -> None:
         """Describe the distribution after the last token of rows that end."""

@@ -11,8 +11,9 @@ from ..observing.observation import ObservedModel, ObservedStack
 from ..observing.summaries import distributions
 from ..observing.transfer import to_host
 from .batch import Batch
+from .blocks import Block, EdgeBlock, PredictionBlock, StateBlock
 from .prefix import Prefix, can_share, shared
-from .sequence import EDGES, PREDICTIONS, STATES, Block, encoder_matrix, with_scope_rows
+from .sequence import encoder_matrix
 from .timings import Timings
 
 LEAST_SHARED = 8
@@ -45,14 +46,14 @@ class Prefill:
         self.timings = timings
         self.prefix = prefix
 
-    def run(self) -> Iterator[tuple[str, Block]]:
+    def run(self) -> Iterator[Block]:
         """Read everything; yields the rows of what is observed."""
         if self.observed.encoder is not None:
             self.observed.encoder.begin(self.batch.encoder_axis())
             yield from self._encode(self.observed.encoder)
         yield from self._decode()
 
-    def _encode(self, encoder: ObservedStack) -> Iterator[tuple[str, Block]]:
+    def _encode(self, encoder: ObservedStack) -> Iterator[Block]:
         """Read the prompts with the encoder, once and whole; the decoder reads its states at every step."""
         matrix, real = encoder_matrix(self.sequences)
         ids = self.batch.index(matrix)
@@ -68,11 +69,11 @@ class Prefill:
             select, origin = np.flatnonzero(real), np.zeros_like(self.batch.origin)
             block = self._prompt_states(encoder, select, 0, ids.shape[1], origin=origin)
             self._keep_basin(encoder)
-            yield STATES, block
+            yield block
             yield from self._prompt_edges(encoder)
         encoder.forget()
 
-    def _decode(self) -> Iterator[tuple[str, Block]]:
+    def _decode(self) -> Iterator[Block]:
         """Feed the prompt in chunks; yields the rows of each that is observed."""
         decoder, batch = self.observed.decoder, self.batch
         firsts, predicting = self._firsts()
@@ -88,7 +89,7 @@ class Prefill:
             block = self._prompt_states(decoder, select, start, end, origin=batch.origin)
             if end == batch.width:
                 self._keep_basin(decoder)
-            yield STATES, block
+            yield block
             self.last_states = states[:, -1]
             if self.observed.wishes.tokens:
                 yield from self._prompt_predictions(states, start, end, predicting)
@@ -125,14 +126,14 @@ class Prefill:
         begins = batch.observed_from - batch.origin
         return np.maximum(batch.pads, begins), np.maximum(batch.pads, begins - 1)
 
-    def _prompt_edges(self, stack: ObservedStack) -> Iterator[tuple[str, Block]]:
+    def _prompt_edges(self, stack: ObservedStack) -> Iterator[Block]:
         for kind, edges in stack.prompt_edges().items():
             host = to_host(edges)
-            yield EDGES, Block(host.pop("row"), host.pop("query"), host, stack.stack.name, kind)
+            yield EdgeBlock(host.pop("row"), host.pop("query"), host, stack.stack.name, kind)
 
     def _prompt_states(
         self, stack: ObservedStack, select: np.ndarray, start: int, end: int, *, origin: np.ndarray
-    ) -> Block:
+    ) -> StateBlock:
         """Rows of a pass over prompt columns start..end of one stack; `select`: flat indexes of its real tokens."""
         n_new = end - start
         rows, columns = select // n_new, select % n_new + start
@@ -151,8 +152,7 @@ class Prefill:
             members["last"] = np.isin(select, last)
         with self.timings.measure("summaries"):
             values = to_host(stack.rows(index, scopes))
-        values = with_scope_rows(values, members)
-        return Block(rows, positions, values, stack.stack.name)
+        return StateBlock(rows, positions, values, stack.stack.name, members)
 
     def _keep_basin(self, stack: ObservedStack) -> None:
         """Give every sequence the basin ratios of its prompt, which has been read to its end."""
@@ -161,9 +161,7 @@ class Prefill:
             for sequence, ratio in zip(self.sequences, basin.cpu().numpy(), strict=True):
                 sequence.basin = ratio
 
-    def _prompt_predictions(
-        self, states: Tensor, start: int, end: int, firsts: np.ndarray
-    ) -> Iterator[tuple[str, Block]]:
+    def _prompt_predictions(self, states: Tensor, start: int, end: int, firsts: np.ndarray) -> Iterator[Block]:
         """The distribution behind every token that the chunk predicts and that is read, a few rows at a time."""
         select = _real(firsts, start, min(end, self.batch.width - 1), n_new=end - start)
         rows, columns = select // (end - start), select % (end - start) + start
@@ -176,7 +174,7 @@ class Prefill:
                 block_bytes = self.budget.block_bytes
                 found = distributions(logits, targets, k=self.observed.wishes.topk, block_bytes=block_bytes)
                 host = to_host(found._asdict())
-            yield PREDICTIONS, Block(rows[part], columns[part] + 1 + self.batch.origin[rows[part]], host)
+            yield PredictionBlock(rows[part], columns[part] + 1 + self.batch.origin[rows[part]], host)
 
 
 def forward(decoder: ObservedStack, batch: Batch, start: int, end: int, *, in_prompt: bool) -> Tensor:

@@ -6,11 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..models.edits import Edit
-from ..models.stack import DECODER, SELF
 from .stop_rule import StopRule
-
-STATES, PREDICTIONS, EDGES = "states", "predictions", "edges"
-"""Kinds of blocks of rows."""
 
 
 @dataclass
@@ -101,18 +97,6 @@ class Limits:
         return forced
 
 
-@dataclass
-class Block:
-    """Rows of one pass: `rows[i]` is an index into the batch, `positions[i]` the token's place in its sequence."""
-
-    rows: np.ndarray
-    positions: np.ndarray
-    values: dict[str, np.ndarray]
-    stack: str = DECODER
-    kind: str = SELF
-    """Kind of attention, of edges."""
-
-
 def encoder_matrix(batch: list[Sequence]) -> tuple[np.ndarray, np.ndarray]:
     """What the encoder reads of a batch, `[batch column]`, and which of it is no padding.
 
@@ -124,8 +108,3 @@ def encoder_matrix(batch: list[Sequence]) -> tuple[np.ndarray, np.ndarray]:
     for row, sequence in enumerate(batch):
         ids[row, : sequence.n_encoded] = sequence.prompt_ids[: sequence.n_encoded]
     return ids, real
-
-
-def with_scope_rows(values: dict[str, np.ndarray], members: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Add which rows of the block the vectors of a narrower scope belong to."""
-    return {**values, **{f"rows/{scope}": mask for scope, mask in members.items()}}

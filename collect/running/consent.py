@@ -20,8 +20,8 @@ WITHOUT_REACH = frozenset(
     """
     prompt limit max_new_tokens keep samples temperature top_p top_k min_p repetition_penalty stop stop_when chat
     on_long dtype store_dtype max_bytes segment_items batch_size tag seed topk observe_prompt edge_threshold edge_cap
-    strict_timings embed_scope prompts_format split_lines grader chat_template allow_missing generation_config
-    tokens text_field min_chars document_tokens pack validation
+    edge_cap_generated strict_timings embed_scope prompts_format split_lines grader chat_template allow_missing
+    generation_config tokens text_field min_chars document_tokens pack validation
     branch_from continue_run sequence at force
     """.split()
 )

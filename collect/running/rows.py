@@ -6,7 +6,8 @@ import numpy as np
 import pyarrow as pa
 
 from ...lake.segments import SegmentWriter
-from ..decoding.sequence import EDGES, PREDICTIONS, Block, Sequence
+from ..decoding.blocks import Block, EdgeBlock, PredictionBlock
+from ..decoding.sequence import Sequence
 from ..observing.observation import Wishes
 from .stack_rows import StackRows, joined, nullable
 
@@ -22,18 +23,18 @@ class BatchRows:
     batch: list[Sequence]
     n_layers: dict[str, int]
     """Of each stack, in the order in which they read."""
-    predictions: list[Block] = field(default_factory=list)
+    predictions: list[PredictionBlock] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.stacks = {
             stack: StackRows(self.segment, self.wishes, self.batch, stack, n) for stack, n in self.n_layers.items()
         }
 
-    def add(self, kind: str, block: Block) -> None:
+    def add(self, block: Block) -> None:
         """Take one block; flushes the state rows when they have grown large."""
-        if kind == PREDICTIONS:
+        if isinstance(block, PredictionBlock):
             self.predictions.append(block)
-        elif kind == EDGES:
+        elif isinstance(block, EdgeBlock):
             self._write_edges(block)
         else:
             self.stacks[block.stack].add(block)
@@ -47,7 +48,7 @@ class BatchRows:
     def _ids(self) -> np.ndarray:
         return np.array([s.sequence_id for s in self.batch], dtype=np.int64)
 
-    def _write_edges(self, block: Block) -> None:
+    def _write_edges(self, block: EdgeBlock) -> None:
         sequence = self._ids[block.rows]
         layer, head, key = (block.values[name] for name in ("layer", "head", "key"))
         order = np.lexsort((key, head, layer, block.positions, sequence))

@@ -11,6 +11,7 @@ import torch
 from ...lake.schema import TABLES
 from ...lake.segments import SegmentWriter
 from ..config import CollectConfig
+from ..decoding.blocks import StateBlock
 from ..decoding.loop import BatchDecoder
 from ..decoding.sequence import Sequence
 from ..decoding.timings import Timings
@@ -90,10 +91,10 @@ class SegmentRunner:
         n_layers = {stack.name: stack.n_layers for stack in self.observed.loaded.stacks}
         rows = BatchRows(segment, self.observed.wishes, batch, n_layers)
         with torch.inference_mode():
-            for kind, block in self.decoder.run(batch):
+            for block in self.decoder.run(batch):
                 with self.timings.measure("rows"):
-                    rows.add(kind, block)
-                self.on_block(len(block.rows) if kind == "states" else 0)
+                    rows.add(block)
+                self.on_block(len(block.rows) if isinstance(block, StateBlock) else 0)
         with self.timings.measure("rows"):
             rows.flush_states()
             completions = [self.text.completion(sequence.generated, sequence.read_ids) for sequence in batch]

@@ -1,5 +1,6 @@
 """What one stack computed for a batch, to rows of the observation tables sorted by key; knows shapes, not models."""
 
+from collections.abc import Sequence as Several
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -9,7 +10,8 @@ from jaxtyping import Float, Int
 from ...lake.errors import ConfigError
 from ...lake.segments import SegmentWriter
 from ...lake.uniform_attention import uniform_basin
-from ..decoding.sequence import Block, Sequence
+from ..decoding.blocks import PredictionBlock, StateBlock
+from ..decoding.sequence import Sequence
 from ..models.stack import DECODER
 from ..observing.edges import NOTHING
 from ..observing.observation import Wishes, summary_sites
@@ -42,10 +44,10 @@ class StackRows:
     batch: list[Sequence]
     stack: str
     n_layers: int
-    states: list[Block] = field(default_factory=list)
+    states: list[StateBlock] = field(default_factory=list)
     n_bytes: int = 0
 
-    def add(self, block: Block) -> None:
+    def add(self, block: StateBlock) -> None:
         """Take one block; flushes what has been collected when it has grown large."""
         self._check_range(block)
         self.states.append(block)
@@ -53,7 +55,7 @@ class StackRows:
         if self.n_bytes > FLUSH_BYTES:
             self.flush()
 
-    def _check_range(self, block: Block) -> None:
+    def _check_range(self, block: StateBlock) -> None:
         """NotStorable if a finite value of a vector became infinite in the stored format."""
         for wish in self.wishes.vectors_of(self.stack):
             largest = float(block.values.get(wish.lost, 0.0))
@@ -193,7 +195,7 @@ class StackRows:
                     if f"pattern/{kind}/{wish.layer}/{wish.head}" in block.values:
                         self._write_pattern(wish, kind, block)
 
-    def _write_pattern(self, wish: PatternWish, kind: str, block: Block) -> None:
+    def _write_pattern(self, wish: PatternWish, kind: str, block: StateBlock) -> None:
         name = f"{kind}/{wish.layer}/{wish.head}"
         is_generated = block.positions >= np.array([s.n_prompt for s in self.batch])[block.rows]
         chosen = np.flatnonzero((wish.scope is None) | (is_generated == (wish.scope == "generated")))
@@ -237,13 +239,10 @@ class StackRows:
             )
 
 
-def joined(blocks: list[Block], scope: str | None) -> tuple[np.ndarray, np.ndarray]:
+def joined(blocks: Several[StateBlock] | Several[PredictionBlock], scope: str | None) -> tuple[np.ndarray, np.ndarray]:
     """Batch rows and positions of blocks, limited to the rows of a scope that is narrower than its block."""
-    rows, positions = [], []
-    for block in blocks:
-        members = block.values.get(f"rows/{scope}")
-        rows.append(block.rows if members is None else block.rows[members])
-        positions.append(block.positions if members is None else block.positions[members])
+    rows = [block.rows[block.inside(scope)] for block in blocks]
+    positions = [block.positions[block.inside(scope)] for block in blocks]
     return np.concatenate(rows), np.concatenate(positions)
 
 

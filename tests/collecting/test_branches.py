@@ -125,7 +125,10 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return seen
 
 
-@pytest.mark.parametrize("architecture", ["gpt2", "llama", "qwen3", "mistral-window", "gemma2", "t5"])
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("llama", "qwen3", "gemma2")]
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "mistral-window", "t5", *SLOW])
 def test_forced_to_its_own_token_a_branch_is_its_parent(
     model_folder: Callable[[str], Path],
     parents: Parents,
@@ -360,10 +363,10 @@ def test_branches_that_cannot_be_are_named(
     message: str,
 ) -> None:  # fmt: skip
     lake, parent = parents("llama")
-    n = len(lake.runs)
+    n = len(list(lake.runs()))
     with pytest.raises(kind, match=message):
         collect(model_folder("llama"), lake, **{"branch_from": parent, **settings})
-    assert len(lake.runs) == n
+    assert len(list(lake.runs())) == n
 
 
 @pytest.mark.parametrize(
@@ -383,6 +386,12 @@ def test_branches_that_cannot_be_are_named(
 def test_settings_that_do_not_fit_together(settings: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         CollectConfig(**settings)
+
+
+def test_steps_and_sequences_may_be_numbers() -> None:
+    config = CollectConfig(branch_from="r", at=3, sequence=7)
+    assert (config.at, config.sequence) == (("3",), (7,))
+    assert CollectConfig(branch_from="r", at=[0, "every:4"], sequence=(1, 2)).at == ("0", "every:4")
 
 
 def test_a_parent_of_other_weights(parents: Parents, tmp_path: Path) -> None:

@@ -20,11 +20,13 @@ WITH_REACH = {
     "prompts": "/etc/passwd",
     "dataset": "somebody/data:train",
     "dataset_path": "/elsewhere/problems",
+    "given": "/elsewhere/completions.jsonl",
     "prompt_template": "/elsewhere/template",
     "corpus": "hf:somebody/data",
     "device": "cuda:1",
     "attn_implementation": "somebody/kernels",
     "embedder": "/elsewhere/embedder",
+    "given": "/elsewhere/given.jsonl",
     "edit": ("add:resid_post@3:direction=/elsewhere/direction.npy",),
 }
 

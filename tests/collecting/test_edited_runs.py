@@ -56,7 +56,10 @@ def steered(direction: Path, strength: float = STRENGTH, scope: str = "generated
     return f"add:resid_post@1:direction={direction}:x{strength}:{scope}"
 
 
-@pytest.mark.parametrize("architecture", ["gpt2", "qwen3", "mistral-window", "gemma2", "neox"])
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("qwen3", "gemma2", "neox")]
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "mistral-window", *SLOW])
 def test_an_edited_run_is_an_edited_plain_pass(
     model_folder: Callable[[str], Path], tmp_path: Path, direction: Path, architecture: str
 ) -> None:

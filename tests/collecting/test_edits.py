@@ -22,12 +22,12 @@ IDS = torch.tensor([[40, 17, 200, 5, 88, 131, 9, 64, 77, 250, 33], [3, 90, 91, 1
 SITES = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "mlp_post", "z")
 ARCHITECTURES = ("gpt2", "llama", "qwen3", "gemma2", "neox", "t5")
 CASES = [
-    (architecture, site, layer)
+    pytest.param(architecture, site, layer, marks=[] if layer == 1 else pytest.mark.slow)
     for architecture in ARCHITECTURES
     for site in (*SITES, *(("cross_attn_out", "resid_mid_cross") if architecture == "t5" else ()))
     for layer in (0, 1, N_LAYERS - 1)
     if not (architecture == "neox" and site == "resid_mid")
-] + [(architecture, "final_norm", N_LAYERS - 1) for architecture in ARCHITECTURES]
+] + [pytest.param(architecture, "final_norm", N_LAYERS - 1) for architecture in ARCHITECTURES]
 
 
 @pytest.fixture(scope="module")
