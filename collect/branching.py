@@ -32,18 +32,3 @@ def check_branches(config: "CollectConfig") -> None:
         raise ValueError("the prompt of a branch is its parent's and never observed; leave out --no-prompt")
     if config.branch_from and "prompt" in Keep.parse(config.keep).edges:
         raise ValueError("the prompt of a branch is its parent's and never observed; keep edges:generated")
-
-
-def _check_corpus(self) -> None:
-    if config.corpus is None:
-        given = [name for name in OF_A_CORPUS if getattr(config, name) != type(self).model_fields[name].default]
-        if given:
-            raise ValueError(f"{given[0]} says how a corpus is read, and there is no corpus")
-        return
-    if config.max_new_tokens or config.samples > 1:
-        raise ValueError("a corpus is only read: max_new_tokens is 0 and samples 1")
-    for name in ("limit", "prompt_template", "given", "branch_from", "continue_run"):
-        if getattr(config, name) is not None:
-            raise ValueError(f"{name} is for prompts; a corpus is bounded by tokens and read as it is")
-    if config.chat == "on":
-        raise ValueError("chat is for prompts; a corpus is read as it is")

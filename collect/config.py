@@ -226,6 +226,20 @@ class CollectConfig(BaseModel):
         if keep.edges == {"prompt"} or of_prompt:
             raise ValueError("observe_prompt is off, but edges, patterns or activations of the prompt are to be kept")
 
+    def _check_corpus(self) -> None:
+        if self.corpus is None:
+            given = [name for name in OF_A_CORPUS if getattr(self, name) != type(self).model_fields[name].default]
+            if given:
+                raise ValueError(f"{given[0]} says how a corpus is read, and there is no corpus")
+            return
+        if self.max_new_tokens or self.samples > 1:
+            raise ValueError("a corpus is only read: max_new_tokens is 0 and samples 1")
+        for name in ("limit", "prompt_template", "given", "branch_from", "continue_run"):
+            if getattr(self, name) is not None:
+                raise ValueError(f"{name} is for prompts; a corpus is bounded by tokens and read as it is")
+        if self.chat == "on":
+            raise ValueError("chat is for prompts; a corpus is read as it is")
+
     def _check_rules(self) -> None:
         columns = {column for rule in self.stop_rules for column in rule.columns}
         if columns and not Keep.parse(self.keep).tokens:
