@@ -10,9 +10,11 @@ from .commands import analyze, ask, collect, demo, exchange, maintain, metrics, 
 from .commands.toolkit.either_run import either_run
 from .commands.toolkit.outcome import outcome
 from .commands.toolkit.verify_option import reading
+from .commands.toolkit.whole_summaries import WholeSummaries
 
 app = typer.Typer(
     name="lake",
+    cls=WholeSummaries,
     help="Record what a language model does into a Parquet lake, and ask it questions in SQL.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -42,18 +44,17 @@ def root(
 
 
 app.command(cls=collect.CollectCommand)(collect.collect)
-for _verb in (ask.runs, maintain.vacuum, demo.demo):
-    app.command()(_verb)
+app.command()(ask.runs)
+for _verb in (ask.show, ask.sql, ask.query, ask.chart, show_run.report, metrics.metrics):
+    app.command()(reading(either_run(_verb)))
 app.command()(reading(show_run.dashboard))
 for _verb in (maintain.verify, maintain.rm):
     app.command()(either_run(_verb))
-for _verb in (ask.show, ask.sql, ask.query, ask.chart, show_run.report, metrics.metrics):
-    app.command()(reading(either_run(_verb)))
-for _group in (analyze, read_again, sae):
-    app.add_typer(_group.app, name=_group.NAME)
-for _group, _name in ((exchange.import_app, "import"), (exchange.export_app, "export")):
+app.command()(maintain.vacuum)
+app.command()(demo.demo)
+_GROUPS = {group.NAME: group.app for group in (analyze, read_again, sae)}
+for _name, _group in (_GROUPS | {"import": exchange.import_app, "export": exchange.export_app}).items():
     app.add_typer(_group, name=_name)
-
 
 if __name__ == "__main__":
     main()

@@ -12,7 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from ..lake.errors import ConfigError, NotFoundError, UsageError, did_you_mean
 from ..lake.run_id import checked_tag
-from .branching import check_branches
+from .branch_settings import check_branches
+from .corpus_settings import check_corpus, with_corpus_defaults
 from .decoding.settings import Sampling
 from .decoding.stop_rule import SAMPLING_COLUMNS, StopRule
 from .edit import EditSetting
@@ -23,9 +24,6 @@ from .keep import DEFAULT_KEEP, Keep
 ENVIRONMENT_PREFIX = "TRACELAKE_"
 OTHER_VARIABLES = ("TRACELAKE_LAKE", "TRACELAKE_VERIFY", "TRACELAKE_PUSHGATEWAY_USER", "TRACELAKE_PUSHGATEWAY_PASSWORD")
 """Environment variables of this program that are no settings of a collection."""
-CORPUS_TOKENS = 1_000_000
-"""Tokens that are read of a corpus if nothing is said."""
-OF_A_CORPUS = ("tokens", "text_field", "min_chars", "document_tokens", "pack", "validation")
 
 
 class CollectConfig(BaseModel):
@@ -165,9 +163,7 @@ class CollectConfig(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _a_corpus_is_only_read(cls, values: Any) -> Any:
-        if isinstance(values, dict) and values.get("corpus"):
-            return {"max_new_tokens": 0, **values, "tokens": values.get("tokens") or CORPUS_TOKENS}
-        return values
+        return with_corpus_defaults(values)
 
     @field_validator("temperature")
     @classmethod
@@ -204,7 +200,7 @@ class CollectConfig(BaseModel):
             )
         self._check_rules()
         self._check_prompt()
-        self._check_corpus()
+        check_corpus(dict(self), {name: field.default for name, field in type(self).model_fields.items()})
         if any(not text for text in self.stop):
             raise ValueError("stop: an empty text would end every sequence at once")
         return self
@@ -225,20 +221,6 @@ class CollectConfig(BaseModel):
         of_prompt = any(item.scope == "prompt" for item in (*keep.activations, *keep.patterns))
         if keep.edges == {"prompt"} or of_prompt:
             raise ValueError("observe_prompt is off, but edges, patterns or activations of the prompt are to be kept")
-
-    def _check_corpus(self) -> None:
-        if self.corpus is None:
-            given = [name for name in OF_A_CORPUS if getattr(self, name) != type(self).model_fields[name].default]
-            if given:
-                raise ValueError(f"{given[0]} says how a corpus is read, and there is no corpus")
-            return
-        if self.max_new_tokens or self.samples > 1:
-            raise ValueError("a corpus is only read: max_new_tokens is 0 and samples 1")
-        for name in ("limit", "prompt_template", "given", "branch_from", "continue_run"):
-            if getattr(self, name) is not None:
-                raise ValueError(f"{name} is for prompts; a corpus is bounded by tokens and read as it is")
-        if self.chat == "on":
-            raise ValueError("chat is for prompts; a corpus is read as it is")
 
     def _check_rules(self) -> None:
         columns = {column for rule in self.stop_rules for column in rule.columns}

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
 from . import embed, judge, read_again
 from .labelling import grade, labels
@@ -15,6 +14,7 @@ from .terminal import HERE, AnyRun, AsJson, LakePath, open_lake, print_json, say
 from .toolkit.completion import runs
 from .toolkit.either_run import either_run
 from .toolkit.verify_option import reading
+from .toolkit.whole_summaries import WholeSummaries
 
 if TYPE_CHECKING:
     from ..analysis.option import Option
@@ -29,7 +29,7 @@ DRAWN = ("trajectory",)
 """Analyses that `--figures` draws."""
 
 
-class QuestionGroup(TyperGroup):
+class QuestionGroup(WholeSummaries):
     """The verbs of `lake analyze`; those that ask a question are made when they are called or listed."""
 
     def list_commands(self, ctx: Any) -> list[str]:

@@ -10,6 +10,7 @@ import typer
 from .terminal import HERE, AnyRun, AsJson, LakePath, open_lake, overwrite, print_json, say
 from .toolkit.either_run import either_run
 from .toolkit.verify_option import reading
+from .toolkit.whole_summaries import WholeSummaries
 
 if TYPE_CHECKING:
     from ..lake.exchange.import_run import ImportedRun
@@ -18,8 +19,8 @@ Tag = Annotated[str | None, typer.Option(help="Label of the run; begins its id."
 Again = Annotated[bool, typer.Option("--again", help="Import records that the lake holds already once more.")]
 NewOnly = Annotated[bool, typer.Option("--new-only", help="Leave out records that the lake holds already.")]
 
-import_app = typer.Typer(no_args_is_help=True, help="Read other programs' records into the lake.")
-export_app = typer.Typer(no_args_is_help=True, help="Write rows of the lake for other programs.")
+import_app = typer.Typer(cls=WholeSummaries, no_args_is_help=True, help="Read other programs' records into the lake.")
+export_app = typer.Typer(cls=WholeSummaries, no_args_is_help=True, help="Write rows of the lake for other programs.")
 
 
 @import_app.command("corevital")

@@ -6,14 +6,15 @@ from typing import Annotated, Any
 import typer
 
 from .terminal import HERE, AnyRun, AsJson, LakePath, open_lake, print_json, say
-from .toolkit.either_run import either_run
 from .toolkit.verify_option import reading
+from .toolkit.whole_summaries import WholeSummaries
 
 NAME = "experiment"
 app = typer.Typer(
     help="Run the model over a run's stored sequences to see which of its parts matter; resumable.",
     no_args_is_help=True,
     rich_markup_mode=None,
+    cls=WholeSummaries,
 )
 
 Model = Annotated[
@@ -71,7 +72,6 @@ def attribution(
 
 
 @app.command("second-order")
-@either_run
 @reading
 def second_order(
     run: AnyRun = "latest",
@@ -102,7 +102,6 @@ def second_order(
 
 
 @app.command()
-@either_run
 @reading
 def neurons(
     run: AnyRun = "latest",

@@ -6,21 +6,26 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..lake.errors import UsageError
-from . import sae_exchange, sae_measures
+from . import sae_exchange, sae_measures, sae_run
+from .sae_lists import items, layer_numbers, numbers
 from .terminal import HERE, AsJson, LakePath, overwrite, print_json, say
 from .toolkit.completion import runs
+from .toolkit.either_run import either_run
 from .toolkit.interrupt import Interrupt
 from .toolkit.verify_option import reading
+from .toolkit.whole_summaries import WholeSummaries
 
 if TYPE_CHECKING:
     from ..analysis.sae.options import TrainOptions
     from ..analysis.sae.plan import TrainingPlan
+    from ..lake import Lake
 
 NAME = "sae"
 app = typer.Typer(
     help="Sparse autoencoders: train them from stored vectors, evaluate them, look their features up.",
     no_args_is_help=True,
     rich_markup_mode=None,
+    cls=WholeSummaries,
 )
 
 Runs = Annotated[
@@ -29,74 +34,72 @@ Runs = Annotated[
 ]
 Site = Annotated[str, typer.Option(help="Site that is read.")]
 Layers = Annotated[str | None, typer.Option(help="Blocks, e.g. 0-5 or 3,-1; all that are stored if not given.")]
+Arch = Annotated[
+    str, typer.Option(help="relu, threshold-relu, topk, batchtopk, matryoshka, jumprelu, gated; may be a list.")
+]
+TargetL0 = Annotated[
+    float | None, typer.Option("--target-l0", help="jumprelu: active features that the penalty aims at.")
+]
+Rate = Annotated[float | None, typer.Option(help="Learning rate of Adam; 2e-4 sqrt(16384 / width) if not given.")]
+DeadAfter = Annotated[
+    int | None, typer.Option(help="Tokens after which a silent feature is dead; 5 %, 50,000 to 10 million.")
+]
+ValidationRun = Annotated[
+    list[str] | None, typer.Option(help="Run to validate on; else the split `validation` of the runs.")
+]
+Select = Annotated[str | None, typer.Option(help="Number format in which the top k are looked for, e.g. bfloat16.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be trained, and what it takes.")]
 
 
 @app.command()
 @reading
+@either_run
 def train(
     run: Runs = None,
     site: Site = "resid_post",
     layers: Layers = None,
-    arch: Annotated[
-        str, typer.Option(help="relu, threshold-relu, topk, batchtopk, matryoshka, jumprelu, gated; may be a list.")
-    ] = "topk",
+    arch: Arch = "topk",
     width: Annotated[str, typer.Option(help="Features: 8x the width that is read, or a number; may be a list.")] = "8x",
     k: Annotated[str, typer.Option("--k", help="Active features per token, where the architecture fixes them.")] = "32",
     nested: Annotated[str | None, typer.Option(help="Widths of matryoshka's nested dictionaries.")] = None,
     sparsity: Annotated[str | None, typer.Option(help="Weight of the penalty, of the others; may be a list.")] = None,
-    target_l0: Annotated[
-        float | None, typer.Option("--target-l0", help="jumprelu: active features that the penalty aims at.")
-    ] = None,
+    target_l0: TargetL0 = None,
     to_site: Annotated[str | None, typer.Option(help="Transcoder: the site of the same block that is written.")] = None,
     skip: Annotated[bool, typer.Option("--skip", help="Transcoder: with a linear path beside the features.")] = False,
     seeds: Annotated[str, typer.Option(help="Seeds of the first weights; may be a list.")] = "0",
     tokens: Annotated[int | None, typer.Option(help="Tokens to train on; one epoch if not given.")] = None,
     batch_size: Annotated[int, typer.Option(help="Tokens per step.")] = 4096,
-    lr: Annotated[
-        float | None, typer.Option(help="Learning rate of Adam; 2e-4 sqrt(16384 / width) if not given.")
-    ] = None,
+    lr: Rate = None,
     warmup: Annotated[int | None, typer.Option(help="Steps in which it rises from 0; 5 %, at most 1000.")] = None,
     decay: Annotated[str, typer.Option(help="Then: linear (over the last fifth), cosine or constant.")] = "linear",
     clip: Annotated[float, typer.Option(help="Longest gradient.")] = 1.0,
     sparsity_warmup: Annotated[int | None, typer.Option(help="Steps in which the penalty rises from 0; 10 %.")] = None,
-    dead_after: Annotated[
-        int | None, typer.Option(help="Tokens after which a silent feature is dead; 5 %, 50,000 to 10 million.")
-    ] = None,
+    dead_after: DeadAfter = None,
     center: Annotated[str, typer.Option(help="Where b_dec starts: mean or median.")] = "mean",
     scale: Annotated[str, typer.Option(help="norm brings vectors to a mean length of sqrt(d); none.")] = "norm",
     exclude: Annotated[str, typer.Option(help="Tokens left out: first, special or none.")] = "first",
-    validation_run: Annotated[
-        list[str] | None, typer.Option(help="Run to validate on; else the split `validation` of the runs.")
-    ] = None,
+    validation_run: ValidationRun = None,
     shuffle_seed: Annotated[int, typer.Option(help="Seed of the order of tokens.")] = 0,
     window: Annotated[int, typer.Option(help="Tokens that are shuffled together.")] = 131_072,
     commits: Annotated[int, typer.Option(help="Commits of the run: what can be resumed from.")] = 10,
     device: Annotated[str, typer.Option(help="cpu, cuda or mps.")] = "cpu",
     dtype: Annotated[str, typer.Option(help="float32 or float64.")] = "float32",
-    select: Annotated[
-        str | None, typer.Option(help="Number format in which the top k are looked for, e.g. bfloat16.")
-    ] = None,
+    select: Select = None,
     tag: Annotated[str | None, typer.Option(help="Label of the run.")] = None,
     resume: Annotated[str | None, typer.Option(help="Complete this interrupted training.")] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only say what would be trained, and what it takes.")
-    ] = False,
+    dry_run: DryRun = False,
     as_json: AsJson = False,
     lake: LakePath = HERE,
 ) -> None:
     """Train the product of the lists in one pass; each layer's vectors are read once for all of them."""
-    from ..analysis.sae.trainer import resume_training, start_training
+    from ..analysis.sae.trainer import start_training
     from ..lake import Lake
 
     opened = Lake.open(lake)
     if bool(run) == (resume is not None):
         raise UsageError("Give the runs to train on, or --resume with an interrupted training.")
     if resume is not None:
-        with Interrupt() as stop:
-            done = resume_training(opened, resume, should_stop=stop, on_progress=_progress)
-        if done is None:
-            say(f"{opened.resolve_run(resume)} is complete already.")
-        return _report(done.as_dict() if done else {"run_id": opened.resolve_run(resume)}, as_json)
+        return _resume(opened, resume, as_json)
     options = _options(dict(locals()))
     if dry_run:
         from ..analysis.sae.plan import make_plan
@@ -105,6 +108,16 @@ def train(
     with Interrupt() as stop:
         trained = start_training(opened, run or [], options, should_stop=stop, on_progress=_progress)
     return _report(trained.as_dict(), as_json)
+
+
+def _resume(lake: "Lake", run: str, as_json: bool) -> None:
+    from ..analysis.sae.trainer import resume_training
+
+    with Interrupt() as stop:
+        done = resume_training(lake, run, should_stop=stop, on_progress=_progress)
+    if done is None:
+        say(f"{lake.resolve_run(run)} is complete already.")
+    _report(done.as_dict() if done else {"run_id": lake.resolve_run(run)}, as_json)
 
 
 def _options(given: dict[str, Any]) -> "TrainOptions":
@@ -120,40 +133,16 @@ def _options(given: dict[str, Any]) -> "TrainOptions":
     )  # fmt: skip
     return TrainOptions(
         **{name: given[name] for name in same},
-        layers=tuple(_layers(given["layers"])),
-        archs=tuple(_items(given["arch"])),
-        widths=tuple(_items(given["width"])),
-        ks=tuple(_numbers(given["k"], int, "--k")),
-        nested=tuple(_numbers(given["nested"], int, "--nested")),
-        sparsities=tuple(_numbers(given["sparsity"], float, "--sparsity")),
-        seeds=tuple(_numbers(given["seeds"], int, "--seeds")),
+        layers=tuple(layer_numbers(given["layers"])),
+        archs=tuple(items(given["arch"])),
+        widths=tuple(items(given["width"])),
+        ks=tuple(numbers(given["k"], int, "--k")),
+        nested=tuple(numbers(given["nested"], int, "--nested")),
+        sparsities=tuple(numbers(given["sparsity"], float, "--sparsity")),
+        seeds=tuple(numbers(given["seeds"], int, "--seeds")),
         scale=given["scale"] == "norm",
         validation_runs=tuple(given["validation_run"] or ()),
     )
-
-
-def _items(text: str | None) -> list[str]:
-    return [item.strip() for item in (text or "").split(",") if item.strip()]
-
-
-def _numbers(text: str | None, kind: type, option: str) -> list[Any]:
-    try:
-        return [kind(item) for item in _items(text)]
-    except ValueError:
-        raise UsageError(f"{option} {text!r}: give {kind.__name__} values separated by commas.") from None
-
-
-def _layers(text: str | None) -> list[int]:
-    """`0-5`, `3,-1`, or both."""
-    layers: list[int] = []
-    for item in _items(text):
-        first, dash, last = item[1:].partition("-") if item[0] == "-" else item.partition("-")
-        first = item[0] * (item[0] == "-") + first
-        try:
-            layers += range(int(first), int(last) + 1) if dash else [int(first)]
-        except ValueError:
-            raise UsageError(f"--layers {text!r}: give blocks like 0-5 or 3,-1.") from None
-    return layers
 
 
 def _progress(step: int, n_steps: int, fvu: float) -> None:
@@ -235,3 +224,4 @@ app.command()(sae_measures.compare)
 app.command()(sae_measures.features)
 app.command("import")(sae_exchange.import_folder)
 app.command("export")(sae_exchange.export_folder)
+app.command("run")(sae_run.run_saes)

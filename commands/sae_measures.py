@@ -9,6 +9,7 @@ import typer
 from ..lake.errors import StoppedError, UsageError
 from .terminal import HERE, AsJson, LakePath, open_lake, overwrite, print_json, say
 from .toolkit.completion import runs
+from .toolkit.either_run import either_run
 from .toolkit.interrupt import Interrupt
 from .toolkit.verify_option import reading
 
@@ -99,6 +100,7 @@ def compare(
 
 
 @reading
+@either_run
 def features(
     sae: SaeName,
     run: OnRun = "latest",

@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .exchanged_lake import ExchangedLake
 from .judged_lake import JudgedLake
 from .read_again import ReadAgain
 from .sae_lake import SaeLake
@@ -35,7 +36,7 @@ def _quietly(*_: object) -> None:
     """What nobody listens to."""
 
 
-class OpenLake(SaeLake, JudgedLake, ReadAgain):
+class OpenLake(SaeLake, JudgedLake, ReadAgain, ExchangedLake):
     """What `tracelake.open` returns."""
 
     def collect(

@@ -167,8 +167,8 @@ class Connection:
     def _prepare(self, query: str) -> None:
         """Check the statement if the connection is locked, and make the views that it names.
 
-        Only those: making them all costs more than most answers. A statement that asks what there is gets them all,
-        and one that names something else too, which may be DuckDB's own catalogue.
+        Only those: making them all costs more than most answers. A statement that asks what there is gets all of them
+        to look at, and one that names something else too, which may be DuckDB's own catalogue.
         """
         self._named = set(self._known)
         if not self.locked and not self._tables and not self._views:
@@ -179,8 +179,9 @@ class Connection:
             if self.locked:
                 raise
             return self._make(self._known)  # whatever it does, it may read any table
-        foreign = statement.tables - statement.own - self._known
-        self._make(self._known if foreign or statement.asks_what_there_is else statement.tables)
+        if statement.asks_what_there_is or statement.tables - statement.own - self._known:
+            self._show_all()
+        self._make(statement.tables)
 
     def _make(self, names: Collection[str]) -> None:
         """Make the tables and views named, and those that named views read."""
@@ -196,7 +197,20 @@ class Connection:
             else:
                 self._made[name] = table
                 self._make_table(table)
-        for name in [name for name in self._views if name in wanted]:
+        self._make_views(wanted)
+
+    def _show_all(self) -> None:
+        """All tables and views, typed and explained; no file of a table is opened before a statement names it."""
+        filled = {file.entry.table for file in committed_files(self.snapshot, run=self.run)}
+        for name, table in self._tables.items():
+            if name in filled and table is not RUNS:
+                self.duckdb.execute(_unbound(table))
+                self.duckdb.execute(views.comments_sql(table))
+        self._make({name for name in self._tables if name not in filled})
+        self._make_views(self._views)
+
+    def _make_views(self, names: Collection[str]) -> None:
+        for name in [name for name in self._views if name in names]:
             query, comment = self._views.pop(name)
             self.duckdb.execute(f"CREATE VIEW {quoted(name)} AS {query.strip().rstrip(';')}")
             self.duckdb.execute(f"COMMENT ON VIEW {quoted(name)} IS {literal(comment)}")
@@ -266,6 +280,13 @@ class Connection:
             return None
         refused, self._files.refused = self._files.refused, None
         return refused
+
+
+def _unbound(table: Table) -> str:
+    """The view of a table that no statement has named: typed, and an error rather than empty if it is read anyway."""
+    return views.broken_view_sql(
+        table, f"the files of {table.name} are not bound: a fault of tracelake, please report it"
+    )
 
 
 def _limits() -> dict[str, Any]:

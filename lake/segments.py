@@ -73,10 +73,13 @@ class SegmentWriter:
         declared = _declared(table)
         if declared.vector:
             raise UsageError(f"{table} holds vectors: use append_vectors.")
-        partition = {name: columns.get(name) for name in declared.partitions}
-        if odd := [name for name, value in partition.items() if not isinstance(value, int | str)]:
-            raise UsageError(f"{table} is laid out by {odd[0]}: give one value of it per append.")
-        layout.part(table, self.run_id, partition, "x")  # type: ignore[arg-type]  # refuses what cannot be a folder
+        partition: dict[str, int | str] = {}
+        for name in declared.partitions:
+            value = columns.get(name)
+            if not isinstance(value, int | str):
+                raise UsageError(f"{table} is laid out by {name}: give one value of it per append.")
+            partition[name] = value
+        layout.part(table, self.run_id, partition, "x")  # refuses values that cannot be folders, now
         rest = {name: values for name, values in columns.items() if name not in partition}
         self._add((table, *partition.values()), declared, partition, rest, None)
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..lake.errors import NotFoundError
-from .queried_lake import OpenLake
+from .queried_lake import QueriedLake
 
 STATS = """
 SELECT s.* EXCLUDE (run_id, analysis_id), e.n_tokens, s.n_active / nullif(e.n_tokens, 0) AS density
@@ -64,7 +64,7 @@ def _marked(example: dict[str, Any]) -> str:
     return f"{text[:start]}[[{text[start:end]}]]{text[end:]}".replace("\n", "\\n")
 
 
-def feature_card(lake: OpenLake, run_id: str, sae_id: str, feature: int) -> FeatureCard:
+def feature_card(lake: QueriedLake, run_id: str, sae_id: str, feature: int) -> FeatureCard:
     """The card; NotFoundError if the autoencoder has no such feature."""
     given = {"run": run_id, "sae": sae_id, "feature": feature}
     stats = lake.sql(STATS, given).to_dicts()

@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
-from .queried_lake import OpenLake
+from .queried_lake import QueriedLake
 
 COMMITTED = """
 SELECT
@@ -44,7 +44,7 @@ class TrainingNews:
         return asdict(self)
 
 
-def follow_training(lake: OpenLake, run_id: str, *, interval_s: float = 1.0) -> Iterator[TrainingNews]:
+def follow_training(lake: QueriedLake, run_id: str, *, interval_s: float = 1.0) -> Iterator[TrainingNews]:
     """Yield the news of every commit, those committed already first, until the training is not running any more."""
     after = 0
     while True:

@@ -97,8 +97,8 @@ class TrainOptions:
         lists = {field.name for field in fields(cls) if isinstance(field.default, tuple)}
         values: dict[str, Any] = {}
         for name, value in given.items():
-            alone = isinstance(value, str | int | float) or value is None
-            values[name] = ((value,) if alone else tuple(value)) if name in lists else value
+            several = isinstance(value, list | tuple | range)
+            values[name] = value if name not in lists else tuple(value) if several else (value,)
         if "widths" in values:
             values["widths"] = tuple(map(str, values["widths"]))
         return cls(**values)

@@ -76,8 +76,7 @@ def resume_training(
         raise ConfigError(f"Run {run_id} is of kind {about.get('kind')}, no training. `lake sae list` shows trainings.")
     if lake.run_status(run_id) == "complete":
         return None
-    config = about["config"]
-    plan = make_plan_again(lake, config)
+    plan = make_plan_again(lake, about.get("config") or {})
     return _train(lake, lake.resume_run(run_id), plan, should_stop, on_progress)
 
 

@@ -191,6 +191,7 @@ class ContextMaker:
         """A document with the end token behind it, where documents are joined."""
         if self.pack is None or not len(piece.ids):
             return piece
+        assert self.end_id is not None  # packing needs one, and was refused without
         end = self.tokenizer.convert_ids_to_tokens(self.end_id)
         ids = np.append(piece.ids, self.end_id)
         if piece.ends is None:

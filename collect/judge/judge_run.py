@@ -236,6 +236,8 @@ def _commit(lake: Lake, analysis: Analysis, rows: Sequence[dict[str, Any]]) -> N
 
 def _count(result: Judged, some: Sequence[tuple[Case, Reply, bool]]) -> None:
     for _, reply, reused in some:
+        if not (reply.final or reply.attempts):
+            continue  # a limit was reached before it was asked about
         result.n_reused += reused
         result.n_asked += not reused
         verdict = reply.verdict

@@ -61,6 +61,7 @@ def load_model(
             ignore_mismatched_sizes=True,  # reported with the rest
             **options,
         )
+    _compute_caps(name, model, attn_implementation)
     gaps = WeightGaps.of(info)
     if gaps and not allow_missing:
         raise gaps.refuse(name, model)
@@ -77,6 +78,23 @@ def load_model(
             weights_sha256=folder_digest(folder) if folder.is_dir() else None,
             gaps=gaps,
         )
+
+
+def _compute_caps(name: str, model: Any, asked: str | None) -> None:
+    """Capped attention (Gemma-2) is computed eagerly where torch's fused kernel, which has no cap, was chosen.
+
+    transformers 5.17 takes that kernel by default and leaves the cap out without a word; 5.23 refuses it.
+    """
+    config = model.config.get_text_config(decoder=True)
+    caps = [key for key, cap in vars(config).items() if "softcap" in key and "att" in key and cap]
+    if not caps or "sdpa" not in str(config._attn_implementation):
+        return
+    if asked is not None:
+        raise ConfigError(
+            f"{name}: --attn-implementation {asked} leaves out {caps[0]}, the cap of this model's attention scores. "
+            "Use eager or flex_attention, or leave it to the model."
+        )
+    model.set_attn_implementation("eager")
 
 
 def open_config(name: str, *, revision: str | None = None, trust_remote_code: bool = False) -> tuple[Any, Any]:

@@ -20,7 +20,8 @@ def either_run(verb: Callable[..., Any]) -> Callable[..., Any]:
     declared = signature.parameters["run"]
     own = declared.annotation.__metadata__[0]
     is_argument = isinstance(own, ArgumentInfo)
-    several = get_origin(get_args(declared.annotation)[0]) is list
+    kinds = get_args(declared.annotation)[0]
+    several = any(get_origin(part) is list for part in (kinds, *get_args(kinds)))
     default = None if declared.default is inspect.Parameter.empty else declared.default
 
     @functools.wraps(verb)

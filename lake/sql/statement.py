@@ -39,7 +39,7 @@ class Statement:
     own: frozenset[str]
     """Those of its WITHs."""
     asks_what_there_is: bool
-    """Whether it describes tables, lists them, or reads DuckDB's own catalogue."""
+    """Whether it lists tables, or reads DuckDB's own catalogue."""
 
 
 def reading_statement(connection: "duckdb.DuckDBPyConnection", text: str) -> Statement:
@@ -130,8 +130,8 @@ def _check(node: dict[str, Any]) -> None:
 
 def _asks_what_there_is(node: dict[str, Any]) -> bool:
     called = node["function"].get("function_name", "") if node.get("type") == "TABLE_FUNCTION" else ""
-    lists = node.get("type") == "SHOW_REF" and _table(node) is None and not node.get("query")
-    return lists or called.lower().startswith(("duckdb_", "pragma_"))
+    listed = node.get("type") == "SHOW_REF" and _table(node) is None and not node.get("query")
+    return listed or called.lower().startswith(("duckdb_", "pragma_"))
 
 
 def _table(node: dict[str, Any]) -> str | None:

@@ -12,8 +12,10 @@ from sae_lakes import DIM, lake_of, planted
 from safetensors.torch import load
 
 from tracelake.analysis.sae.folder import load_sae
-from tracelake.analysis.sae.options import TrainOptions
+from tracelake.analysis.sae.learner import Learner
+from tracelake.analysis.sae.options import TrainOptions, specs_of
 from tracelake.analysis.sae.trainer import resume_training, start_training
+from tracelake.analysis.sae.training_rows import Scaling
 from tracelake.lake import Lake
 from tracelake.lake.errors import ConfigError, DamageError, LakeError, NotFoundError, StoppedError, UsageError
 
@@ -177,14 +179,29 @@ def test_vectors_that_are_not_finite(tmp_path: Path) -> None:
     assert [row["status"] for row in lake.runs() if row["kind"] == "sae"] == ["failed"]
 
 
+def test_what_dies_loses_its_moments_and_is_moved_by_auxk_again() -> None:
+    options = TrainOptions(archs=("topk",), widths=("32",), ks=(3,), dead_after=50, batch_size=64, lr=1e-2, warmup=0)
+    [spec] = specs_of(options, [0], DIM)
+    learner = Learner(spec, "dying", options, Scaling(1.0, 1.0, torch.zeros(DIM, dtype=torch.float64)), 100)
+    rows = torch.from_numpy(planted(np.random.default_rng(0), 64, np.eye(DIM), 3))
+    learner.step(0, rows, rows)
+    with torch.no_grad():
+        learner.parameters["b_enc"][5] = -100.0  # nothing switches it on any more
+    moments = learner._adam.state[learner.parameters["W_dec"]]["exp_avg_sq"]
+    assert not learner.dead[5] and moments[5].abs().sum() > 0
+    learner.step(1, rows, rows)
+    assert learner.dead[5] and moments[5].abs().sum() == 0 and moments.abs().sum() > 0
+    with torch.no_grad():
+        learner.parameters["b_enc"][5] = -1.0  # positive before activation on some rows, never among the largest
+        before = learner.parameters["W_dec"][5].clone()
+    learner.step(2, rows, rows)
+    assert learner.dead[5] and not torch.equal(learner.parameters["W_dec"][5], before)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("arch", ["topk", "batchtopk", "jumprelu"])
 def test_a_planted_dictionary_is_recovered(arch: str) -> None:
     """64 dimensions, 256 directions, 5 active: mean over directions of the largest cosine with a learnt row."""
-    from tracelake.analysis.sae.learner import Learner
-    from tracelake.analysis.sae.options import specs_of
-    from tracelake.analysis.sae.training_rows import Scaling
-
     rng = np.random.default_rng(0)
     truth = rng.normal(size=(256, 64))
     truth /= np.linalg.norm(truth, axis=1, keepdims=True)

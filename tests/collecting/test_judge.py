@@ -222,7 +222,7 @@ def test_the_key_is_in_no_file(lake: Lake, server: JudgeServer) -> None:
 def test_a_limit_stops_resumably(lake: Lake, server: JudgeServer, limit: dict[str, Any], says: str) -> None:
     with pytest.raises(StoppedError, match=says) as caught:
         judge_run(lake, "made", options(server, **limit))
-    assert caught.value.exit_code == 7
+    assert caught.value.exit_code == 7 and f"{server.calls['good']} of 8 pairs were asked about" in str(caught.value)
     done = server.calls["good"]
     assert 0 < done < 8 and len(table(lake)) == done
     assert sum(row["cost_usd"] for row in table(lake)) <= limit.get("max_usd", 1)

@@ -22,7 +22,7 @@ from tracelake.lake.errors import ConfigError, UsageError
 )  # fmt: skip
 def test_segments_cover_all_items_once(sizes: list[int], batch_size: int, samples: int) -> None:
     config = CollectConfig(prompt="x", batch_size=batch_size, samples=samples)
-    found = _segments(np.array(sizes, dtype=float), config)
+    found = _segments(np.array(sizes, dtype=float), config, 10.0, only_vectors=False)
     assert [start for start, _ in found[1:]] == [stop for _, stop in found[:-1]]
     assert found[0][0] == 0 and found[-1][1] == len(sizes)
     batch = max(1, batch_size // samples)

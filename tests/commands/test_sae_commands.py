@@ -9,7 +9,7 @@ from sae_lakes import tinymath_lake
 from typer.testing import CliRunner
 
 from tracelake.cli import app
-from tracelake.commands.sae import _layers
+from tracelake.commands.sae_lists import layer_numbers
 from tracelake.lake import Lake
 from tracelake.lake.errors import ConfigError, LakeError, NotFoundError, UsageError
 
@@ -104,7 +104,7 @@ def test_mistakes(lake: Path, arguments: list[str], kind: type[LakeError], says:
 
 def test_layers_as_they_are_typed() -> None:
     wanted: dict[str | None, Any] = {None: [], "0-2": [0, 1, 2], "3,-1": [3, -1], "0-1,5": [0, 1, 5]}
-    assert {text: _layers(text) for text in wanted} == wanted
+    assert {text: layer_numbers(text) for text in wanted} == wanted
 
 
 def test_rm_takes_the_run_with_it(tmp_path: Path) -> None:
@@ -114,3 +114,15 @@ def test_rm_takes_the_run_with_it(tmp_path: Path) -> None:
     gone = json.loads(sae(tmp_path, "rm", first["sae_id"], "--yes", "--now", "--json"))
     assert gone["saes"] == sorted([first["sae_id"], second["sae_id"]])
     assert json.loads(sae(tmp_path, "list", "--json")) == {"saes": [], "trainings": []}
+
+
+def test_from_a_corpus_to_features(tmp_path: Path) -> None:
+    given = ("--layers", "3", "--width", "64", "--k", "4", "--batch-size", "512")
+    done = json.loads(sae(tmp_path, "run", "tinymath:train", "--tokens", "6000", *given, "--json"))
+    [evaluated], [features] = done["evaluated"], done["features"]
+    assert evaluated["metrics"]["split"] == "validation" and evaluated["metrics"]["ce_increase_nats"] is not None
+    assert features["n_rows"]["feature_stats"] == 64 and features["run_id"] == done["run_id"] == evaluated["run_id"]
+    only = json.loads(sae(tmp_path, "run", done["run_id"], "--train-only", "--no-features", *given, "--json"))
+    assert only["run_id"] == done["run_id"] and only["features"] == [] and len(only["evaluated"]) == 1
+    with pytest.raises(UsageError, match="one of"):
+        CliRunner().invoke(app, ["sae", "run", "x", "--extract-only", "--train-only"], catch_exceptions=False)

@@ -41,6 +41,9 @@ def made(connection: Connection) -> set[str]:
         ("select count(*) from main.runs", {"runs"}),
         ("with token_counts as (from sequences) from token_counts", {"sequences"}),
         ("select (select count(*) from runs), * from (from sequences) limit 1", {"runs", "sequences"}),
+        ("describe token_steps", {"token_steps"}),
+        ("describe select token from token_steps", {"token_steps"}),
+        ("summarize runs", {"runs"}),
         ("from generated_tokens limit 1", {"generated_tokens", "token_steps", "sequences"}),
     ],
 )
@@ -58,13 +61,20 @@ def test_only_what_is_named_is_made(connection: Connection, query: str, needed: 
         "select * from information_schema.tables",
         "select * from duckdb_columns()",
         "select * from sqlite_master",
-        "describe risk_scores",
-        "summarize health_profiles",
+        "select view_name from duckdb_views() limit 1",
     ],
 )
 def test_who_asks_what_there_is_gets_everything(connection: Connection, query: str) -> None:
     connection.arrow(query)
     assert made(connection) == set(TABLES) | set(views())
+
+
+def test_after_a_list_of_tables_their_rows_are_there(connection: Connection) -> None:
+    connection.arrow("show tables")
+    assert connection.sql("select count(*) from token_steps").item() == frames()["token_steps"].height
+    assert connection.sql("select count(*) from risk_scores").item() > 0
+    both = "select (select count(*) from duckdb_views()) as n, count(*) as m from sequences"
+    assert connection.sql(both)["m"].item() == frames()["sequences"].height
 
 
 def test_descriptions_are_there_whenever_they_are_asked_for(lake: OpenLake) -> None:

@@ -13,7 +13,7 @@ def main() -> None:
     """Say that the libraries are loaded, then answer line by line until standard input ends."""
     answers, sys.stdout = sys.stdout, sys.stderr
     logging.disable(logging.CRITICAL)
-    from math_verify import parse, verify
+    from math_verify import parse, verify  # pyright: ignore[reportMissingImports]  # an extra
 
     def equal(answer: str, reference: str) -> bool:
         gold, given = (parse(f"${text}$", parsing_timeout=None) for text in (reference, answer))

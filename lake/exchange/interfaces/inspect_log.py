@@ -23,7 +23,10 @@ _UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, EOFError, OSErro
 def read_log(path: Path) -> Iterator[Completion]:
     """The samples of one log; UsageError if it is none, ConfigError if Inspect AI is not installed."""
     try:
-        from inspect_ai.log import read_eval_log, read_eval_log_samples
+        from inspect_ai.log import (  # pyright: ignore[reportMissingImports]
+            read_eval_log,
+            read_eval_log_samples,
+        )
     except ImportError as error:
         raise ConfigError(
             "Logs of Inspect AI are read by its own package, which is not installed: pip install 'tracelake[inspect]'."
@@ -145,7 +148,7 @@ def _grades(sample: Any) -> tuple[dict[str, Any], dict[str, float], dict[str, st
 
 def _verdict(value: Any) -> bool | None:
     if isinstance(value, int | float) and not isinstance(value, bool):
-        return {1: True, 0: False}.get(value)
+        return value == 1 if value in (0, 1) else None
     return VERDICTS.get(value) if isinstance(value, str | bool) else None
 
 
