@@ -20,7 +20,6 @@ WITH_REACH = {
     "prompts": "/etc/passwd",
     "dataset": "somebody/data:train",
     "dataset_path": "/elsewhere/problems",
-    "given": "/elsewhere/completions.jsonl",
     "prompt_template": "/elsewhere/template",
     "corpus": "hf:somebody/data",
     "device": "cuda:1",
