@@ -14,6 +14,7 @@ import polars as pl
 import pyarrow as pa
 from readout_rows import readout_rows
 from sae_rows import sae_rows
+from sampling_rows import sampling_rows
 
 from tracelake.lake.duck import Connection
 from tracelake.lake.lake import Lake
@@ -361,8 +362,9 @@ def frames() -> dict[str, pl.DataFrame]:
         "operations": operations,
     }
     loose |= derived_rows(rng, sequences) | sae_rows(RUN)
-    for name, rows in readout_rows(rng, sequences).items():
-        loose[name] = [*loose.get(name, []), *rows]  # type: ignore[list-item]
+    for more in (readout_rows(rng, sequences), sampling_rows(rng, sequences)):
+        for name, rows in more.items():
+            loose[name] = [*loose.get(name, []), *rows]  # type: ignore[list-item]
     return {name: typed(name, loose.get(name, [])) for name in TABLES}
 
 

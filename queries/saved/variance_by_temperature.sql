@@ -7,7 +7,7 @@
 -- color: pooled:N
 -- facet: layer:O
 -- band: ci_low, ci_high  95 % interval
--- tooltip: run_id, n_prompts, n_reached, relative_variance, mean_pairwise_cosine, tr_cov_between
+-- tooltip: measured_in, n_prompts, n_reached, relative_variance, mean_pairwise_cosine, tr_cov_between
 -- scale: y free
 -- param run RUN = latest  The run: id, unique prefix, tag or latest.
 WITH model AS (
@@ -46,7 +46,7 @@ SELECT
     v.ci_high,
     v.n_prompts,
     v.n_reached,
-    v.run_id
+    v.run_id AS measured_in
 FROM sampling_variance AS v
 JOIN chosen USING (run_id, analysis_id)
 WHERE v.prompt_id IS NULL AND v.tr_cov IS NOT NULL

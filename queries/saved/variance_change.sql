@@ -9,7 +9,7 @@
 -- tooltip: prompts, before, after, relative_change
 -- reference: y 0
 -- param run RUN = latest  The run: id, unique prefix, tag or latest.
--- param other RUN  The run to compare with: its values are taken off.
+-- param other RUN = NULL  The run whose values are taken off; the newest other one with the same options if not given.
 WITH asked AS (
     SELECT
         run_id,
@@ -17,7 +17,7 @@ WITH asked AS (
         created_at,
         parameters -> ['site', 'stride', 'window', 'checkpoints', 'short'] AS options
     FROM analyses
-    WHERE run_id IN ($run, $other) AND name = 'variance'
+    WHERE name = 'variance'
 ),
 first AS (
     SELECT max_by(options, created_at) AS options
@@ -25,10 +25,13 @@ first AS (
     WHERE run_id = $run
 ),
 chosen AS (
-    SELECT run_id, max_by(analysis_id, created_at) AS analysis_id
+    SELECT run_id, max_by(analysis_id, created_at) AS analysis_id, max(created_at) AS created_at
     FROM asked
     SEMI JOIN first USING (options)
     GROUP BY run_id
+),
+pair AS (
+    SELECT coalesce($other, (SELECT max_by(run_id, created_at) FROM chosen WHERE run_id <> $run)) AS other_run_id
 ),
 spread AS (
     SELECT v.*
@@ -50,7 +53,7 @@ FROM spread AS a
 JOIN spread AS b USING (prompt_id, site, layer, stride)
 WHERE
     a.run_id = $run
-    AND b.run_id = $other
+    AND b.run_id = (SELECT other_run_id FROM pair)
     AND a.checkpoint IS NOT DISTINCT FROM b.checkpoint
     AND a.window IS NOT DISTINCT FROM b.window
 GROUP BY ALL
