@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from ..lake.errors import ConfigError, NotFoundError, UsageError, did_you_mean
 from ..lake.run_id import checked_tag
+from .branch_settings import check_branches
 from .corpus_settings import check_corpus, with_corpus_defaults
 from .decoding.settings import Sampling
 from .decoding.stop_rule import SAMPLING_COLUMNS, StopRule
@@ -187,7 +188,7 @@ class CollectConfig(BaseModel):
         self._check_texts()
         Keep.parse(self.keep)
         _ = self.edit_settings
-        self._check_branches()
+        check_branches(self)
         parse_grader(self.grader)
         for name in self.embed_scope:
             Scope.parse(name)
@@ -220,29 +221,6 @@ class CollectConfig(BaseModel):
         of_prompt = any(item.scope == "prompt" for item in (*keep.activations, *keep.patterns))
         if keep.edges == {"prompt"} or of_prompt:
             raise ValueError("observe_prompt is off, but edges, patterns or activations of the prompt are to be kept")
-
-    def _check_branches(self) -> None:
-        if not self.goes_on:
-            if named := [name for name in ("sequence", "at", "force") if getattr(self, name)]:
-                raise ValueError(f"{named[0]} belongs to --branch-from RUN or --continue RUN")
-            return
-        others = [name for name in ("prompt", "prompts", "dataset", "given") if getattr(self, name)]
-        if others or (self.branch_from and self.continue_run):
-            other = f"--{others[0]}" if others else "--continue"
-            raise ValueError(f"the stored sequences of a run are the prompts; leave out {other}")
-        if self.branch_from and not self.at:
-            raise ValueError("--branch-from needs --at STEP or --at every:K: where the branches leave their parents")
-        if self.continue_run and (self.at or self.force):
-            raise ValueError("--continue goes on from the end; --at and --force belong to --branch-from")
-        for text in self.at:
-            if re.fullmatch(r"\d+|every:[1-9]\d*", text) is None:
-                raise ValueError(f"--at is a step or every:K, not {text!r}")
-        if self.branch_from and self.max_new_tokens == 0 and self.force is None:
-            raise ValueError("--max-new-tokens 0 and no --force: the branches would have no token of their own")
-        if self.branch_from and not self.observe_prompt:
-            raise ValueError("the prompt of a branch is its parent's and never observed; leave out --no-prompt")
-        if self.branch_from and "prompt" in Keep.parse(self.keep).edges:
-            raise ValueError("the prompt of a branch is its parent's and never observed; keep edges:generated")
 
     def _check_rules(self) -> None:
         columns = {column for rule in self.stop_rules for column in rule.columns}

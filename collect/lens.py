@@ -273,7 +273,7 @@ def _joined(
         "sequence_id": np.tile(rows.sequence_id, n_layers),
         "position": np.tile(rows.position.astype(np.int32), n_layers),
         "layer": np.repeat(np.array(layers, dtype=np.int32), n),
-        "reason": pa.array(np.where(broken, "not a number", None), pa.string()),
+        "reason": pa.array(["not a number" if one else None for one in broken.tolist()], pa.string()),
     }
     numbers = {name: column(name) for name in ("entropy_bits", "top1_prob", "logprob")}
     numbers["kl_bits"] = torch.cat(divergence).cpu().numpy() if divergence else np.zeros(0, np.float32)

@@ -90,13 +90,16 @@ class NeuronSums:
         """Everything that is read inside the block is counted."""
         handles = []
         for layer, module in enumerate(self.projections):
-            handles.append(module.register_forward_pre_hook(lambda m, args, layer=layer: self.add(layer, args[0])))
+            handles.append(module.register_forward_pre_hook(self._hook(layer)))
         try:
             yield
         finally:
             for handle in handles:
                 handle.remove()
         self.n = self._counts[0]
+
+    def _hook(self, layer: int) -> Callable[[nn.Module, tuple], None]:
+        return lambda module, args: self.add(layer, args[0])
 
     def add(self, layer: int, neurons: Float[Tensor, "row column neuron"]) -> None:
         """Count one batch of one layer: squares about the running mean, so that no digits are lost."""

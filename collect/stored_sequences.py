@@ -95,13 +95,17 @@ def computing(*, gradients: bool = False) -> Iterator[None]:
         yield
 
 
+def model_facts(lake: Lake, run_id: str) -> Mapping[str, Any]:
+    """What run.json says of the model; nothing where the run has none."""
+    return lake.run_json(run_id).get("model") or {}
+
+
 def model_name(lake: Lake, run_id: str, named: str | None = None) -> str:
     """The model of a run as it can be loaded here, or the one that was `named`.
 
     A lake may come from somebody else: only the bundled model and a folder of this machine are loaded unasked.
     """
-    stored = lake.run_json(run_id).get("model") or {}
-    name = named or stored.get("name")
+    name = named or model_facts(lake, run_id).get("name")
     if not isinstance(name, str):
         raise ConfigError(f"Run {run_id} names no model (it was imported?): there is nothing that could read it again.")
     if named is None and name != BUNDLED and not Path(name).is_dir():
@@ -119,9 +123,8 @@ def load_run_model(
 
     `dtype` None computes in the run's own number format.
     """
-    about = lake.run_json(run_id)
+    about, stored = lake.run_json(run_id), model_facts(lake, run_id)
     name = model_name(lake, run_id, model)
-    stored = about["model"]
     loaded = load_model(
         name,
         revision=stored.get("revision") if name == stored.get("name") else None,
@@ -139,7 +142,7 @@ def load_run_readout(lake: Lake, run_id: str, *, model: str | None = None, devic
 
     ConfigError if the model is another one.
     """
-    name, stored = model_name(lake, run_id, model), lake.run_json(run_id)["model"]
+    name, stored = model_name(lake, run_id, model), model_facts(lake, run_id)
     dtype = stored.get("dtype")
     if dtype not in DTYPES or stored.get("quantization") is not None:
         return None

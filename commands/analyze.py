@@ -55,8 +55,8 @@ app = typer.Typer(
     cls=QuestionGroup,
 )
 
-app.command("grade")(reading(grade))
-app.command("labels")(labels)
+app.command("grade")(reading(either_run(grade)))
+app.command("labels")(either_run(labels))
 
 
 def question_command(name: str) -> Any:

@@ -167,6 +167,7 @@ def export_steps(
 
 @export_app.command("correctness")
 @reading
+@either_run
 def export_correctness_files(
     run: Annotated[str, typer.Argument(metavar="RUN", help="Run id, unique prefix, tag, or `latest`.")],
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write into; files of the same names go.")],
@@ -188,6 +189,7 @@ def export_correctness_files(
 
 @export_app.command("saelens-cache")
 @reading
+@either_run
 def export_saelens_cache(
     run: Annotated[str, typer.Argument(metavar="RUN", help="Run id, unique prefix, tag, or `latest`.")],
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to make.")],

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from .terminal import HERE, AnyRun, AsJson, LakePath, open_lake, print_json, say
+from .toolkit.either_run import either_run
 from .toolkit.verify_option import reading
 from .toolkit.whole_summaries import WholeSummaries
 
@@ -25,6 +26,7 @@ Sequences = Annotated[list[int] | None, typer.Option("--sequence", help="Only th
 
 
 @reading
+@either_run
 def lens(
     run: AnyRun = "latest",
     layer: Annotated[
@@ -45,6 +47,7 @@ def lens(
 
 
 @reading
+@either_run
 def attribution(
     run: AnyRun = "latest",
     points: Annotated[
@@ -73,6 +76,7 @@ def attribution(
 
 @app.command("second-order")
 @reading
+@either_run
 def second_order(
     run: AnyRun = "latest",
     direction: Annotated[
@@ -103,6 +107,7 @@ def second_order(
 
 @app.command()
 @reading
+@either_run
 def neurons(
     run: AnyRun = "latest",
     model: Model = None,

@@ -222,6 +222,6 @@ def remove(
 app.command("eval")(sae_measures.evaluate)
 app.command()(sae_measures.compare)
 app.command()(sae_measures.features)
-app.command("import")(sae_exchange.import_folder)
-app.command("export")(sae_exchange.export_folder)
+app.command("import")(either_run(sae_exchange.import_folder))
+app.command("export")(either_run(sae_exchange.export_folder))
 app.command("run")(sae_run.run_saes)

@@ -17,6 +17,8 @@ _ABOUT = "Run id, unique prefix, tag, or `latest`"
 def either_run(verb: Callable[..., Any]) -> Callable[..., Any]:
     """The verb, which also takes its parameter `run` in the other of the two forms."""
     signature = inspect.signature(verb)
+    if "run_too" in signature.parameters:
+        return verb
     declared = signature.parameters["run"]
     own = declared.annotation.__metadata__[0]
     is_argument = isinstance(own, ArgumentInfo)

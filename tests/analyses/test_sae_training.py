@@ -205,17 +205,17 @@ def test_a_planted_dictionary_is_recovered(arch: str) -> None:
     rng = np.random.default_rng(0)
     truth = rng.normal(size=(256, 64))
     truth /= np.linalg.norm(truth, axis=1, keepdims=True)
-    n_steps, batch = 3000, 1024
+    pool = torch.from_numpy(planted(rng, 60_000, truth, 5))
     options = TrainOptions(
         archs=(arch,), widths=("256",), ks=(5,), target_l0=5.0, sparsities=(0.5,), lr=3e-3, dead_after=20_000,
-        batch_size=batch,
+        batch_size=512,
     )  # fmt: skip
-    first = torch.from_numpy(planted(rng, 20_000, truth, 5))
-    scale = float(8 / first.norm(dim=1).mean())
     [spec] = specs_of(options, [0], 64)
-    learner = Learner(spec, "planted", options, Scaling(scale, scale, first.double().mean(0) * scale), n_steps)
+    scale, n_steps = float(8 / pool.norm(dim=1).mean()), 1500
+    learner = Learner(spec, "planted", options, Scaling(scale, scale, pool.double().mean(0) * scale), n_steps)
+    draws = torch.Generator().manual_seed(1)
     for step in range(n_steps):
-        x = torch.from_numpy(planted(rng, batch, truth, 5))
+        x = pool[torch.randint(len(pool), (512,), generator=draws)]
         learner.step(step, x, x)
     rows = learner.parameters["W_dec"].detach().double().numpy()
     cosines = (truth @ rows.T) / np.linalg.norm(rows, axis=1)

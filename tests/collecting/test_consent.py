@@ -20,13 +20,11 @@ WITH_REACH = {
     "prompts": "/etc/passwd",
     "dataset": "somebody/data:train",
     "dataset_path": "/elsewhere/problems",
-    "given": "/elsewhere/completions.jsonl",
     "prompt_template": "/elsewhere/template",
     "corpus": "hf:somebody/data",
     "device": "cuda:1",
     "attn_implementation": "somebody/kernels",
     "embedder": "/elsewhere/embedder",
-    "given": "/elsewhere/given.jsonl",
     "edit": ("add:resid_post@3:direction=/elsewhere/direction.npy",),
 }
 
@@ -38,7 +36,8 @@ def test_every_setting_is_known_to_reach_outside_or_not():
 
 @pytest.mark.parametrize("name", WITH_REACH)
 def test_each_setting_with_reach_must_be_typed(name):
-    stored = {**CollectConfig(prompt=("p",)).model_dump(mode="json"), name: WITH_REACH[name]}
+    plain = CollectConfig(corpus="tinymath") if name == "corpus" else CollectConfig(prompt=("p",))
+    stored = {**plain.model_dump(mode="json"), name: WITH_REACH[name]}
     with pytest.raises(UsageError) as asked:
         consented("a-run", stored, {})
     option = f"--{name.replace('_', '-')}"
@@ -77,7 +76,7 @@ def test_the_command_is_safe_to_paste():
 def stopped_run(lake: Lake, **settings: object) -> str:
     done: list[int] = []
     callbacks = Callbacks(lambda p: done.append(p.segments_done), should_stop=lambda: bool(done) and done[-1] >= 1)
-    config = CollectConfig(**{"prompt": ("one", "two"), "max_new_tokens": 2, "segment_items": 1} | settings)
+    config = CollectConfig(**{"prompt": ("one", "two", "three"), "max_new_tokens": 2, "segment_items": 1} | settings)
     with pytest.raises(StoppedError) as stop:
         Collection(config, callbacks).start(lake)
     assert resume_command(lake.resolve_run("latest"), dict(config)) in str(stop.value)

@@ -181,9 +181,10 @@ def test_the_programs_other_variables_are_no_settings(monkeypatch: pytest.Monkey
 def test_help_has_every_option_under_a_heading_with_its_default(lake_command) -> None:
     text = lake_command("collect", "--help").out
     headings = re.findall(r"^(\w[\w ]*):$", text, re.MULTILINE)
-    assert headings == ["Model", "Prompts", "Decoding", "What is kept", "The run", "This call"]
+    named = ["Model", "Prompts", "A corpus", "Stored sequences", "Decoding", "What is kept", "The run", "This call"]
+    assert headings == named
     options = set(re.findall(r"^  (--[a-z-]+)", text, re.MULTILINE))
-    named = {"observe_prompt": "--prompt-telemetry"}
+    named = {"observe_prompt": "--prompt-telemetry", "continue_run": "--continue"}
     assert {named.get(name, f"--{name.replace('_', '-')}") for name in CollectConfig.model_fields} <= options
     words = " ".join(text.split())
     assert "Most tokens to generate per sequence; 0 reads only. [default: 128]" in words

@@ -16,7 +16,7 @@ KINDS = {"res": "resid_post", "mlp": "mlp_out", "att": "z"}
 def read_gemma_scope(folder: Path) -> SaeWeights:
     """The JumpReLU autoencoder of a folder: it subtracts no b_dec from its input."""
     try:
-        with np.load(folder / PARAMS, allow_pickle=False) as data:
+        with (folder / PARAMS).open("rb") as file, np.load(file, allow_pickle=False) as data:
             weights = {("W_" + name[2:] if name.startswith("w_") else name): data[name] for name in data.files}
     except OSError as error:
         raise NotFoundError(f"{folder / PARAMS} cannot be read: {error.strerror or error}.") from error
