@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 from transformers import Cache, EncoderDecoderCache
+from transformers.cache_utils import CacheLayerMixin
 
 from ..models.model import LoadedModel
 from .batch import Batch
@@ -77,7 +78,7 @@ class Prefix:
 
 def _fill(cache: Cache, source: Cache, index: Int[Tensor, "row column"]) -> None:
     for layer, held in enumerate(source.layers):
-        assert held.keys is not None and held.values is not None
+        assert isinstance(held, CacheLayerMixin) and held.keys is not None and held.values is not None
         keys, values = (states[0][:, index].transpose(0, 1) for states in (held.keys, held.values))
         cache.update(keys, values, layer)
 

@@ -37,7 +37,16 @@ def solutions(lake: Lake, run_id: str, pairs: Pairs) -> list[Solution]:
     )
     if not rows.height:
         raise ConfigError(f"Run {run_id} has no sequence that is graded correct: there is no solution to judge.")
-    found = [Solution(p, n, problem, (text or "").strip(), how) for p, n, problem, text, how in rows.iter_rows()]
+    found = [
+        Solution(
+            row["prompt_id"],
+            row["sequence_id"],
+            row["prompt"],
+            (row["completion"] or "").strip(),
+            row["solution_method"],
+        )
+        for row in rows.iter_rows(named=True)
+    ]
     if pairs == "representatives":
         chosen = _representatives(lake, run_id)
         return [one for one in found if one.sequence_id in chosen]

@@ -77,7 +77,7 @@ def in_full_layers(cache: Cache) -> Cache | None:
     own = cache.self_attention_cache if isinstance(cache, EncoderDecoderCache) else cache
     if any(type(layer) not in (RoomyLayer, DynamicLayer, DynamicSlidingWindowLayer) for layer in own.layers):
         return None
-    own.layers = [RoomyLayer() for _ in own.layers]
+    own.layers[:] = [RoomyLayer() for _ in own.layers]
     return cache
 
 

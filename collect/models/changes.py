@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import Protocol, Self
 
 import torch
 from jaxtyping import Float
@@ -73,7 +73,7 @@ class _OfVector:
     def width(self) -> int | None:
         return self.vector.numel()
 
-    def of(self, elements: Tensor) -> "_OfVector":
+    def of(self, elements: Tensor) -> Self:
         return type(self)(self.vector[elements.cpu()], **self._options)
 
     @property

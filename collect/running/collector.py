@@ -296,9 +296,12 @@ def resume_run(lake: Lake, run: str, *, callbacks: Callbacks | None = None, **ty
     config = consented(run_id, about.get("config"), typed, own=own_runs.is_remembered(about))
     writer = lake.resume_run(run_id)
     try:
-        source = open_source(config, about["source"], lake=lake)
-        collection = Collection(config, callbacks, plan=Plan.from_json(about["plan"]), source=source, lake=lake)
-        check_same(about, collection.loaded, collection.source, collection.edits)
+        recorded, plan = about.get("source"), about.get("plan")
+        if recorded is None or plan is None:
+            raise ConfigError(f"run.json of run {run_id} has no source or plan: it cannot be resumed. Start a new run.")
+        source = open_source(config, recorded, lake=lake)
+        collection = Collection(config, callbacks, plan=Plan.from_json(plan), source=source, lake=lake)
+        check_same(dict(about), collection.loaded, collection.source, collection.edits)
         return collection.collect_into(writer)
     finally:
         writer.close()

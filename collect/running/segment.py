@@ -120,7 +120,7 @@ class SegmentRunner:
 def sequence_text(row: dict[str, Any], char_ends: np.ndarray) -> SequenceText:
     """What is embedded of a sequence, from its row in `sequences`."""
     prompt = row["rendered_prompt"] or row["prompt"]
-    return SequenceText(row["sequence_id"], row["n_prompt_tokens"], prompt, row["completion"], char_ends)
+    return SequenceText(row["sequence_id"], row["n_prompt_tokens"], prompt, row["completion"], char_ends.tolist())
 
 
 def _shared_parents(items: list[TokenizedPrompt]) -> list[Parent | None]:

@@ -16,7 +16,10 @@ def main() -> None:
     from math_verify import parse, verify  # pyright: ignore[reportMissingImports]  # an extra
 
     def equal(answer: str, reference: str) -> bool:
-        gold, given = (parse(f"${text}$", parsing_timeout=None) for text in (reference, answer))
+        gold, given = (
+            parse(f"${text}$", parsing_timeout=None)  # pyright: ignore[reportArgumentType]
+            for text in (reference, answer)
+        )
         return bool(gold and given and verify(gold, given, timeout_seconds=None))
 
     def say(value: Any) -> None:
