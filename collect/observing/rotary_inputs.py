@@ -83,6 +83,10 @@ def is_rotation(entered: Turned, after: Float[Tensor, "batch head pos d_head"]) 
     if entered.shape[:3] != after.shape[:3] or entered.shape[3] > after.shape[3]:
         return False
     width = entered.shape[3]
-    factor = after[..., :width].float().norm(dim=-1) / entered.float().norm(dim=-1)
+    norms, turned = entered.float().norm(dim=-1), after[..., :width].float().norm(dim=-1)
+    is_nothing = norms == 0  # a token of a zero embedding
+    if bool(is_nothing.all()) or bool((turned[is_nothing] != 0).any()):
+        return not bool(turned.any())
+    factor = turned[~is_nothing] / norms[~is_nothing]
     largest = LARGEST_SPREAD if entered.dtype == torch.float32 else LARGEST_SPREAD_HALF
     return bool((factor.max() - factor.min()) <= largest * factor.mean())
