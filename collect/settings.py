@@ -63,6 +63,7 @@ class CollectSettings(TypedDict, total=False):
     observe_prompt: bool
     edge_threshold: float
     edge_cap: int
+    edge_cap_generated: int
     strict_timings: bool
     embedder: str | None
     embed_scope: TextOrMany

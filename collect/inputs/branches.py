@@ -8,15 +8,17 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import polars as pl
 
 from ...lake import Lake
 from ...lake.errors import ConfigError, NotFoundError, UsageError
 from .beginnings import Beginning, Parent, StoredPrompt
 from .fields import Prompt
+
+if TYPE_CHECKING:
+    import polars as pl
 
 GROUP = 64
 """Parents whose tokens are read at once."""
@@ -93,6 +95,8 @@ class BranchSource:
         }
 
     def __iter__(self) -> Iterator[Prompt]:
+        import polars as pl
+
         for rows in self.parents.iter_slices(GROUP):
             ids = rows["sequence_id"].to_list()
             tokens = self.lake.scan("token_steps", run=self.run_id).select(TOKENS)
@@ -101,8 +105,10 @@ class BranchSource:
             for row in rows.iter_rows(named=True):
                 yield from self._branches(row, by_sequence[(row["sequence_id"],)])
 
-    def _parents(self) -> pl.DataFrame:
+    def _parents(self) -> "pl.DataFrame":
         """The rows of the sequences that are meant; NotFoundError if one is not there, UsageError if none is left."""
+        import polars as pl
+
         frame = self.lake.scan("sequences", run=self.run_id).sort("sequence_id").collect()
         wanted = self.request.sequences
         if wanted:
@@ -126,7 +132,9 @@ class BranchSource:
             raise UsageError(f"Run {self.run_id}: {why}.")
         return frame
 
-    def _branches(self, row: dict[str, Any], tokens: pl.DataFrame) -> Iterator[Prompt]:
+    def _branches(self, row: dict[str, Any], tokens: "pl.DataFrame") -> Iterator[Prompt]:
+        import polars as pl
+
         n_prompt, n = int(tokens["is_prompt"].sum()), row["n_generated_tokens"]
         prompt = tokens.filter(pl.col("is_prompt"))
         if self.model.get("is_encoder_decoder"):

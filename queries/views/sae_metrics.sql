@@ -1,4 +1,25 @@
 -- Metrics of every evaluated autoencoder, from the sums in sae_evaluations; named as in SAEBench's core.
+-- column l0: Active features per row, on average.
+-- column l1: Sum of the activations of a row, on average.
+-- column fvu: Share of the variance that the reconstruction leaves: S|x - x'|^2 / (S|x|^2 - |Sx|^2 / n).
+-- column explained_variance: 1 - fvu.
+-- column mse: Squared error of a row, summed over dimensions, on average.
+-- column cossim: Cosine of a row and its reconstruction, on average.
+-- column l2_ratio: Length of the reconstruction over that of the row, on average.
+-- column relative_reconstruction_bias: S|x'|^2 / S x.x'; below 1 the reconstruction shrinks.
+-- column frac_dead: Share of features that were never active.
+-- column frac_dense: Share of features active in more than 10 % of the rows.
+-- column ce_loss_without_sae: Cross-entropy of the model, in nats per token.
+-- column ce_loss_with_sae: The same with the reconstruction in place of the site.
+-- column ce_loss_with_zero_ablation: The same with zeros in its place.
+-- column ce_loss_with_mean_ablation: The same with the mean in its place.
+-- column ce_increase_nats: What the reconstruction costs, in nats per token.
+-- column ce_loss_score: (zero - reconstruction) / (zero - clean), of the cross-entropies.
+-- column ce_loss_score_mean: The same against the mean.
+-- column kl_div_with_sae: KL divergence from the model's predictions, in nats per token, with the reconstruction.
+-- column kl_div_with_ablation: The same with zeros.
+-- column kl_div_with_mean_ablation: The same with the mean.
+-- column kl_div_score: 1 - kl_div_with_sae / kl_div_with_ablation.
 SELECT
     run_id,
     analysis_id,

@@ -25,6 +25,7 @@ WITH_REACH = {
     "device": "cuda:1",
     "attn_implementation": "somebody/kernels",
     "embedder": "/elsewhere/embedder",
+    "given": "/elsewhere/given.jsonl",
     "edit": ("add:resid_post@3:direction=/elsewhere/direction.npy",),
 }
 

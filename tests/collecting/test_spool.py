@@ -26,7 +26,7 @@ def test_spooled_items_are_those_that_were_tokenised(chat: str, on_long: str, li
     spool = Spool()
     lengths = spool.fill(source, tokenizer.tokenize)
     spooled, direct = list(spool.items(source)), list(tokenizer.tokenize(source))
-    assert lengths.tolist() == [len(item.ids) for item in direct]
+    assert lengths.prompt.tolist() == [len(item.ids) for item in direct]
     assert len(spooled) == len(direct) > 256
     for one, other in zip(spooled, direct, strict=True):
         assert (one.prompt, one.text, one.rendered, one.item_offset) == (

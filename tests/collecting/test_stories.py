@@ -295,7 +295,10 @@ def test_interrupted_and_resumed_it_is_the_same(tmp_path: Path) -> None:
     callbacks = Callbacks(lambda p: done.append(p.segments_done), should_stop=lambda: bool(done) and done[-1] >= 1)
     with pytest.raises(StoppedError):
         collection(callbacks, **settings).start(broken)
-    assert broken.sql("select count(*) n from sequences").item() == 4
+    assert broken.sql("select count(*) n from sequences").item() in (
+        4,
+        8,
+    )  # the next segment was begun while one was sealed
     assert resume_run(broken, "latest") is not None
     compared = 0
     for table in stored_tables():

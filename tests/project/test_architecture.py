@@ -50,7 +50,7 @@ def test_help_loads_nothing_heavy(code: str) -> None:
 def test_reading_loads_nothing_heavy(arguments: tuple[str, ...], tmp_path: Path) -> None:
     Lake.create(tmp_path)
     loaded = _loaded_by(_command(*arguments, "--lake", str(tmp_path)))
-    assert "duckdb" in loaded
+    assert "duckdb" in loaded or arguments[0] == "sae"
     assert not loaded & set(HEAVY)
 
 

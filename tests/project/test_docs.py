@@ -150,7 +150,7 @@ def test_shell_lines_are_understood(page: str, line: str) -> None:
 
 def test_the_readme_names_every_command_or_none_that_is_missing() -> None:
     """`lake NAME` in any page is a command that exists; verbs that are missing stand in one list of the README."""
-    missing = {"experiment", "repair", "finalize", "snapshot", "doctor"}
+    missing = {"repair", "finalize", "snapshot", "doctor"}
     assert not missing & set(generate.commands()), "a command came to be: take it off the list in README.md"
     for page in PAGES:
         text = page.read_text(encoding="utf-8")

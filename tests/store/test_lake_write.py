@@ -16,7 +16,7 @@ from tracelake.lake.lake import Lake
 from tracelake.lake.schema import TABLES, stored_tables
 from tracelake.lake.vectors import STORED, check_vectors, decode_column, to_binary, to_float32
 
-SCALARS = [t.name for t in stored_tables() if not t.vector]
+SCALARS = [t.name for t in stored_tables() if not t.vector and not t.partitions]
 VALUES = {
     pa.string(): st.text(max_size=8).filter(lambda s: "\0" not in s),
     pa.int16(): st.integers(-(2**15), 2**15 - 1),
@@ -30,13 +30,15 @@ VALUES = {
     ),
     pa.list_(pa.int32()): st.lists(st.integers(-(2**31), 2**31 - 1), max_size=3),
     pa.list_(pa.float32()): st.lists(st.floats(width=32), max_size=3),
+    pa.list_(pa.int64()): st.lists(st.integers(-(2**63), 2**63 - 1), max_size=3),
+    pa.list_(pa.string()): st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=5), max_size=3),
 }
 
 
 PLAIN = {
     pa.string(): "a", pa.float32(): 0.5, pa.float64(): 0.1, pa.bool_(): True,
     pa.timestamp("ms", tz="UTC"): datetime(2026, 11, 26, tzinfo=UTC), pa.list_(pa.int32()): [1, 2],
-    pa.list_(pa.float32()): [0.5],
+    pa.list_(pa.float32()): [0.5], pa.list_(pa.int64()): [2**40, -1], pa.list_(pa.string()): ["a", ""],
 }  # fmt: skip
 
 
