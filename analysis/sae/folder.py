@@ -1,23 +1,20 @@
 """An autoencoder's folder: cfg.json, sae_weights.safetensors, provenance.json. It is a SAELens folder as it is."""
 
-import hashlib
 import json
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import load
 
 from ...lake import Lake
 from ...lake.errors import ConfigError, DamageError, NotFoundError, UsageError, did_you_mean
+from ...lake.exchange.sae_weights import SaeWeights
+from ...lake.exchange.saelens.reading import CONFIG, WEIGHTS
+from ...lake.exchange.saelens.writing import saelens_files
 from .sae import Activation, Sae
 
-CONFIG, WEIGHTS, PROVENANCE = "cfg.json", "sae_weights.safetensors", "provenance.json"
-SAELENS_VERSION = "6.54.12"
-"""Version of SAELens whose folders these are; without it in the metadata SAELens drops the rest of them."""
-_TRANSCODERS = {("relu", False): "transcoder", ("relu", True): "skip_transcoder",
-                ("jumprelu", False): "jumprelu_transcoder", ("jumprelu", True): "jumprelu_skip_transcoder"}  # fmt: skip
 _ACTIVATIONS: dict[str, Activation] = {
     "standard": "relu", "topk": "topk", "jumprelu": "jumprelu", "gated": "gated", "transcoder": "relu",
     "skip_transcoder": "relu", "jumprelu_transcoder": "jumprelu", "jumprelu_skip_transcoder": "jumprelu",
@@ -29,38 +26,9 @@ _NAMES = {
 
 def folder_blobs(sae: Sae, metadata: Mapping[str, Any], provenance: Mapping[str, Any]) -> dict[str, bytes]:
     """The files of the folder by name. `metadata` is what SAELens calls so: model, hook, context."""
-    weights = save(dict(sae.weights))
-    provenance = {**provenance, "weights_sha256": hashlib.sha256(weights).hexdigest()}
-    return {
-        f"{sae.sae_id}/{CONFIG}": _json(saelens_config(sae, metadata)),
-        f"{sae.sae_id}/{WEIGHTS}": weights,
-        f"{sae.sae_id}/{PROVENANCE}": _json(provenance),
-    }
-
-
-def saelens_config(sae: Sae, metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """cfg.json in SAELens's words."""
-    d_out = sae.weights["W_dec"].shape[1]
-    transcodes = bool(metadata.get("hook_name_out"))
-    name = {"relu": "standard"}.get(sae.activation, sae.activation)
-    if transcodes:
-        name = _TRANSCODERS[sae.activation, "W_skip" in sae.weights]
-    config = {
-        "architecture": name,
-        "d_in": sae.d_in,
-        "d_sae": sae.d_sae,
-        "dtype": "float32",
-        "device": "cpu",
-        "apply_b_dec_to_input": sae.centred,
-        "normalize_activations": "none",
-        "reshape_activations": "none",
-        "metadata": {"sae_lens_version": SAELENS_VERSION, "sae_lens_training_version": None, **metadata},
-    }
-    if transcodes:
-        config["d_out"] = d_out
-    if sae.activation == "topk":
-        config |= {"k": sae.k, "rescale_acts_by_decoder_norm": False}
-    return config
+    arrays = {name: tensor.detach().cpu().numpy() for name, tensor in sae.weights.items()}
+    written = SaeWeights(sae.sae_id, "trained", sae.activation, arrays, sae.centred, k=sae.k, metadata=metadata)
+    return {f"{sae.sae_id}/{name}": content for name, content in saelens_files(written, provenance).items()}
 
 
 def hook_name(layer: int, site: str) -> str:
@@ -125,7 +93,3 @@ def load_sae(lake: Lake, name: str) -> Sae:
 def sae_rows(lake: Lake) -> list[dict[str, Any]]:
     """The rows of `saes`, oldest run first."""
     return lake.scan("saes").collect().sort("run_id", "layer", "sae_id").to_dicts()
-
-
-def _json(value: Mapping[str, Any]) -> bytes:
-    return (json.dumps(value, ensure_ascii=False, indent=1) + "\n").encode()

@@ -11,16 +11,15 @@ from .beginnings import Beginning
 from .fields import Prompt
 from .prompt_files import PromptBytes
 from .prompt_formats import json_lines
-from .source import PromptSource
+from .source import PromptSource, SourceOverAnother
 
 ORIGINS = ("forced", "oracle")
 
 
 @dataclass(frozen=True)
-class GivenCompletions:
+class GivenCompletions(SourceOverAnother):
     """Another source's prompts, each once per completion that a JSONL file gives for its id; others are left out."""
 
-    source: PromptSource
     path: str
     sha256: str
     by_item: dict[str, tuple[Beginning, ...]]
@@ -39,14 +38,6 @@ class GivenCompletions:
             raise UsageError(f"{path} gives no completions.")
         digest = hashlib.sha256(file.read_bytes()).hexdigest()
         return cls(source, path, digest, {item: tuple(given) for item, given in found.items()})
-
-    @property
-    def dataset(self) -> str | None:
-        return self.source.dataset
-
-    @property
-    def split(self) -> str | None:
-        return self.source.split
 
     def describe(self) -> dict[str, Any]:
         return {**self.source.describe(), "given": {"path": self.path, "sha256": self.sha256}}

@@ -19,7 +19,7 @@ from .fields import Prompt, prompt_from_row, prompt_text
 from .given import GivenCompletions
 from .problem_sets import LAYOUTS, ProblemSet
 from .prompt_files import PromptFile, StdinPrompts
-from .source import PromptSource
+from .source import PromptSource, SourceOverAnother
 from .wording import WordedPrompts, read_template
 
 
@@ -84,19 +84,10 @@ class HubDataset:
 
 
 @dataclass(frozen=True)
-class FirstPrompts:
+class FirstPrompts(SourceOverAnother):
     """Only the first prompts of another source."""
 
-    source: PromptSource
     limit: int
-
-    @property
-    def dataset(self) -> str | None:
-        return self.source.dataset
-
-    @property
-    def split(self) -> str | None:
-        return self.source.split
 
     def describe(self) -> dict[str, Any]:
         return {**self.source.describe(), "limit": self.limit}
@@ -106,21 +97,8 @@ class FirstPrompts:
 
 
 @dataclass(frozen=True)
-class ChoicePrompts:
+class ChoicePrompts(SourceOverAnother):
     """Another source for the grader `choice`: every item with an answer must have options."""
-
-    source: PromptSource
-
-    @property
-    def dataset(self) -> str | None:
-        return self.source.dataset
-
-    @property
-    def split(self) -> str | None:
-        return self.source.split
-
-    def describe(self) -> dict[str, Any]:
-        return self.source.describe()
 
     def __iter__(self) -> Iterator[Prompt]:
         for prompt in self.source:

@@ -1,6 +1,7 @@
 """What a source of prompts is: a sequence of them that can be read more than once."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from .fields import Prompt
@@ -24,3 +25,21 @@ class PromptSource(Protocol):
         ...
 
     def __iter__(self) -> Iterator[Prompt]: ...
+
+
+@dataclass(frozen=True)
+class SourceOverAnother:
+    """What changes the prompts of another source; the dataset stays that one's."""
+
+    source: PromptSource
+
+    @property
+    def dataset(self) -> str | None:
+        return self.source.dataset
+
+    @property
+    def split(self) -> str | None:
+        return self.source.split
+
+    def describe(self) -> dict[str, Any]:
+        return self.source.describe()

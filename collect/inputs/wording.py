@@ -7,6 +7,7 @@ from typing import Any
 
 from ...lake.errors import NotFoundError, UsageError, did_you_mean
 from .fields import Prompt
+from .source import SourceOverAnother
 
 QUESTION = "{question}"
 TEMPLATES = {
@@ -36,19 +37,10 @@ def read_template(name: str) -> str:
 
 
 @dataclass(frozen=True)
-class WordedPrompts:
+class WordedPrompts(SourceOverAnother):
     """Another source, its prompts put into a template; a prompt's id stays that of its own text."""
 
-    source: Any
     template: str
-
-    @property
-    def dataset(self) -> str | None:
-        return self.source.dataset
-
-    @property
-    def split(self) -> str | None:
-        return self.source.split
 
     def describe(self) -> dict[str, Any]:
         return {**self.source.describe(), "prompt_template": self.template}

@@ -8,55 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from mortal_disk import Killed, MortalDisk
 
 from tracelake.lake import Lake
 from tracelake.lake.errors import LakeError
-from tracelake.lake.storage.disk import Disk
 from tracelake.lake.storage.local import LocalStore
 
 GOING, STAYING = "going-run", "staying-run"
-
-
-class Killed(BaseException):
-    """The process is gone."""
-
-
-class MortalDisk(Disk):
-    """A disk whose process dies before operation number `at`."""
-
-    parallel = False
-
-    def __init__(self, root: Path, at: int = 0) -> None:
-        super().__init__(root)
-        self.at, self.steps = at, 0
-
-    def step(self) -> None:
-        self.steps += 1
-        if self.steps == self.at:
-            raise Killed
-
-    def rename(self, source: str, target: str) -> None:
-        self.step()
-        super().rename(source, target)
-
-    def link(self, source: str, target: str) -> None:
-        self.step()
-        super().link(source, target)
-
-    def unlink(self, name: str) -> None:
-        self.step()
-        super().unlink(name)
-
-    def remove_folder(self, name: str) -> None:
-        self.step()
-        super().remove_folder(name)
-
-    def make_folder(self, name: str) -> None:
-        self.step()
-        super().make_folder(name)
-
-    def sync_folder(self, name: str) -> None:
-        self.step()
 
 
 def write_run(lake: Lake, run_id: str) -> None:
