@@ -90,13 +90,10 @@ def import_logprobs(
     Also lines of batch output, and of {"request": ..., "response": ...}. Example:
     lake import logprobs batch_output.jsonl --requests batch_input.jsonl
     """
-    from ..lake.errors import UsageError, did_you_mean
-    from ..lake.exchange.interfaces.imports import ImportChoices, Responses, check_logs, import_logs
+    from ..lake.exchange.interfaces.imports import ImportChoices, Responses, check_logs, import_logs, is_processed
     from ..lake.lake import Lake
 
-    if distribution not in ("raw", "sampling"):
-        raise UsageError(f"--distribution {distribution!r}.{did_you_mean(distribution, ('raw', 'sampling'))}")
-    choices, read = ImportChoices(tag, again, new_only), Responses(requests, processed=distribution == "sampling")
+    choices, read = ImportChoices(tag, again, new_only), Responses(requests, processed=is_processed(distribution))
     checked = check_logs(files, read, choices)
     if read.failed:
         say(f"left out: {len(read.failed):,} requests without a response, the first in {min(read.failed)}")

@@ -1,5 +1,6 @@
 """What a lake takes from other programs and gives them, and later verdicts on completions: a method per verb."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -8,6 +9,7 @@ from ..queries.queried_lake import QueriedLake
 if TYPE_CHECKING:
     from ..collect.labelling import Labelled
     from ..lake.exchange.correctness_files import CorrectnessFiles
+    from ..lake.exchange.import_run import ImportedRun
     from ..lake.exchange.sae_import import ImportedSae
     from ..lake.exchange.saedashboard.writing import WrittenBatches
     from ..lake.exchange.saelens.cache import WrittenCache
@@ -51,6 +53,34 @@ class ExchangedLake(QueriedLake):
         from ..lake.exchange.saelens.cache import export_cache
 
         return export_cache(self, run, Path(folder), layer=layer, site=site, context=context)
+
+    def import_logprobs(
+        self,
+        files: Sequence[PathName],
+        *,
+        requests: PathName | None = None,
+        distribution: str = "raw",
+        tag: str | None = None,
+        again: bool = False,
+        new_only: bool = False,
+    ) -> "list[ImportedRun]":
+        """Import responses with logprobs of OpenAI-compatible interfaces (`lake import logprobs`)."""
+        from ..lake.exchange.interfaces.imports import ImportChoices, Responses, check_logs, import_logs, is_processed
+
+        choices = ImportChoices(tag, again, new_only)
+        read = Responses(None if requests is None else Path(requests), processed=is_processed(distribution))
+        return import_logs(self, check_logs([Path(file) for file in files], read, choices), read, choices)
+
+    def import_inspect(
+        self, logs: Sequence[PathName], *, tag: str | None = None, again: bool = False, new_only: bool = False
+    ) -> "list[ImportedRun]":
+        """Import logs of Inspect AI (`lake import inspect`, extra `inspect`)."""
+        from ..lake.exchange.interfaces.imports import ImportChoices, check_logs, import_logs
+        from ..lake.exchange.interfaces.inspect_log import FORMAT, read_log
+
+        choices = ImportChoices(tag, again, new_only)
+        checked = check_logs([Path(log) for log in logs], read_log, choices, FORMAT)
+        return import_logs(self, checked, read_log, choices, FORMAT)
 
     def import_sae(self, folder: PathName, *, allow_pt: bool = False, **how: Any) -> "ImportedSae":
         """Import an autoencoder of another library (`lake sae import`); `how` are the fields of `SaeImport`."""

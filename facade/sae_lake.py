@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from ..analysis.sae.sae import Sae
     from ..analysis.sae.trainer import Trained
     from .sae_evaluation import Evaluated
+    from .sae_run import SaeRun
 
 
 class SaeLake(QueriedLake):
@@ -31,6 +32,16 @@ class SaeLake(QueriedLake):
         from ..analysis.sae.trainer import resume_training
 
         return resume_training(self, run)
+
+    def run_saes(self, source: str, *, model: str = "tinymath", tokens: int | None = None, **options: Any) -> "SaeRun":
+        """From a corpus to features in one go (`lake sae run`); `options` are fields of `TrainOptions`."""
+        from ..analysis.sae.options import TrainOptions
+        from .sae_run import harvest, run_saes
+
+        chosen = TrainOptions.named(options)
+        given = {"model": model, "tokens": tokens, "tag": chosen.tag}
+        settings = {name: value for name, value in given.items() if value is not None}
+        return run_saes(self, harvest(self, source, chosen, settings).run_id, chosen)
 
     def sae(self, name: str) -> "Sae":
         """An autoencoder by its id or a unique beginning of it, ready to encode and decode."""

@@ -25,13 +25,13 @@ METHODS = {
     "sae train": "train_saes", "sae list": "sae", "sae rm": "remove", "sae eval": "evaluate_sae",
     "sae compare": "compare_saes", "sae features": "sae_features", "sae import": "import_sae",
     "sae export": "export_sae", "export correctness": "export_correctness",
-    "export saelens-cache": "export_saelens_cache",
+    "export saelens-cache": "export_saelens_cache", "import logprobs": "import_logprobs",
+    "import inspect": "import_inspect", "sae run": "run_saes",
     "import corevital": "import_corevital", "import tsif": "import_tsif", "import labels": "import_labels",
     "export steps-jsonl": "export_steps", "export vectors": "export_vectors",
 }  # fmt: skip
 """Verbs of the command line and the method that does the same."""
-NOT_OF_A_LAKE = {"demo", "import logprobs", "import inspect", "sae run"}
-"""`demo` makes its own; the others have no method yet (README, what is not here)."""
+NOT_OF_A_LAKE = {"demo"}
 
 RIGHT = """
 from collections.abc import Iterator

@@ -284,3 +284,14 @@ def test_ends_of_characters_in_several_tokens() -> None:
     tokens = [ScoredToken("a", -1), *(ScoredToken("�", -1, data=piece) for piece in PIECES), ScoredToken("<end>", -1)]
     assert character_ends(tokens, "a🙂") == [1, 1, 2, 2]
     assert character_ends(tokens, "b🙂") is None
+
+
+def test_the_method_is_the_verb(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    path.write_text(json.dumps(chat(3)[0]), encoding="utf-8")
+    Lake.create(tmp_path / "lake")
+    lake = tracelake.open(tmp_path / "lake")
+    (run,) = lake.import_logprobs([path], tag="api")
+    assert run.run_id.startswith("api") and lake.sql("from token_steps where not is_prompt").height == 12
+    with pytest.raises(UsageError, match=r"smapling.*sampling"):
+        lake.import_logprobs([path], distribution="smapling")

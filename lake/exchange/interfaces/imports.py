@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...errors import UsageError
+from ...errors import UsageError, did_you_mean
 from ...run_id import checked_tag, new_run_id
 from ..import_run import ImportedRun, check_new, completed, import_json, import_run, imported
 from ..imported_rows import FLUSH_ROWS, ImportedRows
@@ -32,6 +32,13 @@ class ImportChoices:
     tag: str | None = None
     again: bool = False
     new_only: bool = False
+
+
+def is_processed(distribution: str) -> bool:
+    """Whether log-probabilities are of what was sampled from; UsageError for a word that is no distribution."""
+    if distribution not in ("raw", "sampling"):
+        raise UsageError(f"--distribution {distribution!r}.{did_you_mean(distribution, ('raw', 'sampling'))}")
+    return distribution == "sampling"
 
 
 @dataclass
