@@ -47,6 +47,15 @@ class QuestionGroup(WholeSummaries):
 
         return question_command(cmd_name) if cmd_name in QUESTIONS else None
 
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The verb that was typed; questions, which are made when they are called, are proposed for a misspelt one."""
+        from ..lake.errors import UsageError, did_you_mean
+
+        if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
+            known = self.list_commands(ctx)
+            raise UsageError(f"lake analyze has no {args[0]!r}.{did_you_mean(args[0], known, show=len(known))}")
+        return super().resolve_command(ctx, args)
+
 
 app = typer.Typer(
     help="Compute from stored runs into derived tables; the same question is looked up, not computed again.",

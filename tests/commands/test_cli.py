@@ -256,6 +256,8 @@ def test_missing_things_say_what_exists(lake_command, filled: Path, tmp_path: Pa
     assert lake_command("query", "surprisal_trace", "--param", "sequnce=1", "--lake", filled).code == 2
     assert lake_command("chart", "surprisal_trace", "-o", tmp_path / "x.gif", "--lake", filled).code == 2
     assert lake_command("collect", "--resume", "nothing", "--lake", filled).code == 3
+    question = lake_command("analyze", "varaince", "--lake", filled)
+    assert question.code == 2 and "Did you mean 'variance'?" in question.err
 
 
 def test_query_and_chart(lake_command, filled: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 from sae_lakes import tinymath_lake
 from typer.testing import CliRunner
 
+import tracelake
 from tracelake.cli import app
 from tracelake.commands.sae_lists import layer_numbers
 from tracelake.lake import Lake
@@ -122,6 +123,9 @@ def test_from_a_corpus_to_features(tmp_path: Path) -> None:
     [evaluated], [features] = done["evaluated"], done["features"]
     assert evaluated["metrics"]["split"] == "validation" and evaluated["metrics"]["ce_increase_nats"] is not None
     assert features["n_rows"]["feature_stats"] == 64 and features["run_id"] == done["run_id"] == evaluated["run_id"]
+    # The newest run is the training, which has rows of its own nowhere: its autoencoders are what is meant.
+    frontier = tracelake.open(tmp_path).query("sae_frontier")
+    assert frontier["sae_id"].to_list() == [evaluated["sae_id"]]
     only = json.loads(sae(tmp_path, "run", done["run_id"], "--train-only", "--no-features", *given, "--json"))
     assert only["run_id"] == done["run_id"] and only["features"] == [] and len(only["evaluated"]) == 1
     with pytest.raises(UsageError, match="one of"):
