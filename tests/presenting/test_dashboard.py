@@ -191,14 +191,19 @@ def test_the_server_answers_on_this_machine_only_and_ends(lake: Lake) -> None:
 @needs_streamlit
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_the_server_ends_with_its_command(number: int, lake: Lake) -> None:
-    script = "from tracelake.cli import main; main()"
+    # A shell lets what it starts in the background ignore SIGINT, and with it everything below.
+    restored = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    script = f"{restored}; from tracelake.cli import main; main()"
     command = [sys.executable, "-c", script, "dashboard", "--no-browser", "--lake", str(lake.path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         assert process.stdout is not None
         address = process.stdout.readline().strip()
         urllib.request.urlopen(address, timeout=10).close()
         process.send_signal(number)
-        assert process.wait(20) in (128 + number, 130)
+        try:
+            assert process.wait(20) in (128 + number, 130)
+        finally:
+            process.kill()
     with pytest.raises(OSError):
         urllib.request.urlopen(address, timeout=5)
 
