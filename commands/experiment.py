@@ -75,9 +75,16 @@ def _run(name: str, config: Path, lake: Path, call: dict[str, Any]) -> "Experime
     from .toolkit.interrupt import Interrupt
     from .toolkit.progress import ProgressBar
 
+    said: set[str] = set()
+
+    def notice(text: str) -> None:
+        if text not in said:  # every run says the same
+            said.add(text)
+            say(f"  note: {text}")
+
     opened = OpenLake.create(lake)
     with Interrupt() as stop, ProgressBar() as bar:
-        return opened.experiment(name, config, callbacks=Callbacks(bar.update, say, stop), told=say, **call)
+        return opened.experiment(name, config, callbacks=Callbacks(bar.update, notice, stop), told=say, **call)
 
 
 def _planned(name: str, config: Path, lake: Path, call: dict[str, Any]) -> "Experiment":
@@ -101,8 +108,8 @@ def _print(done: "Experiment") -> None:
 
 
 def _costs_text(costs: "tuple[Cost, ...]") -> str:
-    head = f"{'step':<5}{'part':<34}{'sequences':>12}{'tokens':>14}{'bytes':>16}{'branches':>10}{'requests':>10}  worst USD"
-    lines = [head]
+    titles = f"{'sequences':>12}{'tokens':>14}{'bytes':>16}{'branches':>10}{'requests':>10}  worst USD"
+    lines = [f"{'step':<5}{'part':<34}{titles}"]
     for one in costs:
         if one.stored:
             lines.append(f"{one.step:<5}{one.part[:33]:<34}{'in the lake':>12}")

@@ -1,10 +1,9 @@
 """Directions that are in a lake, whatever made them, and how one from elsewhere gets there."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
-
-import hashlib
 
 import numpy as np
 import polars as pl
@@ -36,7 +35,7 @@ class StoredDirection:
 def stored_directions(
     lake: Lake, *, ids: Sequence[str] | None = None, run: str | None = None, analysis_id: str | None = None
 ) -> list[StoredDirection]:
-    """The directions of these ids (in their order), or those of one analysis; NotFoundError that names what there is."""
+    """The directions of these ids (in their order), or those of one analysis; NotFoundError names what there is."""
     columns = ("direction_id", "method", "site", "layer", "norm", "control_of", "vector", "dim", "dtype")
     rows = lake.scan("directions", run=run)
     if analysis_id is not None:

@@ -1,4 +1,4 @@
-"""`directions` in which sampled answers leave the greedy one: singular vectors of sampled minus greedy pooled states."""
+"""`directions` in which sampled answers leave the greedy one: singular vectors of the differences of pooled states."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,8 +13,8 @@ from ...lake.errors import ConfigError, UsageError
 from ...lake.snapshot import Snapshot
 from ..directions.stored import direction_rows
 from ..option import option
+from ..paths.states import chosen_layers
 from ..question import Evidence, Question, Reads, Rows
-from ..states import chosen_layers
 from .pooling import Pooling, check_pooling, default_stride, pool
 from .variance import own_answers
 
@@ -40,7 +40,7 @@ def main_deviations(
 
 @dataclass(frozen=True)
 class Deviations(Question):
-    """Directions in which sampled answers leave the greedy answer of their problem. RUNs: the samples, the greedy run."""
+    """Directions in which sampled answers leave the greedy answer of their problem. RUNs: samples, greedy answers."""
 
     name: ClassVar[str] = "deviations"
     n_runs: ClassVar[tuple[int, int | None]] = (2, 2)

@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from ...lake import Lake
 from ...lake.errors import ConfigError, UsageError
-from ...lake.frames import scan_files
+from ...lake.reading.frames import scan_files
 from ...lake.schema import TABLES
 from ...lake.snapshot import Snapshot
 from ..directions.stored import StoredDirection, stored_directions
@@ -130,7 +130,7 @@ def _edit(run: Evidence) -> tuple[str, float] | None:
     if not edits:
         return None
     [edit, *more] = edits
-    if more or edit.get("kind") != "add" or not edit.get("direction"):
+    if more or edit.get("change") != "add" or not edit.get("direction"):
         raise ConfigError(f"Run {run.run_id} has other edits than one direction that is added: it shows no steering.")
     return str(edit["direction"]), float(edit["strength"])
 

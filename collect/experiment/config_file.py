@@ -1,4 +1,4 @@
-"""Reads the configuration of an experiment: keys without effect get a notice, unknown ones an error that names a near one."""
+"""Reads the configuration of an experiment: keys without effect get a notice, unknown ones an error."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path

@@ -8,19 +8,27 @@ from typing import Any
 
 from ..inputs.source import PromptSource
 from ..models.fingerprints import folder_digest
-from ..models.load import BUNDLED
-from ..models.outline import outline
+from ..models.loading.load import BUNDLED
+from ..models.loading.outline import outline
 from ..tinymath import WEIGHTS
 from .config import ModelSection
 
-FACTS = ("revision", "weights_sha256", "config_sha256", "tokenizer_sha256", "chat_template_sha256", "architecture", "dtype")
+FACTS = (
+    "revision",
+    "weights_sha256",
+    "config_sha256",
+    "tokenizer_sha256",
+    "chat_template_sha256",
+    "architecture",
+    "dtype",
+)
 """What says that two models compute the same."""
 
 
 def experiment_id(
     name: str, settings: Mapping[str, Any], model: Mapping[str, Any], problems: str, runs: Mapping[str, str]
 ) -> str:
-    """NAME and 12 hex digits over the settings that results depend on, the model's facts, the problems, and stored runs."""
+    """NAME and 12 hex digits over the settings that all runs share, the model's facts, the problems and stored runs."""
     facts = {key: model.get(key) for key in FACTS}
     text = json.dumps([settings, facts, problems, dict(runs)], sort_keys=True, ensure_ascii=False)
     return f"{name}-{hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()[:12]}"

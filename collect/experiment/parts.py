@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...lake import Lake
-from ..config import CollectConfig
+from ..configuration.config import CollectConfig
 from ..inputs.prompts import checked_source
-from ..models.load import load_model
+from ..models.loading.load import load_model
 from ..models.model import LoadedModel
-from ..running.consent import WITHOUT_REACH
 from ..running.collector import Callbacks, Collection, resume_run
-from ..running.plan import Estimate
+from ..running.planning.consent import WITHOUT_REACH
+from ..running.planning.plan import Estimate
 
 
 @dataclass(frozen=True)

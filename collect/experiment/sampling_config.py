@@ -1,11 +1,11 @@
-"""The configuration of the sampling experiments: the source's own file loads unchanged, with what it lacks beside it."""
+"""The configuration of the sampling experiments: the source's own file loads unchanged, with more beside it."""
 
 from typing import Any, Literal
 
 from pydantic import BaseModel, Field, field_validator, model_validator
 
 from ...lake.errors import ConfigError
-from ..models.site_names import check_site
+from ..models.sites.site_names import check_site
 from .config import SECTION, ExperimentConfig
 
 WITHOUT_EFFECT = {
@@ -127,7 +127,9 @@ class SteeringSection(BaseModel):
     by: str = Field("correct", description="The groups of mean_diff: a truth column, or COLUMN=VALUE.")
     at: Literal["prompt", "answer", "mean"] = Field("prompt", description="Whose states differ (mean_diff).")
     directions: tuple[str, ...] = Field((), description="Ids of stored directions, or .npy and .safetensors files.")
-    target_layer: int | None = Field(None, description="Where directions are found and added; target_layer if not given.")
+    target_layer: int | None = Field(
+        None, description="Where directions are found and added; if not given that of all."
+    )
     strength: tuple[float, ...] = Field((1.0,), min_length=1, description="Multiples of the direction's own length.")
     random_directions: int = Field(1, ge=1, description="Random directions of equal length beside each.")
     temperature: float = Field(1.0, gt=0, description="Temperature of the answers.")
@@ -209,6 +211,8 @@ class SamplingConfig(ExperimentConfig):
                     update={"max_new_tokens": 4, "bifurcation_step_interval": 2}
                 ),
                 "clustering": self.clustering.model_copy(update={**few, "judge_enabled": False}),
-                "steering": self.steering.model_copy(update={**few, "strength": self.steering.strength[:1], "ks": (1,)}),
+                "steering": self.steering.model_copy(
+                    update={**few, "strength": self.steering.strength[:1], "ks": (1,)}
+                ),
             }
         )  # fmt: skip

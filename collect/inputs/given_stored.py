@@ -1,8 +1,7 @@
-"""Given completions that need no file: solutions that problems come with, that a service wrote, or that a run has read."""
+"""Given completions that need no file: published solutions, those that a service wrote, those that a run has."""
 
 import hashlib
 import json
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -12,23 +11,12 @@ import polars as pl
 
 from ...lake import Lake
 from ...lake.errors import ConfigError, NotFoundError, UsageError, did_you_mean
+from ..configuration.given_form import FORM
 from .beginnings import Beginning
 from .fields import Prompt
 from .source import PromptSource, SourceOverAnother
 
 ORACLE = "oracle"
-FORM = re.compile(r"dataset(?::(?P<key>\w+))?|solutions:(?P<written>[^:]+)|run:(?P<run>[^:]+):(?P<share>[0-9.]+)")
-FORMS = "dataset, dataset:KEY, solutions:RUN, run:RUN:SHARE"
-
-
-def names_stored(given: str) -> bool:
-    """Whether a value of `given` names no file."""
-    return FORM.fullmatch(given) is not None
-
-
-def needs_lake(given: str) -> bool:
-    """Whether it names a run."""
-    return names_stored(given) and not given.startswith("dataset")
 
 
 def open_stored(source: PromptSource, given: str, lake: Lake | None) -> PromptSource:

@@ -53,9 +53,9 @@ class ExperimentLake(QueriedLake):
     ) -> Experiment:
         """Run the steps of an experiment (`lake experiment NAME --config FILE`); what is in the lake is not done again.
 
-        Args: `steps`, e.g. "2,5", of those that the name means; `runs`, stored runs to use instead of new ones; `trial`,
-        one problem, one sample, ten tokens and no judge; `dry_run`, only what it will take; `changes`, settings by
-        dotted key that win over the configuration's.
+        Args: `steps`, e.g. "2,5", of those that the name means; `runs`, stored runs to use instead of new ones;
+        `trial`, one problem, one sample, ten tokens and no judge; `dry_run`, only what it will
+        take; `changes`, settings by dotted key that win over the configuration's.
         """
         from .sampling import STEPS, open_session
         from .session import chosen_steps, run_steps

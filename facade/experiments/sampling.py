@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...collect.config import CollectConfig
+from ...collect.configuration.config import CollectConfig
 from ...collect.experiment.config_file import read_config
 from ...collect.experiment.sampling_config import WITHOUT_EFFECT, SamplingConfig
 from ...collect.inputs.prompts import checked_source
@@ -64,9 +64,7 @@ def open_session(
     return session, notices
 
 
-def _named_runs(
-    lake: "OpenLake", runs: Sequence[str], facts: Mapping[str, Any]
-) -> tuple[str | None, dict[float, str]]:
+def _named_runs(lake: "OpenLake", runs: Sequence[str], facts: Mapping[str, Any]) -> tuple[str | None, dict[float, str]]:
     """The stored runs that were named: the greedy one, and those that were sampled, by temperature."""
     greedy: str | None = None
     sampled: dict[float, str] = {}
@@ -74,7 +72,9 @@ def _named_runs(
         run_id = lake.resolve_run(name)
         about = lake.run_json(run_id)
         if (status := lake.run_status(run_id)) != "complete":
-            raise ConfigError(f"Run {run_id} is {status}: an experiment uses complete runs. lake collect --resume {run_id}")
+            raise ConfigError(
+                f"Run {run_id} is {status}: an experiment uses complete runs. lake collect --resume {run_id}"
+            )
         _check_model(run_id, about.get("model") or {}, facts)
         config = about.get("config") or {}
         if about.get("kind") != "generate" or "max_new_tokens" not in config:

@@ -1,4 +1,4 @@
-"""What the steps of the sampling experiment will take at most, before any of them runs: nothing is loaded or written."""
+"""What the steps of the sampling experiment will take at most, before any of them runs; nothing is written."""
 
 from collections.abc import Iterator
 from math import comb
@@ -9,7 +9,7 @@ from .sampling_steps import branches_part
 from .session import Cost
 
 if TYPE_CHECKING:
-    from ...collect.running.plan import Estimate
+    from ...collect.running.planning.plan import Estimate
 
 Part = tuple[str, dict[str, Any]]
 CANDIDATES = 8

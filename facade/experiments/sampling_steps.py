@@ -97,7 +97,7 @@ def branches_part(session: Session, greedy: str) -> tuple[str, dict[str, object]
 
 def attribution(session: Session) -> None:
     """Step 6: which parts of the model chose, at the most sensitive points of step 5."""
-    from ...collect.points import sensitive_points
+    from ...collect.rereading.points import sensitive_points
 
     section = session.config.attribution_exp
     greedy, analysis_id = sensitivity_of(session)

@@ -59,12 +59,12 @@ def target(session: Session) -> int:
 def _stored(session: Session, base: str, name: str) -> "StoredDirection":
     """A direction by its id, or that of a file, which becomes a row of `directions` first."""
     from ...analysis.directions.stored import given_direction, stored_directions
-    from ...collect.edit import is_vector_file
+    from ...collect.configuration.edit import is_vector_file
 
     if not is_vector_file(name):
         [one] = stored_directions(session.lake, ids=[name])
         return one
-    from ...collect.models.edit_files import read_vector
+    from ...collect.models.editing.edit_files import read_vector
 
     vector = read_vector(name).float().numpy()
     answer = given_direction(session.lake, base, vector, session.config.site, target(session), Path(name).name)
@@ -97,4 +97,9 @@ def steered_part(
         if name not in ("tag", "edit", "keep", "max_bytes")
     }
     settings["device"] = session.config.model.device
-    return f"steered:{direction.direction_id}:{strength:g}:{base}", {**settings, "keep": ("tokens",), "edit": (edit,)}
+    answers = next(part for part, run in session.result.runs.items() if run == base)
+    return f"steered:{direction.direction_id}:{strength:g}:{answers}", {
+        **settings,
+        "keep": ("tokens",),
+        "edit": (edit,),
+    }
