@@ -115,7 +115,9 @@ class Session:
 
     def note_analysis(self, name: str, analysis_id: str, computed: bool, notices: Sequence[str] = ()) -> None:
         """Take an analysis, however it was made, into the step's result."""
-        self.result.analyses.setdefault(name, []).append(analysis_id)
+        named = self.result.analyses.setdefault(name, [])
+        if analysis_id not in named:
+            named.append(analysis_id)
         self.result.computed |= computed
         self.told(f"  {name}: {analysis_id} {'computed' if computed else 'found'}")
         for notice in notices:
