@@ -125,11 +125,11 @@ def test_a_stored_run_is_used_instead_of_a_new_one(whole: Whole) -> None:
 
 def test_forced_answers_begin_with_the_oracles_own_tokens(whole: Whole) -> None:
     lake, _ = whole
-    steps = [
-        lake.scan("token_steps", run=part_of(lake, part)).filter(pl.col("step") >= 0).sort("sequence_id", "step").collect()
-        for part in ("oracles", "forced:0.3:48")
-    ]  # fmt: skip
-    oracles, forced = (frame.partition_by("sequence_id", as_dict=True) for frame in steps)
+    steps = [lake.scan("token_steps", run=part_of(lake, part)) for part in ("oracles", "forced:0.3:48")]
+    oracles, forced = (
+        one.filter(pl.col("step") >= 0).sort("sequence_id", "step").collect().partition_by("sequence_id", as_dict=True)
+        for one in steps
+    )
     texts = lake.scan("sequences", run=part_of(lake, "oracles")).sort("sequence_id").collect()
     assert set(texts["origin"]) == {"oracle"} and all(one.startswith(" Split:") for one in texts["completion"])
     assert len(oracles) == len(forced) == 4
