@@ -32,6 +32,9 @@ QUESTIONS = {
     "sensitivity": "sampling.sensitivity:Sensitivity",
     "clusters": "sampling.clusters:SolutionClusters",
     "pass-rates": "sampling.pass_rates:PassRates",
+    "deviations": "sampling.deviations:Deviations",
+    "random-directions": "directions.random_directions:RandomDirections",
+    "steering": "sampling.steering:Steering",
     "neuron-effects": "neurons.effects:NeuronEffects",
 }
 """Names of the analyses, in the order of `lake analyze --help`: module of this folder, and the question in it.
