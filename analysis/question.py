@@ -33,6 +33,7 @@ QUESTIONS = {
     "clusters": "sampling.clusters:SolutionClusters",
     "pass-rates": "sampling.pass_rates:PassRates",
     "neuron-effects": "neurons.effects:NeuronEffects",
+    "layer-ablations": "neurons.layer_ablations:LayerAblations",
 }
 """Names of the analyses, in the order of `lake analyze --help`: module of this folder, and the question in it.
 

@@ -62,7 +62,7 @@ class NeuronAnswer:
 
 def fitted_effects(lake: Lake, run: str, asked: NeuronQuestion, load: "Load", told: Told) -> Effects:
     """The chosen neurons' effects; their paths are read from the lake, or computed and stored first."""
-    from ..collect.neuron_paths import find_scores, neuron_paths
+    from ..collect.neurons.paths import find_scores, neuron_paths
 
     asked.check()
     once = cache(load)
@@ -147,7 +147,7 @@ def neuron_words(
     lake: Lake, run: str, asked: NeuronQuestion, load: "Load", told: Told, *, lexicon: Path | None, n_atoms: int
 ) -> NeuronAnswer:
     """Each component as a sparse sum of words (`neuron_words`)."""
-    from ..collect import lexicon as words_of
+    from ..collect.neurons import lexicon as words_of
 
     if n_atoms < 1:
         raise UsageError(f"--atoms must be at least 1, not {n_atoms}.")

@@ -1,4 +1,4 @@
-"""Chosen neurons' effect vectors in parts: paths out of the lake, what they write from the model, components of both."""
+"""Chosen neurons' effects in parts: paths out of the lake, what they write from the model, components of both."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -12,14 +12,14 @@ from jaxtyping import Float
 from ..analysis.neurons.components import Component, first_component
 from ..analysis.neurons.judged import Split, split_problems
 from ..lake import Lake
-from ..lake.batches import read_commits
 from ..lake.errors import ConfigError
+from ..lake.reading.batches import read_commits
 from ..lake.schema import TABLES
 
 if TYPE_CHECKING:
-    from ..collect.head_paths import HeadPaths
     from ..collect.models.model import LoadedModel
-    from ..collect.neuron_paths import NeuronPaths, Scored
+    from ..collect.neurons.paths import NeuronPaths, Scored
+    from ..collect.rereading.head_paths import HeadPaths
 
 PATHS = "second_order_paths"
 FEWEST = 3
@@ -88,13 +88,13 @@ class Effects:
     @cache  # noqa: B019 - one short-lived object per command
     def head_paths(self) -> "HeadPaths":
         """The model's paths to the direction."""
-        from ..collect.head_paths import HeadPaths
+        from ..collect.rereading.head_paths import HeadPaths
 
         return HeadPaths(self.load(), self.scored.direction.vector)
 
     def layers(self) -> Iterator[LayerEffects]:
         """Layer by layer; the last one, which nothing follows, has no effects."""
-        from ..collect.path_vectors import path_vectors
+        from ..collect.neurons.outputs import path_vectors
 
         head_paths, train = self.head_paths(), self.split.train
         for layer, neurons in self.paths.chosen.items():

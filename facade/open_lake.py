@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from .exchanged_lake import ExchangedLake
 from .judged_lake import JudgedLake
-from .read_again import ReadAgain
+from .neuron_lake import NeuronLake
 from .sae_lake import SaeLake
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def _quietly(*_: object) -> None:
     """What nobody listens to."""
 
 
-class OpenLake(SaeLake, JudgedLake, ReadAgain, ExchangedLake):
+class OpenLake(SaeLake, JudgedLake, NeuronLake, ExchangedLake):
     """What `tracelake.open` returns."""
 
     def collect(

@@ -9,7 +9,7 @@ import polars as pl
 from jaxtyping import Float
 
 from ...lake import Lake
-from ...lake.frames import scan_files
+from ...lake.reading.frames import scan_files
 from ...lake.schema import TABLES
 from ...lake.snapshot import Snapshot
 from ..intervals import ONE_PROMPT, drawn_counts

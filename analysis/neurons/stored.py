@@ -17,7 +17,7 @@ def whole_analysis(snapshot: Snapshot, name: str, wanted: str | None, command: s
     run_id = next(iter(snapshot.runs))
     whole = [one.analysis_id for one in whole_analyses(snapshot, name)]
     if not whole:
-        raise NotFoundError(f"Run {run_id} has no rows of {command}. Make them: {command} {run_id}")
+        raise NotFoundError(f"Run {run_id} has no rows of `{command}`. Make them: {command} {run_id}")
     if wanted is not None and wanted not in whole:
         raise NotFoundError(f"Run {run_id} has no {name} {wanted!r}.{did_you_mean(wanted, whole)}")
     return wanted or whole[-1]

@@ -17,7 +17,7 @@ SECOND_ORDER_PATHS = Table(
     )
     + (DTYPE, DIM)
     + columns(
-        ("vector", VECTOR, "Sum over tokens of B(k,h,i) p(i,n), by later layer and head (FLOAT[] in the view).", None, True),
+        ("vector", VECTOR, "Sum over tokens of B(k,h,i) p(i,n), by path (FLOAT[] in the view).", None, True),
     ),
     key=("run_id", "sequence_id", "analysis_id", "layer", "neuron"),
     kind="derived",
@@ -37,7 +37,7 @@ NEURON_COMPONENTS = Table(
         ("top_k", I32, "Effects that were used: those farthest from the neuron's mean.", "problems"),
         ("smallest_norm", F64, "Distance from the mean of the nearest of these: farther ones are significant."),
         ("share", F64, "Share of the sum of squares of these that the component holds.", "share"),
-        ("share_test", F64, "The same of the significant effects of the test split, about the train split's mean.", "share"),
+        ("share_test", F64, "The same of the test split's significant effects, about the train split's mean.", "share"),
         ("n_significant_test", I64, "Problems of the test split whose effect is significant.", "problems"),
         ("n_test", I64, "Problems of the test split.", "problems"),
         ("onto_direction", F64, "Cosine of the component and the direction."),

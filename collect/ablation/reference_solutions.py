@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from ..lake import Lake
-from ..lake.errors import ConfigError, NotFoundError, did_you_mean
-from .inputs.grading import Options, read_options
-from .stored_sequences import stored_sequences
+from ...lake import Lake
+from ...lake.errors import ConfigError, NotFoundError, did_you_mean
+from ..inputs.grading import Options, read_options
+from ..stored_sequences import stored_sequences
 
 NEITHER = "no reference solution and no answer"
 

@@ -6,12 +6,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..lake import Lake
-from ..lake.errors import ConfigError
-from .decoding.check import choose_reading
-from .models.model import LoadedModel
-from .models.taps import Tap
-from .stored_sequences import StoredBatch, batches_of, computing, stored_sequences
+from ...lake import Lake
+from ...lake.errors import ConfigError
+from ..decoding.check import choose_reading
+from ..models.model import LoadedModel
+from ..models.sites.taps import Tap
+from ..stored_sequences import StoredBatch, batches_of, computing, stored_sequences
 
 BATCH_SIZE, CHUNK_SEQUENCES = 16, 256
 Key = tuple[str, int]

@@ -9,21 +9,21 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from .decoding.loop import BatchDecoder
-from .decoding.reading import Reading
-from .decoding.sequence import Limits
-from .decoding.sequence import Sequence as Row
-from .decoding.settings import Sampling
-from .decoding.stop_rule import StopRule
-from .decoding.timings import Timings
-from .inputs.grading import Options, parse_grader
-from .inputs.text import TokenText
-from .models.edits import applied
-from .models.model import LoadedModel
-from .observing.budget import Budget
-from .observing.observation import ObservedModel, Wishes
-from .running.stopping import stop_finder
-from .stored_sequences import StoredBatch, computing
+from ..decoding.loop import BatchDecoder
+from ..decoding.reading import Reading
+from ..decoding.sequence import Limits
+from ..decoding.sequence import Sequence as Row
+from ..decoding.settings import Sampling
+from ..decoding.stop_rule import StopRule
+from ..decoding.timings import Timings
+from ..inputs.grading import Options, parse_grader
+from ..inputs.tokenizing.text import TokenText
+from ..models.editing.edits import applied
+from ..models.model import LoadedModel
+from ..observing.budget import Budget
+from ..observing.observation import ObservedModel, Wishes
+from ..running.stopping import stop_finder
+from ..stored_sequences import StoredBatch, computing
 
 LOGIT_BYTES, BLOCK_BYTES, CHUNK_COLUMNS = 64 * 2**20, 4 * 2**20, 256
 """Of logits, and of scores, that are alive at one time; columns of prompts that are read in one pass."""

@@ -6,19 +6,19 @@ from typing import Any
 
 import numpy as np
 
-from ..lake import Lake
-from ..lake.derived import Analysis, StoredAnalysis, digest, input_digest, stored_analyses
-from ..lake.errors import NotFoundError, UsageError, did_you_mean
-from .decoding.check import choose_reading
-from .directions import Direction, find_direction
-from .frozen_pass import FrozenPass, read_frozen
-from .head_paths import HeadPaths, width_of
-from .models.model import LoadedModel
-from .neuron_choice import Chosen, choose_neurons
-from .passes import ChunkRows, commit_chunks, is_whole, sequences_with_rows
-from .second_order import BATCH_SIZE, CHUNK_SEQUENCES, HUNDRED, NEURON_BYTES, PLAIN, STATE
-from .stored_sequences import StoredBatch, batches_of
-from .targets import Target, choose_targets, cut_sequences
+from ...lake import Lake
+from ...lake.derived import Analysis, StoredAnalysis, digest, input_digest, stored_analyses
+from ...lake.errors import NotFoundError, UsageError, did_you_mean
+from ..decoding.check import choose_reading
+from ..models.model import LoadedModel
+from ..passes import ChunkRows, commit_chunks, is_whole, sequences_with_rows
+from ..rereading.directions import Direction, find_direction
+from ..rereading.frozen_pass import FrozenPass, read_frozen
+from ..rereading.head_paths import HeadPaths, width_of
+from ..rereading.second_order import BATCH_SIZE, CHUNK_SEQUENCES, HUNDRED, NEURON_BYTES, PLAIN, STATE
+from ..rereading.targets import Target, choose_targets, cut_sequences
+from ..stored_sequences import StoredBatch, batches_of
+from .choice import Chosen, choose_neurons
 
 NAME, SCORES = "neuron-paths", "second-order"
 

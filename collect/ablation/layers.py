@@ -11,23 +11,23 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from ..lake import Lake
-from ..lake.derived import Analysis, input_digest
-from ..lake.errors import ConfigError, NotFoundError, UsageError, did_you_mean
+from ...lake import Lake
+from ...lake.derived import Analysis, input_digest
+from ...lake.errors import ConfigError, NotFoundError, UsageError, did_you_mean
+from ..configuration.edit import EDIT_SCOPES
+from ..configuration.keep import ActivationKeep
+from ..decoding.check import choose_reading
+from ..decoding.sequence import Sequence as Row
+from ..models.editing.changes import Mean, Zero
+from ..models.editing.edits import Edit
+from ..models.model import LoadedModel
+from ..models.sites.site_names import check_site
+from ..passes import ChunkRows, commit_chunks, is_whole, sequences_with_rows
 from .continuation import AnswerSettings, GreedyAnswers, reference_losses
-from .decoding.check import choose_reading
-from .decoding.sequence import Sequence as Row
-from .edit import EDIT_SCOPES
-from .keep import ActivationKeep
-from .models.changes import Mean, Zero
-from .models.edits import Edit
-from .models.model import LoadedModel
-from .models.site_names import check_site
-from .passes import ChunkRows, commit_chunks, is_whole, sequences_with_rows
 from .reference_solutions import NEITHER, Problem, read_problems
 from .site_means import site_means
 
-NONE, ZERO, MEAN = "none", "zero", "mean"
+NONE, ZERO, MEAN, ALL = "none", "zero", "mean", "all"
 ROWS = 128
 """Rows of one batch: conditions of one problem beside each other, then those of the next."""
 CHUNK_ROWS = 2048
@@ -41,8 +41,8 @@ class AblationOptions:
 
     sites: tuple[str, ...] = ("attn_out", "mlp_out")
     actions: tuple[str, ...] = (ZERO,)
-    layers: str = "all"
-    scope: str = "all"
+    layers: str = ALL
+    scope: str = ALL
     means_from: str | None = None
     """Run whose train split gives the means; the run itself if None."""
     oracle: str | None = None
@@ -166,10 +166,9 @@ def conditions_of(
     lake: Lake, options: AblationOptions, loaded: LoadedModel, source: tuple[str, list[int]] | None
 ) -> list[Condition]:
     """The unedited model, then every action at every site and layer; each edit fits the model."""
+    wanted = None if options.layers == ALL else options.layers
     places = [
-        (site, layer)
-        for site in options.sites
-        for layer in ActivationKeep(site, options.layers, None).resolve(loaded.n_layers)
+        (site, layer) for site in options.sites for layer in ActivationKeep(site, wanted, None).resolve(loaded.n_layers)
     ]
     zeros = [Edit(site, layer, Zero(), options.scope) for site, layer in places]
     for edit in zeros:

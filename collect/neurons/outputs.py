@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .head_paths import HeadPaths, values_of, width_of
+from ..rereading.head_paths import HeadPaths, values_of, width_of
 
 
 def neuron_outputs(paths: HeadPaths, layer: int, neurons: list[int]) -> Float[Tensor, "neuron d_model"]:

@@ -7,12 +7,12 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from ..lake.errors import ConfigError, NotFoundError, UsageError
-from .decoding.check import choose_reading
-from .decoding.sequence import Sequence as Row
-from .inputs.text import TokenText
-from .models.model import LoadedModel
-from .stored_sequences import StoredBatch, batches_of, computing
+from ...lake.errors import ConfigError, NotFoundError, UsageError
+from ..decoding.check import choose_reading
+from ..decoding.sequence import Sequence as Row
+from ..inputs.tokenizing.text import TokenText
+from ..models.model import LoadedModel
+from ..stored_sequences import StoredBatch, batches_of, computing
 
 BATCH_SIZE = 64
 

@@ -7,14 +7,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..lake import Lake
-from .decoding.check import choose_reading
-from .decoding.sequence import Sequence as Row
-from .models.changes import Replace
-from .models.edits import Edit, applied
-from .models.model import LoadedModel
-from .stored_sequences import StoredBatch, batches_of, computing
-from .targets import Target, cut_sequences
+from ...lake import Lake
+from ..decoding.check import choose_reading
+from ..decoding.sequence import Sequence as Row
+from ..models.editing.changes import Replace
+from ..models.editing.edits import Edit, applied
+from ..models.model import LoadedModel
+from ..rereading.targets import Target, cut_sequences
+from ..stored_sequences import StoredBatch, batches_of, computing
 
 BATCH_ROWS = 128
 

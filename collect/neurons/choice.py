@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from ..lake.batches import read_commits
-from ..lake.errors import NotFoundError, UsageError
-from ..lake.schema import TABLES
-from ..lake.snapshot import Snapshot
+from ...lake.errors import NotFoundError, UsageError
+from ...lake.reading.batches import read_commits
+from ...lake.schema import TABLES
+from ...lake.snapshot import Snapshot
 
 Chosen = Mapping[int, tuple[int, ...]]
 """Neurons by layer, both rising."""
