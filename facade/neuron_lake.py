@@ -107,7 +107,7 @@ class NeuronLake(ReadAgain):
         device: str = "cpu",
         on_progress: Told = quietly,
     ) -> "NeuronAnswer":
-        """What removing chosen neurons costs, and whether it was predicted (`neuron_ablations`, `effect_validation`)."""
+        """What removing neurons costs, and whether it was predicted (`neuron_ablations`, `effect_validation`)."""
         from .neuron_analyses import NeuronQuestion
         from .neuron_removal import neuron_ablation
 

@@ -62,10 +62,8 @@ class _Removal:
 
     def _following(self, targets: list[Any]) -> list[int | None]:
         """The stored token behind each position T; None where the sequence ends there."""
-        after = pl.DataFrame(
-            {"sequence_id": [t.sequence_id for t in targets], "position": [t.position + 1 for t in targets]}
-        )
-        after = after.cast({"sequence_id": pl.Int64, "position": pl.Int32})
+        places = [(target.sequence_id, target.position + 1) for target in targets]
+        after = pl.DataFrame(places, schema={"sequence_id": pl.Int64, "position": pl.Int32}, orient="row")
         tokens = self.lake.scan("token_steps", self.effects.scored.run_id).select("sequence_id", "position", "token_id")
         joined = after.lazy().join(tokens, on=["sequence_id", "position"], how="left", maintain_order="left").collect()
         return joined["token_id"].to_list()

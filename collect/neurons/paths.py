@@ -63,13 +63,25 @@ def find_scores(lake: Lake, run: str, scores_id: str | None = None, direction: s
             f"Scores {one.analysis_id} have --scaling {asked['scaling']}, which spreads biases over neurons: their "
             "effects are no sum over heads alone. Use scores with --scaling plain or state (--scores ID)."
         )
-    vector = find_direction(lake, direction or asked["direction"])
+    vector = _direction(lake, one.analysis_id, direction, asked["direction"])
     if vector.sha256 != asked["direction_sha256"]:
         raise UsageError(
             f"{vector.name} is not the direction of scores {one.analysis_id} any more (its values are others). Give "
             "the file that was used: --direction FILE."
         )
     return Scored(run_id, one.analysis_id, asked["at"], asked["scaling"], vector)
+
+
+def _direction(lake: Lake, scores_id: str, given: str | None, stored: str) -> Direction:
+    try:
+        return find_direction(lake, given or stored)
+    except NotFoundError as error:
+        if given is not None or not stored.endswith(".npy"):
+            raise
+        raise NotFoundError(
+            f"Scores {scores_id} were made with the file {stored}, which is not in this folder. Say where it lies: "
+            "--direction FILE."
+        ) from error
 
 
 def _whole(lake: Lake, run_id: str) -> dict[str, StoredAnalysis]:
