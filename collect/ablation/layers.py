@@ -110,10 +110,12 @@ def ablate(
 
 
 def _mean_source(lake: Lake, run_id: str, options: AblationOptions) -> tuple[str, list[int]]:
-    """The run and those of its sequences that give means: its train split, so that no problem sees its own mean."""
+    """The run and its sequences that give means: a train split, or a run named, so that no problem has its own mean."""
     source = run_id if options.means_from is None else lake.resolve_run(options.means_from)
     rows = lake.scan("sequences", source).select("sequence_id", "split").sort("sequence_id").collect()
     train = rows.filter(pl.col("split") == TRAIN)
+    if source != run_id and rows["split"].null_count() == rows.height:
+        train = rows  # a run without splits that was named for it
     if not train.height:
         splits = ", ".join(sorted(map(str, set(rows["split"].to_list()) - {None}))) or "none"
         raise NotFoundError(
@@ -135,6 +137,8 @@ def _compute(
     if loaded.encoder is not None:
         raise ConfigError(f"{type(loaded.model).__name__} has an encoder: layers of decoder-only models are ablated.")
     conditions = conditions_of(lake, options, loaded, source)
+    if source is not None:
+        result.notices.append(f"Means are over all tokens of {len(source[1]):,} sequences of run {source[0]}.")
     found = read_problems(
         lake, analysis.run_id, loaded.tokenizer, oracle=options.oracle, limit=options.limit
     )  # fmt: skip
