@@ -32,6 +32,9 @@ QUESTIONS = {
     "sensitivity": "sampling.sensitivity:Sensitivity",
     "clusters": "sampling.clusters:SolutionClusters",
     "pass-rates": "sampling.pass_rates:PassRates",
+    "deviations": "sampling.deviations:Deviations",
+    "random-directions": "directions.random_directions:RandomDirections",
+    "steering": "sampling.steering:Steering",
     "neuron-effects": "neurons.effects:NeuronEffects",
     "layer-ablations": "neurons.layer_ablations:LayerAblations",
 }

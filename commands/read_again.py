@@ -12,7 +12,7 @@ from .toolkit.whole_summaries import WholeSummaries
 
 NAME = "experiment"
 app = typer.Typer(
-    help="Run the model over a run's stored sequences to see which of its parts matter; resumable.",
+    help="Experiments: steps of a configuration file, or the model over a run's stored sequences again; resumable.",
     no_args_is_help=True,
     rich_markup_mode=None,
     cls=WholeSummaries,

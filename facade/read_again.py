@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ..collect.rereading.attribution import AttributionResult
     from ..collect.rereading.lens import LensResult
     from ..collect.rereading.neurons import NeuronRanking
+    from ..collect.rereading.points import Point
     from ..collect.rereading.second_order import SecondOrderResult
 
 Told = Callable[[int, int], None]
@@ -71,6 +72,7 @@ class ReadAgain(QueriedLake):
         sequences: Sequence[int] | None = None,
         steps: Sequence[int] | None = None,
         tokens: tuple[int, int] | None = None,
+        at: "Sequence[Point]" = (),
         by: Literal["layer", "head"] = "layer",
         model: str | None = None,
         device: str = "cpu",
@@ -78,7 +80,7 @@ class ReadAgain(QueriedLake):
     ) -> "AttributionResult":
         """Which parts of the model make it prefer its best token to the second best (table `logit_contributions`).
 
-        `points` are the generated tokens whose two best candidates were closest; None: all of them.
+        `points` are the generated tokens whose two best candidates were closest; None: all of them. `at` names them.
         """
         from ..collect.rereading.attribution import analyze_attribution
         from ..collect.rereading.points import PointOptions
@@ -86,7 +88,7 @@ class ReadAgain(QueriedLake):
 
         if by not in ("layer", "head"):
             raise UsageError(f"--by is layer or head, not {by!r}.")
-        options = PointOptions(_tuple(sequences), _tuple(steps), points, tokens)
+        options = PointOptions(_tuple(sequences), _tuple(steps), points, tokens, tuple(at))
         return analyze_attribution(
             self, run, options, self._model(run, model, device), by_head=by == "head", on_progress=on_progress
         )  # fmt: skip
