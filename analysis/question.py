@@ -36,6 +36,7 @@ QUESTIONS = {
     "random-directions": "directions.random_directions:RandomDirections",
     "steering": "sampling.steering:Steering",
     "neuron-effects": "neurons.effects:NeuronEffects",
+    "layer-ablations": "neurons.layer_ablations:LayerAblations",
 }
 """Names of the analyses, in the order of `lake analyze --help`: module of this folder, and the question in it.
 

@@ -6,10 +6,12 @@ Docs, empty views, DuckDB comments and the writer's checks all derive from `TABL
 
 from collections.abc import Iterable
 
+from .tables.ablations import ABLATED_PROBLEMS, EFFECT_VALIDATION, LAYER_ABLATIONS, NEURON_ABLATIONS
 from .tables.comparisons import COMPARISONS, FINGERPRINTS, TRAJECTORY_CORRELATIONS
 from .tables.directions import DIRECTION_PROJECTIONS, DIRECTION_SCORES, DIRECTIONS
 from .tables.imports import IMPORTED_METRICS
 from .tables.labels import GRADES, LABELS
+from .tables.neuron_words import NEURON_COMPONENTS, NEURON_WORDS, SECOND_ORDER_PATHS
 from .tables.neurons import (
     NEURON_EFFECTS,
     NEURON_RANKS,
@@ -66,6 +68,8 @@ TABLES: dict[str, Table] = {
         *(SOLUTION_CLUSTERS, CLUSTER_SUMMARIES, JUDGEMENTS, ORACLE_SOLUTIONS, STEERING_EFFECTS),
         *(LOGIT_LENS, LOGIT_CONTRIBUTIONS),
         *(NEURON_RANKS, SECOND_ORDER_SCORES, SECOND_ORDER_HEADS, SECOND_ORDER_TOKENS, NEURON_EFFECTS),
+        *(SECOND_ORDER_PATHS, NEURON_COMPONENTS, NEURON_WORDS),
+        *(ABLATED_PROBLEMS, LAYER_ABLATIONS, NEURON_ABLATIONS, EFFECT_VALIDATION),
     )
 }
 
