@@ -1,6 +1,7 @@
 """One run: plan it, collect it segment by segment, resume it; the only file that knows both models and the lake."""
 
 import time
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -76,6 +77,8 @@ class Collection:
         with self.timings.measure("check"):
             # A shell cannot be tried: its plan is that of a model without limits.
             reading = Reading() if self.loaded.is_shell else choose_reading(self.loaded)
+            if plan is not None and plan.reading.separate:
+                reading = replace(reading, separate=True)
         if (limits := reading_notice(self.loaded, reading)) is not None:
             self.notice(limits)
         self.settings = GenerationSettings.of(self.loaded.model.generation_config)
@@ -231,10 +234,11 @@ class Collection:
         if not compare:
             return
         self.timings.add("instrumented", (time.perf_counter() - began) * 1000, "strict")
+        n_rows = self.plan.batch_size
         with self.timings.measure("warm_up"):
-            replay(self.loaded, runner.batches[:1], self.plan.reading, chunk=self.plan.chunk)
+            replay(self.loaded, runner.batches[:1], self.plan.reading, chunk=self.plan.chunk, n_rows=n_rows)
         with self.timings.measure("baseline"):
-            replay(self.loaded, runner.batches, self.plan.reading, chunk=self.plan.chunk)
+            replay(self.loaded, runner.batches, self.plan.reading, chunk=self.plan.chunk, n_rows=n_rows)
 
     def _resume_command(self, run: RunWriter) -> str:
         return resume_command(run.run_id, dict(self.config))
