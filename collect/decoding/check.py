@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ...lake.errors import ConfigError
+from ..models.cache import can_join
 from ..models.model import LoadedModel
 from .batch import Batch
 from .reading import Reading
@@ -112,13 +113,13 @@ class _Check:
         )
 
     def _readings(self) -> Iterator[Reading]:
-        """From the cheapest to the dearest; whoever remembers more than keys and values takes no others in."""
-        only_keys = self.loaded.whole_cache() is not None
+        """From the cheapest to the dearest; who remembers what cannot be put together takes no others in."""
+        joins = (cache := self.loaded.cache()) is not None and can_join(cache)
         for reading in READINGS:
             if not reading.may_join:
                 yield reading
                 continue
-            if only_keys and self.fixed.may_join:
+            if joins and self.fixed.may_join:
                 yield reading
             yield replace(reading, separate=True)
 

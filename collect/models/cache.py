@@ -6,7 +6,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 from transformers import Cache, DynamicCache, EncoderDecoderCache, PreTrainedConfig
-from transformers.cache_utils import CacheLayerMixin, DynamicLayer, DynamicSlidingWindowLayer
+from transformers.cache_utils import (
+    CacheLayerMixin,
+    DynamicLayer,
+    DynamicSlidingWindowLayer,
+    LinearAttentionAndFullAttentionLayer,
+    LinearAttentionAndSlidingWindowAttentionLayer,
+    LinearAttentionLayer,
+)
 
 LEAST_ROOM = 64
 GROWTH = 4  # a full layer gets a quarter more room
@@ -55,6 +62,15 @@ def _roomier(old: Tensor, end: int, like: Tensor) -> Tensor:
     return buffer
 
 
+JOINING_LAYERS = (
+    RoomyLayer,
+    DynamicLayer,
+    DynamicSlidingWindowLayer,
+    LinearAttentionLayer,
+    LinearAttentionAndFullAttentionLayer,
+    LinearAttentionAndSlidingWindowAttentionLayer,
+)
+"""Layers of which each row can be taken from one cache into another."""
 WINDOW_MASKS = ("create_sliding_window_causal_mask", "create_chunked_causal_mask", "create_masks_for_generate")
 
 
@@ -99,10 +115,15 @@ def select_rows(cache: Cache, rows: Tensor) -> None:
     cache.reorder_cache(rows)  # type: ignore[arg-type]
 
 
+def can_join(cache: Cache) -> bool:
+    """Whether the rows of two caches can be put together: layers hold keys and values, or states of whole rows."""
+    return all(type(layer) in JOINING_LAYERS for layer in _own(cache).layers)
+
+
 def keep_columns(cache: Cache, width: int) -> None:
     """Go on with the last `width` columns of what was read, as if no other had been."""
     for layer in _own(cache).layers:
-        if layer.is_initialized:
+        if isinstance(layer, CacheLayerMixin) and layer.is_initialized:
             n = _held(layer, width)
             keys, values = _states(layer)
             layer.keys, layer.values = keys[:, :, -n:], values[:, :, -n:]
@@ -115,8 +136,10 @@ def join_caches(cache: Cache, other: Cache, width: int) -> None:
     Where a cache has fewer columns, its rows are padded on the left; what was read of an encoder is on the right.
     """
     for layer, joining in zip(_own(cache).layers, _own(other).layers, strict=True):
-        if layer.is_initialized:
+        if isinstance(layer, CacheLayerMixin) and isinstance(joining, CacheLayerMixin) and layer.is_initialized:
             _join(layer, joining, width)
+        if isinstance(layer, LinearAttentionLayer) and isinstance(joining, LinearAttentionLayer):
+            _join_states(layer, joining)
     if isinstance(cache, EncoderDecoderCache) and isinstance(other, EncoderDecoderCache):
         crossing = (cache.cross_attention_cache.layers, other.cross_attention_cache.layers)
         for layer, joining in zip(*crossing, strict=True):
@@ -133,6 +156,13 @@ def _join(layer: CacheLayerMixin, joining: CacheLayerMixin, width: int) -> None:
     if is_roomy:
         layer.room = buffers  # type: ignore[assignment]
     _count(layer, width)
+
+
+def _join_states(layer: LinearAttentionLayer, joining: LinearAttentionLayer) -> None:
+    for own, others in ((layer.conv_states, joining.conv_states), (layer.recurrent_states, joining.recurrent_states)):
+        for number, states in own.items():
+            if states is not None:
+                own[number] = torch.cat((states, others[number]))  # type: ignore[arg-type]
 
 
 def _right_aligned(states: tuple[Tensor, Tensor], n: int, room: int) -> Tensor:
