@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..models.edits import Editing
+from ..models.editing.edits import Editing
 from ..observing.budget import Budget
 from ..observing.observation import ObservedModel
 from ..observing.summaries import Distribution, distribution

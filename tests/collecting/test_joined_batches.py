@@ -13,15 +13,15 @@ from random_models import D_MODEL, PROMPTS
 from stored_values import assert_close
 from unusual_models import save_unusual
 
-from tracelake.collect.config import CollectConfig
+from tracelake.collect.configuration.config import CollectConfig
 from tracelake.collect.decoding.reading import Reading
 from tracelake.collect.decoding.replay import replay
 from tracelake.collect.decoding.sequence import Sequence
 from tracelake.collect.decoding.waiting import Waiting
-from tracelake.collect.models.changes import Add, Zero
-from tracelake.collect.models.edits import Edit
+from tracelake.collect.models.editing.changes import Add, Zero
+from tracelake.collect.models.editing.edits import Edit
 from tracelake.collect.running.collector import Callbacks, Collection, resume_run
-from tracelake.collect.running.plan import Plan
+from tracelake.collect.running.planning.plan import Plan
 from tracelake.collect.running.segment import SegmentRunner
 from tracelake.lake import TABLES, Lake
 from tracelake.lake.errors import StoppedError
