@@ -71,6 +71,11 @@ def reading_notice(loaded: LoadedModel, reading: Reading) -> str | None:
     """What to tell whoever collects with a model that cannot be read freely; None if it can."""
     if not reading.limits:
         return None
+    if reading.limits == Reading(separate=True).limits:
+        return (
+            f"{type(loaded.model).__name__} does not compute the same where a sequence takes the place of one that has "
+            f"ended. So {reading.limits[0]}: right, but slower."
+        )
     return (
         f"{type(loaded.model).__name__} does not compute the same in a padded batch, in chunks or through a cache as "
         f"alone. So {' and '.join(reading.limits)}: right, but slower."
