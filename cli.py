@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 from . import __version__
-from .commands import analyze, ask, collect, demo, exchange, maintain, metrics, read_again, sae, show_run
+from .commands import analyze, ask, collect, demo, exchange, maintain, metrics, read_again, show_run
+from .commands.sae import train as sae
 from .commands.toolkit.either_run import either_run
 from .commands.toolkit.outcome import outcome
 from .commands.toolkit.verify_option import reading

@@ -23,9 +23,9 @@ Columns = Mapping[str, object]
 Reads = Sequence[tuple[str, Mapping[str, int | str]]]
 """What of a run is read: (table, values of key columns that are wanted of it)."""
 QUESTIONS = {
-    "trajectory": "trajectory:Trajectory",
-    "topology": "topology:Topology",
-    "compare": "comparison:Comparison",
+    "trajectory": "paths.trajectory:Trajectory",
+    "topology": "paths.topology:Topology",
+    "compare": "comparing.comparison:Comparison",
     "directions": "directions.question:Directions",
     "variance": "sampling.variance:Variance",
     "oracle": "sampling.oracle:OracleDistances",

@@ -13,7 +13,7 @@ from gpt2_size import prompt_ids, prompt_texts, save_model
 from measurement import Quiet, Result, arguments, interleave, ratio_range, speed_ratio, timed
 from report import finish
 
-from tracelake.collect.config import CollectConfig
+from tracelake.collect.configuration.config import CollectConfig
 from tracelake.collect.decoding import prefill
 from tracelake.collect.inputs.prompts import open_source
 from tracelake.collect.running.collector import Collection

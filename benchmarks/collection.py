@@ -13,7 +13,7 @@ from measurement import Quiet, Result, Sample, arguments, interleave, ratio_rang
 from report import finish
 from transformers import DynamicCache
 
-from tracelake.collect.config import CollectConfig
+from tracelake.collect.configuration.config import CollectConfig
 from tracelake.collect.running.collector import Collection
 from tracelake.lake import Lake
 

@@ -20,9 +20,9 @@ from measurement import Result, Sample, arguments, interleave, timed
 from report import finish
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from tracelake.analysis.sae.options import TrainOptions
-from tracelake.analysis.sae.trainer import start_training
-from tracelake.collect.config import CollectConfig
+from tracelake.analysis.sae.training.options import TrainOptions
+from tracelake.analysis.sae.training.trainer import start_training
+from tracelake.collect.configuration.config import CollectConfig
 from tracelake.collect.running.collector import Collection
 from tracelake.lake import Lake
 

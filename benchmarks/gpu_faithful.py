@@ -19,7 +19,7 @@ from transformers import (
     Qwen3Config,
 )
 
-from tracelake.collect.config import CollectConfig
+from tracelake.collect.configuration.config import CollectConfig
 from tracelake.collect.running.collector import Callbacks, Collection, resume_run
 from tracelake.lake import Lake
 from tracelake.lake.errors import StoppedError

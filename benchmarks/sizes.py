@@ -11,9 +11,9 @@ from gpt2_size import prompt_ids, prompt_texts, save_model
 from measurement import Result, arguments
 from report import finish
 
-from tracelake.collect.config import CollectConfig
-from tracelake.collect.running import plan
+from tracelake.collect.configuration.config import CollectConfig
 from tracelake.collect.running.collector import Collection
+from tracelake.collect.running.planning import plan
 from tracelake.lake import Lake
 
 NAMES = ("KEY_BYTES", "DISTRIBUTION_BYTES", "TOPK_BYTES", "LAYER_BYTES", "HEAD_BYTES", "SEQUENCE_BYTES")
@@ -76,7 +76,7 @@ def main() -> None:
         for name, config in configurations(scratch, options.quick).items():
             measure(result, lake, name, config)
     result.notes.append(
-        "Expected: the constants of collect/running/plan.py (in the settings below) with the tokens collected, "
+        "Expected: the constants of collect/running/planning/plan.py (see the settings) with the tokens collected, "
         f"plus a fixed part per file: {', '.join(f'{k} {v:,}' for k, v in plan.FILE_BYTES.items())}."
     )
     finish(result, options)

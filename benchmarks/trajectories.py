@@ -9,9 +9,9 @@ from measurement import Quiet, Result, arguments, interleave, ratio_range, speed
 from report import finish
 
 import tracelake
+from tracelake.analysis.paths.topology import Topology
+from tracelake.analysis.paths.trajectory import Trajectory
 from tracelake.analysis.question import ask
-from tracelake.analysis.topology import Topology
-from tracelake.analysis.trajectory import Trajectory
 from tracelake.collect.embedding.embed_run import read_texts
 from tracelake.collect.embedding.embedder import Embedder, Scope, growing_texts
 from tracelake.lake import Lake

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from typing import Unpack
 
     from ..lake.lake import Lake
+    from .configuration.settings import CollectSettings
     from .running.collector import Collected
-    from .settings import CollectSettings
 
 
 class CallablePackage(ModuleType):
@@ -35,7 +35,7 @@ class CallablePackage(ModuleType):
         notebook or a terminal; `assume_yes` starts also a run whose estimate exceeds half of the free disk.
         """
         from ..lake.lake import Lake
-        from .config import resolve_config
+        from .configuration.config import resolve_config
         from .inputs.prompts import checked_source
 
         config = resolve_config(settings)
@@ -57,7 +57,7 @@ class CallablePackage(ModuleType):
         """Every setting by name, for `help` and for editors that ask the running program."""
         from inspect import Parameter, signature
 
-        from .settings import CollectSettings
+        from .configuration.settings import CollectSettings
 
         own = signature(type(self).__call__)
         kept = [p for p in own.parameters.values() if p.kind is not Parameter.VAR_KEYWORD and p.name != "self"]

@@ -18,9 +18,9 @@ from .decoding import sequence as decoding
 from .decoding.batch import Batch
 from .decoding.reading import Reading
 from .decoding.replay import encode
-from .models.load import BUNDLED, load_model
+from .models.loading.load import BUNDLED, load_model
+from .models.loading.partial import load_readout
 from .models.model import DTYPES, LoadedModel
-from .models.partial import load_readout
 from .models.readout import Readout
 
 SAME_MODEL = ("architecture", "weights_sha256", "config_sha256", "tokenizer_sha256", "revision")

@@ -105,7 +105,7 @@ def _run(settings: dict[str, Any], *, yes: bool, lake: Path, **call: Any) -> Non
 
 def _full_verb() -> Callable[..., None]:
     """`collect` with an option per field of the configuration."""
-    from ..collect.config import CollectConfig
+    from ..collect.configuration.config import CollectConfig
 
     fields = CollectConfig.model_fields
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..collect.config import resolve_config
+from ..collect.configuration.config import resolve_config
 from ..collect.inputs.prompts import checked_source
 from .answers_line import answers, answers_text
 from .terminal import print_json, say
@@ -12,7 +12,7 @@ from .toolkit.progress import ProgressBar
 
 if TYPE_CHECKING:
     from ..collect.running.collector import Collected, Collection
-    from ..collect.running.plan import Estimate
+    from ..collect.running.planning.plan import Estimate
 
 
 def run_collect(

@@ -66,7 +66,7 @@ def labels(
 def _answer_again(lake: Path, run: str, max_new_tokens: int, typed: dict[str, str]) -> str:
     """A new run over the same prompts that answers them greedily; its id."""
     from ..collect.running.collector import Callbacks, Collection
-    from ..collect.running.consent import consented
+    from ..collect.running.planning.consent import consented
     from ..lake import Lake
 
     opened = Lake.open(lake)

@@ -21,7 +21,7 @@ import typer
 import tracelake
 from tracelake.analysis.question import QUESTIONS
 from tracelake.cli import app
-from tracelake.collect.config import CollectConfig
+from tracelake.collect.configuration.config import CollectConfig
 from tracelake.commands.analyze import question_verb
 from tracelake.commands.collect import CALL, full_command
 from tracelake.lake import Lake

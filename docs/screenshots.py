@@ -15,7 +15,7 @@ from PIL import Image
 from playwright.sync_api import sync_playwright
 
 import tracelake
-from tracelake.collect.inputs.token_texts import token_texts
+from tracelake.collect.inputs.tokenizing.token_texts import token_texts
 from tracelake.queries.dashboard.server import running
 from tracelake.queries.report import write_report
 

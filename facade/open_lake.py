@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from typing import Unpack
 
     from ..analysis.question import Answer
+    from ..collect.configuration.settings import CollectSettings
     from ..collect.embedding.embed_run import Embedded
     from ..collect.running.collector import Collected
-    from ..collect.running.plan import Estimate
-    from ..collect.settings import CollectSettings
+    from ..collect.running.planning.plan import Estimate
     from ..lake.analyses import AnalysisRemoval
     from ..lake.exchange.corevital.conventions import FirstLayer
     from ..lake.exchange.import_run import ImportedRun
@@ -49,7 +49,7 @@ class OpenLake(SaeLake, JudgedLake, ReadAgain, ExchangedLake):
 
     def estimate(self, **settings: "Unpack[CollectSettings]") -> "Estimate":
         """Tokens, bytes and files of a run with these settings (`lake collect --dry-run`); no weights are loaded."""
-        from ..collect.config import resolve_config
+        from ..collect.configuration.config import resolve_config
         from ..collect.inputs.prompts import checked_source
 
         config = resolve_config(settings)
@@ -99,7 +99,7 @@ class OpenLake(SaeLake, JudgedLake, ReadAgain, ExchangedLake):
         theme: str = "light",
     ) -> "WrittenReport":
         """Write a run as one HTML page, `report-RUN.html` if no file is named."""
-        from ..collect.inputs.token_texts import token_texts
+        from ..collect.inputs.tokenizing.token_texts import token_texts
         from ..queries.report import write_report
 
         model = self.run_json(run).get("model") or {}
@@ -178,7 +178,7 @@ class OpenLake(SaeLake, JudgedLake, ReadAgain, ExchangedLake):
         `options` are those of the analysis `trajectory`.
         """
         from ..analysis.option import options_of
-        from ..analysis.paths import PathQuestion
+        from ..analysis.paths.stored_paths import PathQuestion
         from ..queries.charts.figure_set import write_figures
         from .drawn_analyses import DrawnAnalyses
 

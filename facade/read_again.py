@@ -8,12 +8,12 @@ from ..queries.queried_lake import QueriedLake
 
 if TYPE_CHECKING:
     from ..analysis.question import Answer
-    from ..collect.attribution import AttributionResult
-    from ..collect.lens import LensResult
     from ..collect.models.model import LoadedModel
     from ..collect.models.readout import Readout
-    from ..collect.neurons import NeuronRanking
-    from ..collect.second_order import SecondOrderResult
+    from ..collect.rereading.attribution import AttributionResult
+    from ..collect.rereading.lens import LensResult
+    from ..collect.rereading.neurons import NeuronRanking
+    from ..collect.rereading.second_order import SecondOrderResult
 
 Told = Callable[[int, int], None]
 """Is given what is done, and all there is to do."""
@@ -50,7 +50,7 @@ class ReadAgain(QueriedLake):
         on_progress: Told = _quietly,
     ) -> "LensResult":
         """What the state behind each block would predict (table `logit_lens`), from the states that the run kept."""
-        from ..collect.lens import LensOptions, analyze_lens
+        from ..collect.rereading.lens import LensOptions, analyze_lens
 
         options = LensOptions(_tuple(layers), _tuple(sequences), topk)
 
@@ -80,8 +80,8 @@ class ReadAgain(QueriedLake):
 
         `points` are the generated tokens whose two best candidates were closest; None: all of them.
         """
-        from ..collect.attribution import analyze_attribution
-        from ..collect.points import PointOptions
+        from ..collect.rereading.attribution import analyze_attribution
+        from ..collect.rereading.points import PointOptions
         from ..lake.errors import UsageError
 
         if by not in ("layer", "head"):
@@ -110,8 +110,8 @@ class ReadAgain(QueriedLake):
         """
         from ..analysis.neurons.effects import NeuronEffects
         from ..analysis.question import ask
-        from ..collect.directions import find_direction
-        from ..collect.second_order import SecondOrderOptions, second_order
+        from ..collect.rereading.directions import find_direction
+        from ..collect.rereading.second_order import SecondOrderOptions, second_order
         from ..lake.errors import UsageError
 
         if unknown := [kind for kind in by if kind not in ("head", "token")]:
@@ -131,7 +131,7 @@ class ReadAgain(QueriedLake):
         on_progress: Told = _quietly,
     ) -> "NeuronRanking":
         """How strongly every neuron acts at the last prompt token (table `neuron_ranks`)."""
-        from ..collect.neurons import rank_neurons
+        from ..collect.rereading.neurons import rank_neurons
 
         return rank_neurons(self, run, self._model(run, model, device, dtype="float32"), on_progress=on_progress)
 

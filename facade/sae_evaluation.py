@@ -101,8 +101,8 @@ def _losses(
         return {"reason": "cross-entropies: no model was asked for"}
     if to is not None:
         return {"reason": "cross-entropies: a transcoder reads another site than it replaces"}
-    from ..collect.models.changes import Mean, Replace, Zero
-    from ..collect.site_loss import CLEAN, site_losses
+    from ..collect.models.editing.changes import Mean, Replace, Zero
+    from ..collect.rereading.site_loss import CLEAN, site_losses
     from ..collect.stored_sequences import load_run_model
 
     loaded = load_run_model(lake, run_id, model=options.model, device=options.device)

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from ..analysis.sae.evaluation import Overlap
     from ..analysis.sae.features import FeatureTables
     from ..analysis.sae.sae import Sae
-    from ..analysis.sae.trainer import Trained
+    from ..analysis.sae.training.trainer import Trained
     from .sae_evaluation import Evaluated
     from .sae_run import SaeRun
 
@@ -21,21 +21,21 @@ class SaeLake(QueriedLake):
         self, runs: str | Sequence[str] = "latest", *, should_stop: Callable[[], bool] = lambda: False, **options: Any
     ) -> "Trained":
         """Train the product of the lists in one pass (`lake sae train`); `options` are fields of `TrainOptions`."""
-        from ..analysis.sae.options import TrainOptions
-        from ..analysis.sae.trainer import start_training
+        from ..analysis.sae.training.options import TrainOptions
+        from ..analysis.sae.training.trainer import start_training
 
         chosen = TrainOptions.named(options)
         return start_training(self, [runs] if isinstance(runs, str) else runs, chosen, should_stop=should_stop)
 
     def resume_saes(self, run: str = "latest") -> "Trained | None":
         """Complete an interrupted training; None if it is complete."""
-        from ..analysis.sae.trainer import resume_training
+        from ..analysis.sae.training.trainer import resume_training
 
         return resume_training(self, run)
 
     def run_saes(self, source: str, *, model: str = "tinymath", tokens: int | None = None, **options: Any) -> "SaeRun":
         """From a corpus to features in one go (`lake sae run`); `options` are fields of `TrainOptions`."""
-        from ..analysis.sae.options import TrainOptions
+        from ..analysis.sae.training.options import TrainOptions
         from .sae_run import harvest, run_saes
 
         chosen = TrainOptions.named(options)

@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..analysis.sae.features import FeatureTables
-from ..analysis.sae.options import TrainOptions
-from ..analysis.sae.trainer import Trained, start_training
-from ..collect.config import resolve_config
+from ..analysis.sae.training.options import TrainOptions
+from ..analysis.sae.training.trainer import Trained, start_training
+from ..collect.configuration.config import resolve_config
 from ..collect.running.collector import Callbacks, Collection
 from ..lake import Lake
 from .sae_evaluation import Evaluated, EvaluationOptions, evaluate

@@ -5,9 +5,9 @@ import json
 import struct
 from typing import Any
 
-from .commits import BlobEntry
 from .errors import DamageError, NotFoundError, did_you_mean
 from .json_values import parse
+from .records.commits import BlobEntry
 from .snapshot import RunLog
 from .storage.store import Store
 

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from .commits import Record
+from .records.commits import Record
 from .snapshot import RunLog, Snapshot
 
 

@@ -6,11 +6,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, overload
 
-from . import commits, layout
+from . import layout
 from .errors import ConfigError, DamageError, LockedError, NewerFormatError, NotFoundError, UsageError, did_you_mean
 from .json_values import parse
 from .layout import RUN_ID, WRITER, check_name
 from .notices import name_damaged
+from .records import commits
 from .records.run_json import FORMAT_VERSION, OWN, RunJson, encode_run_json, read_run_json
 from .schema import TABLES
 from .snapshot import RunLog, Snapshot, read_run, run_ids, take_snapshot
@@ -23,9 +24,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from .derived import StoredAnalysis
-    from .duck import Connection
     from .reading.selection import Selected
-    from .run_row import RunRow
+    from .sql.duck import Connection
+    from .tables.run_row import RunRow
     from .upkeep.removal import Removal
     from .upkeep.vacuum import Vacuumed
     from .upkeep.verify import Verification
@@ -225,7 +226,7 @@ class Lake:
 
         `locked` allows single SELECTs over the lake's own files and nothing else.
         """
-        from .duck import Connection
+        from .sql.duck import Connection
 
         run_id = None if run is None else self.resolve_run(run)
         snapshot = self.snapshot(run_id)
@@ -239,7 +240,7 @@ class Lake:
 
     def scan(self, table: str, run: str | None = None) -> "pl.LazyFrame":
         """A polars LazyFrame over one table's committed files; vectors as binary."""
-        from .frames import scan_files, scan_runs
+        from .reading.frames import scan_files, scan_runs
 
         if table not in TABLES:
             raise NotFoundError(f"There is no table {table!r}.{did_you_mean(table, TABLES, show=40)}")
@@ -297,7 +298,7 @@ class Lake:
         frame, row by row, sorted by key; tokens without a vector are left out.
         bfloat16, float16 and int8 come as float32, unless `raw` asks for what is stored.
         """
-        from .batches import read_vectors
+        from .reading.batches import read_vectors
 
         snapshot = self.snapshot(run)
         if where is None and not join:

@@ -12,9 +12,9 @@ from .errors import LakeError, NotFoundError, UsageError, did_you_mean
 from .layout import DERIVED_WRITER, LOCKS
 from .records.run_json import MODEL_KEYS, RunJson, read_run_json
 from .records.tombstone import check_tombstone
-from .run_row import RunRow
 from .snapshot import RunLog, run_ids
 from .storage.store import Store
+from .tables.run_row import RunRow
 from .tables.runs import RUNS
 
 

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from . import layout
-from .commits import check_blob_name
 from .errors import UsageError, did_you_mean
+from .records.commits import check_blob_name
 from .schema import TABLES, stored_tables
 from .storage.store import explained
 from .tables.table import Table

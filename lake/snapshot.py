@@ -4,10 +4,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-from . import commits, layout
-from .commits import BlobEntry, FileEntry, Record
+from . import layout
 from .errors import DamageError, LakeError, NotFoundError
 from .layout import DERIVED_WRITER, RUN_ID
+from .records import commits
+from .records.commits import BlobEntry, FileEntry, Record
 from .records.run_json import RunJson, read_run_json
 from .records.tombstone import check_tombstone
 from .storage.store import Store

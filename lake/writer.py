@@ -6,10 +6,11 @@ from functools import cache
 from importlib.metadata import version
 from typing import Any, Literal
 
-from . import commits, layout
-from .commits import Record
+from . import layout
 from .errors import LakeError, NotFoundError, UsageError
 from .layout import DERIVED_WRITER
+from .records import commits
+from .records.commits import Record
 from .records.run_json import RunJson
 from .segments import Commit, SegmentWriter
 from .snapshot import RunLog, read_run

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ..lake.commits import Record
+from ..lake.records.commits import Record
 from .queried_lake import QueriedLake
 from .saved_query import check_profile
 

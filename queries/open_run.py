@@ -5,7 +5,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..lake.run_row import RunRow
+from ..lake.tables.run_row import RunRow
 from .results.cells import timestamp_text
 from .results.text_table import printable
 from .saved_query import Value

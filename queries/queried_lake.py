@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..lake.lake import Lake
-from ..lake.run_row import RunRow
+from ..lake.tables.run_row import RunRow
 from .derived_views import view_definitions
 from .open_run import OpenRun, Runs
 from .saved_query import Value, find
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import polars
     import pyarrow as pa
 
-    from ..lake.duck import Connection
+    from ..lake.sql.duck import Connection
     from .charts.chart import Drawing, Shape
 
 

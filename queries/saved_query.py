@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import polars
     import pyarrow
 
-    from ..lake.duck import Connection
+    from ..lake.sql.duck import Connection
 
 ResolveRun = Callable[[str], str]
 Value = str | int | float | bool | None

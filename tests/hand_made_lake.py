@@ -16,10 +16,10 @@ from readout_rows import readout_rows
 from sae_rows import sae_rows
 from sampling_rows import sampling_rows
 
-from tracelake.lake.duck import Connection
 from tracelake.lake.lake import Lake
 from tracelake.lake.schema import TABLES
 from tracelake.lake.segments import SegmentWriter
+from tracelake.lake.sql.duck import Connection
 from tracelake.queries.derived_views import view_definitions
 
 LAYERS, HEADS, PROMPTS, SAMPLES = 6, 4, 32, 4

@@ -25,12 +25,12 @@ from tiny_architectures import SEQ_TO_SEQ, START, tiny_config
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel
 from trial_checks import Trial, differences
 
-from tracelake.collect.config import CollectConfig
-from tracelake.collect.models.site_names import ATTENTION_SITES, CROSS_SITES, ROTARY_SITES, SITES
+from tracelake.collect.configuration.config import CollectConfig
+from tracelake.collect.models.sites.site_names import ATTENTION_SITES, CROSS_SITES, ROTARY_SITES, SITES
+from tracelake.collect.models.sites.taps import Tap
 from tracelake.collect.models.stack import CROSS, SELF
-from tracelake.collect.models.taps import Tap
-from tracelake.collect.running import plan
 from tracelake.collect.running.collector import Collection
+from tracelake.collect.running.planning import plan
 from tracelake.lake import Lake
 from tracelake.lake.errors import ConfigError, LakeError
 

@@ -12,7 +12,7 @@ from random_models import N_LAYERS, PROMPTS
 from torch import nn
 from transformers import AutoModelForCausalLM
 
-from tracelake.collect.config import CollectConfig
+from tracelake.collect.configuration.config import CollectConfig
 from tracelake.collect.decoding.reading import Reading
 from tracelake.collect.running.collector import Collected, Collection
 from tracelake.lake import Lake

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tracelake.collect.config import CollectConfig
+from tracelake.collect.configuration.config import CollectConfig
 from tracelake.collect.running.collector import Collection
 from tracelake.collect.tinymath.problems import problems
 from tracelake.collect.tinymath.vocabulary import plain_text

@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float
 
-from ...lake.frames import scan_files
+from ...lake.reading.frames import scan_files
 from ...lake.schema import TABLES
 from ...lake.snapshot import Snapshot
 

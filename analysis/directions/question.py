@@ -9,14 +9,14 @@ import polars as pl
 
 from ...lake import Lake
 from ...lake.errors import ConfigError, NotFoundError, UsageError, did_you_mean
-from ...lake.frames import scan_files
+from ...lake.reading.frames import scan_files
 from ...lake.schema import TABLES
 from ...lake.snapshot import Snapshot
 from ..attributes import groups, labels
 from ..option import option
+from ..paths.states import At, answers, chosen_layers, states_at
 from ..question import Evidence, Question, Reads, Rows
 from ..row_columns import columns_of
-from ..states import At, answers, chosen_layers, states_at
 from .baselines import baselines
 from .estimators import METHODS, unit_length
 from .rows import Group, LayerRows, Place, fit_layer, project_layer, score_baseline

@@ -11,8 +11,8 @@ import pyarrow as pa
 from jaxtyping import Bool, Float
 
 from ...lake.snapshot import Snapshot
+from ..paths.states import read_states
 from ..row_columns import columns_of
-from ..states import read_states
 from .baselines import Baseline
 from .estimators import Fit, fit, unit_length
 from .held_out import FOLDS, Told, folds, tell, tell_majority, tell_shuffled

@@ -9,14 +9,14 @@ import polars as pl
 from jaxtyping import Bool, Float
 
 from ...lake import Lake
-from ...lake.batches import read_commits
 from ...lake.derived import stored_analyses
 from ...lake.errors import NotFoundError, did_you_mean
-from ...lake.frames import scan_files
+from ...lake.reading.batches import read_commits
+from ...lake.reading.frames import scan_files
 from ...lake.schema import TABLES
 from ...lake.snapshot import Snapshot
+from ..comparing.permutation import holm
 from ..option import option
-from ..permutation import holm
 from ..question import Evidence, Question, Reads, Rows
 
 N_DRAWS, LEAST_OF_A_CLASS = 2000, 10

@@ -14,8 +14,8 @@ import torch
 
 from ...lake import Lake
 from ...lake.analyses import commit_analysis
-from ...lake.batches import read_vectors
 from ...lake.derived import Analysis
+from ...lake.reading.batches import read_vectors
 from ...lake.snapshot import Snapshot
 from .evaluation import check_width, place_of
 from .sae import Sae

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...lake import Lake
 from ...lake.errors import ConfigError
-from ...lake.sampler import Sampler
+from ...lake.shuffling.sampler import Sampler
 from .kernels import Code
 from .sae import Sae
 

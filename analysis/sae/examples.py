@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ...lake.duck import Connection
+from ...lake.sql.duck import Connection
 
 N_TOP, PER_TENTH, N_SILENT = 20, 5, 10
 CHARS_BEFORE, CHARS_AFTER = 80, 40

@@ -11,8 +11,8 @@ import torch
 from ...lake import Lake
 from ...lake.analyses import commit_analysis, remove_analysis
 from ...lake.derived import Analysis, analysis_row, input_digest, stored_analyses
-from ...lake.duck import Connection
 from ...lake.errors import ConfigError
+from ...lake.sql.duck import Connection
 from . import evaluation
 from .encode import encode_run, sort_by_feature
 from .examples import example_columns

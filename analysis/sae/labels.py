@@ -5,7 +5,7 @@ The rule is chosen by F1 on four fifths of the documents and judged on the rest 
 
 import polars as pl
 
-from ...lake.duck import Connection
+from ...lake.sql.duck import Connection
 
 LEAST_F1 = 0.5
 """F1 on the documents it is chosen on, below which no rule is called a label."""

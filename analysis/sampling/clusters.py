@@ -10,14 +10,14 @@ import polars as pl
 
 from ...lake import Lake
 from ...lake.errors import ConfigError, UsageError, did_you_mean
-from ...lake.frames import scan_files
+from ...lake.reading.frames import scan_files
 from ...lake.schema import TABLES
 from ...lake.snapshot import Snapshot
 from ..intervals import mean_over_prompts
 from ..option import option
+from ..paths.states import chosen_layers
 from ..question import Evidence, Question, Reads, Rows
 from ..row_columns import columns_of
-from ..states import chosen_layers
 from . import clustering
 from .clustering import METHODS, Clusters, agreement, cluster, principal_plane
 from .pooling import Pooling, check_pooling, default_stride, pool

@@ -10,13 +10,13 @@ import polars as pl
 
 from ...lake import Lake
 from ...lake.errors import NotFoundError
-from ...lake.frames import scan_files
+from ...lake.reading.frames import scan_files
 from ...lake.schema import TABLES
 from ...lake.snapshot import Snapshot
 from ..option import option
+from ..paths.states import answers, chosen_layers
 from ..question import Evidence, Question, Reads, Rows
 from ..row_columns import columns_of
-from ..states import answers, chosen_layers
 from .distances import distance
 from .pooling import Pooling, check_pooling, default_stride, pool
 from .variance import OWN

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 
 from ...lake.errors import UsageError
 from ...lake.snapshot import Snapshot
-from ..states import read_states
+from ..paths.states import read_states
 
 STRIDE, SHORT_STRIDE, SHORT = 32, 1, 64
 """Stride unless said; stride where half of the answers are shorter than `SHORT` tokens."""

@@ -10,13 +10,13 @@ from jaxtyping import Bool, Float, Int
 
 from ...lake import Lake
 from ...lake.errors import ConfigError, NotFoundError, UsageError
-from ...lake.frames import scan_files
+from ...lake.reading.frames import scan_files
 from ...lake.schema import TABLES
 from ...lake.snapshot import Snapshot
 from ..option import option
+from ..paths.states import States, answers, chosen_layers, read_states
 from ..question import Evidence, Question, Reads, Rows
 from ..row_columns import columns_of
-from ..states import States, answers, chosen_layers, read_states
 
 VERSION = 1
 CUT = ("length", "context")

@@ -13,9 +13,9 @@ from ...lake.snapshot import Snapshot
 from ..attributes import groups
 from ..intervals import mean_over_prompts
 from ..option import option
+from ..paths.states import answers, chosen_layers
 from ..question import Evidence, Question, Reads, Rows
 from ..row_columns import columns_of
-from ..states import answers, chosen_layers
 from .pooling import Pooled, Pooling, check_pooling, default_stride, pool
 from .spread import spread
 

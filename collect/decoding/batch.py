@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import Cache
 
 from ..models.cache import select_rows
-from ..models.edits import Editing
+from ..models.editing.edits import Editing
 from ..models.model import LoadedModel
 from ..models.stack import Stack
 from ..observing.axis import Axis, columns_of

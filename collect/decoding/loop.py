@@ -10,7 +10,7 @@ from contextlib import ExitStack
 import numpy as np
 from torch import Tensor
 
-from ..models.edits import Editing
+from ..models.editing.edits import Editing
 from ..observing.budget import Budget
 from ..observing.observation import ObservedModel
 from ..observing.summaries import Distribution, distribution

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..models.edits import Edit
+from ..models.editing.edits import Edit
 from .stop_rule import StopRule
 
 

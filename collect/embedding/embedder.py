@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ...lake.errors import ConfigError, DamageError
-from ..models.load_errors import FAULTS
+from ..models.loading.load_errors import FAULTS
 from .scope import PROMPT, Scope
 
 MINILM = "all-MiniLM-L6-v2"

@@ -11,10 +11,10 @@ from typing import Any
 
 from ...lake import Lake
 from ...lake.errors import ConfigError, NotFoundError, UsageError, did_you_mean
-from ..config import CollectConfig
+from ..configuration.config import CollectConfig
 from ..tinymath import problems
 from .branches import BranchRequest, BranchSource
-from .corpora import open_corpus
+from .corpora.documents import open_corpus
 from .fields import Prompt, prompt_from_row, prompt_text
 from .given import GivenCompletions
 from .problem_sets import LAYOUTS, ProblemSet

@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 from ...lake.errors import ConfigError
-from .anatomy import Recording, named_parts
 from .model import LoadedModel
 from .norms import Norm, norm_form
 from .readout import final_norm
+from .sites.anatomy import Recording, named_parts
 
 
 @dataclass(frozen=True)

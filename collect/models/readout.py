@@ -8,9 +8,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ...lake.errors import ConfigError
-from .anatomy import block_input, first_tensor
 from .model import LoadedModel
 from .norms import Norm, norm_form
+from .sites.anatomy import block_input, first_tensor
 from .stack import Stack
 
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4}

@@ -9,8 +9,8 @@ from typing import Any
 from torch import nn
 
 from ...lake.errors import ConfigError
-from .anatomy import Anatomy, BlockParts, block_input, dissect, find_blocks
 from .rotary import LengthSwitch, find_switch
+from .sites.anatomy import Anatomy, BlockParts, block_input, dissect, find_blocks
 from .text_pass import TextPass
 
 DECODER, ENCODER = "decoder", "encoder"

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from ..models.anatomy import LARGEST_MISS, LARGEST_MISS_HALF
 from ..models.model import LoadedModel
+from ..models.sites.anatomy import LARGEST_MISS, LARGEST_MISS_HALF
 from ..models.stack import SELF, Stack
 from .attention import AttentionObserver, observing
 

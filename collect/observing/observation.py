@@ -13,9 +13,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..models.model import DTYPES, LoadedModel
-from ..models.site_names import ATTENTION_SITES
+from ..models.sites.site_names import ATTENTION_SITES
+from ..models.sites.taps import Tap
 from ..models.stack import CROSS, DECODER, SELF, Stack
-from ..models.taps import Tap
 from .attention import AttentionObserver, observing
 from .attention_layers import ObservableAttention
 from .axis import Axis, columns_of

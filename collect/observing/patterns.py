@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ...lake.errors import ConfigError
-from ..keep import Keep
+from ..configuration.keep import Keep
 from ..models.stack import SELF, Stack
 from .attention_layers import ObservableAttention
 from .axis import Axis

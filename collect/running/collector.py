@@ -10,7 +10,8 @@ from ...lake.errors import ConfigError, StoppedError, UsageError
 from ...lake.run_id import new_run_id
 from ...lake.segments import SegmentWriter
 from ...lake.writer import RunWriter
-from ..config import CollectConfig
+from ..configuration.config import CollectConfig
+from ..configuration.keep import Keep
 from ..decoding.check import choose_reading, reading_notice
 from ..decoding.generation_settings import GenerationSettings
 from ..decoding.loop import BatchDecoder
@@ -22,25 +23,24 @@ from ..embedding.embedder import Embedder
 from ..inputs.problem_sets import remarks
 from ..inputs.prompts import open_source
 from ..inputs.source import PromptSource
-from ..inputs.text import TokenText
-from ..inputs.tokenized import TokenizedPrompt
-from ..keep import Keep
-from ..models.edit_files import edits_of
-from ..models.load import load_model
+from ..inputs.tokenizing.text import TokenText
+from ..inputs.tokenizing.tokenized import TokenizedPrompt
+from ..models.editing.edit_files import edits_of
+from ..models.loading.load import load_model
+from ..models.loading.outline import outline
 from ..models.model import LoadedModel
-from ..models.outline import outline
 from ..observing.observation import ObservedModel
 from . import own_runs
-from .consent import consented, resume_command
-from .context_items import items_of
 from .failure import failing_said
-from .plan import Estimate, Plan, estimate, make_plan
+from .planning.consent import consented, resume_command
+from .planning.context_items import items_of
+from .planning.plan import Estimate, Plan, estimate, make_plan
+from .planning.provenance import check_parent, check_same, run_json
+from .planning.resolved_keep import resolve_keep
+from .planning.space import check_space
 from .progress import Callbacks, Collected, Progress
-from .provenance import check_parent, check_same, run_json
-from .resolved_keep import resolve_keep
 from .sealing import Sealing
 from .segment import SegmentRunner, operation_columns
-from .space import check_space
 from .stopping import Stopping, stop_finder, stopped
 from .stored_directions import StoredDirections
 

@@ -6,14 +6,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ..config import CollectConfig
+from ..configuration.config import CollectConfig
 from ..decoding.sequence import Sequence
 from ..inputs.beginnings import Beginning
 from ..inputs.fields import Prompt
 from ..inputs.grading import Grader, parse_grader, solution_method
 from ..inputs.source import PromptSource
-from ..inputs.text import TokenText
-from ..inputs.tokenized import TokenizedPrompt
+from ..inputs.tokenizing.text import TokenText
+from ..inputs.tokenizing.tokenized import TokenizedPrompt
 from .rows import TokenColumns
 
 

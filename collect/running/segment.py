@@ -10,7 +10,7 @@ import torch
 
 from ...lake.schema import TABLES
 from ...lake.segments import SegmentWriter
-from ..config import CollectConfig
+from ..configuration.config import CollectConfig
 from ..decoding.blocks import StateBlock
 from ..decoding.loop import BatchDecoder
 from ..decoding.sequence import Sequence
@@ -18,12 +18,12 @@ from ..decoding.timings import Timings
 from ..embedding.embedder import PROMPT, Embedder, Scope, SequenceText, embed_texts
 from ..inputs.beginnings import Parent
 from ..inputs.source import PromptSource
-from ..inputs.text import TokenText
-from ..inputs.tokenized import TokenizedPrompt
-from ..models.edits import Edit
+from ..inputs.tokenizing.text import TokenText
+from ..inputs.tokenizing.tokenized import TokenizedPrompt
+from ..models.editing.edits import Edit
 from ..observing.observation import ObservedModel
 from .outcome import as_columns, sequence_row, token_columns
-from .plan import Plan, batches
+from .planning.plan import Plan, batches
 from .rows import BatchRows
 
 

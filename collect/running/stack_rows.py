@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 
 from ...lake.errors import ConfigError
 from ...lake.segments import SegmentWriter
-from ...lake.uniform_attention import uniform_basin
+from ...lake.tables.uniform_attention import uniform_basin
 from ..decoding.blocks import PredictionBlock, StateBlock
 from ..decoding.sequence import Sequence
 from ..models.stack import DECODER

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from ...lake.errors import StoppedError
 from ..decoding.sequence import Sequence
-from ..inputs.text import TokenText
+from ..inputs.tokenizing.text import TokenText
 
 SEAL_SECONDS = 5.0
 """A segment that is nearly done when the run is asked to stop is finished if that takes less than this."""

@@ -16,7 +16,7 @@ from ..derived import digest
 from ..errors import ConfigError, NotFoundError, UsageError, did_you_mean
 from ..lake import Lake
 from ..run_id import new_run_id
-from ..sampler import Sampler
+from ..shuffling.sampler import Sampler
 from ..vectors import to_float32
 from .dictionary_learning.reading import WEIGHTS as PT_FILE
 from .dictionary_learning.reading import read_dictionary_learning

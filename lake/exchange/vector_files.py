@@ -14,10 +14,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..batches import vector_files
 from ..errors import DamageError, UsageError, did_you_mean
 from ..layers import layer_number
 from ..output import replaced
+from ..reading.batches import vector_files
 from ..tables.states import ACTIVATIONS
 from ..vectors import to_float32
 

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from ..commits import FileEntry
 from ..errors import DamageError, LakeError
 from ..notices import name_damaged
+from ..records.commits import FileEntry
 from ..snapshot import Snapshot
 from ..storage.store import Store
 from .care import mode

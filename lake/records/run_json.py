@@ -7,13 +7,14 @@ from typing import Any, TypedDict, cast
 
 import pyarrow as pa
 
-from .. import commits, layout
+from .. import layout
 from ..errors import DamageError, NewerFormatError, NotFoundError, UsageError
 from ..json_values import Time, check_types, parse
 from ..layout import RUN_ID, check_name
 from ..schema import SCHEMA_VERSION
 from ..storage.store import Store
 from ..tables.runs import RUNS
+from . import commits
 
 FORMAT_VERSION = 1
 """Of the lake: raised when an older tracelake could read it wrongly."""

@@ -1,9 +1,10 @@
 """The tombstone of a removed run: what hides it, whatever is left of it on disk."""
 
-from .. import commits, layout
+from .. import layout
 from ..errors import DamageError
 from ..json_values import Time, check_types, parse
 from ..storage.store import Store
+from . import commits
 from .run_json import TOMBSTONES, RunJson
 
 

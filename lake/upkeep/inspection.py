@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..commits import FileEntry, Record
+from ..records.commits import FileEntry, Record
 from ..schema import TABLES
 from ..storage.store import Store
 from ..tables.table import Table

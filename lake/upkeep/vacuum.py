@@ -10,10 +10,11 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 
-from .. import commits, layout
+from .. import layout
 from ..derived import replaced_entries
 from ..errors import DamageError
 from ..layout import DERIVED_WRITER, RUN_ID, RUNS, STAGING, TRASH, WRITER
+from ..records import commits
 from ..records.tombstone import check_tombstone
 from ..storage.store import Entry, Store, explained, only_files
 from .removal import forget

@@ -11,11 +11,12 @@ from typing import Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .. import commits, layout
-from ..commits import BlobEntry, FileEntry, Record
+from .. import layout
 from ..errors import DamageError, LakeError, UsageError, did_you_mean
 from ..layout import BLOBS, DATA, PART, RECORD, RUN_ID
 from ..reading.damage import file_sha256, visible_damage
+from ..records import commits
+from ..records.commits import BlobEntry, FileEntry, Record
 from ..records.run_json import read_run_json
 from ..records.tombstone import check_tombstone
 from ..snapshot import RunLog

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from .. import layout
-from ..commits import BlobEntry, FileEntry
+from ..records.commits import BlobEntry, FileEntry
 from ..schema import SCHEMA_VERSION
 from ..storage.store import NewFile, Store
 from ..tables.table import Table

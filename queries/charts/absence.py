@@ -9,7 +9,7 @@ from ..saved_query import SavedQuery
 from .axis_titles import visible
 
 if TYPE_CHECKING:
-    from ...lake.duck import Connection
+    from ...lake.sql.duck import Connection
 
 KEPT = {
     "attention_edges": ("The attention between single tokens of the prompt", "edges"),

@@ -23,7 +23,7 @@ from .theme import Theme, configuration, theme_called
 if TYPE_CHECKING:
     import polars
 
-    from ...lake.duck import Connection
+    from ...lake.sql.duck import Connection
 
 AnyChart = alt.Chart | alt.LayerChart | alt.FacetChart
 

@@ -22,7 +22,7 @@ from .axis_titles import axis_title, visible
 if TYPE_CHECKING:
     import polars
 
-    from ...lake.duck import Connection
+    from ...lake.sql.duck import Connection
 
 MAX_ROWS = 5_000
 MAX_BINS = 500

@@ -18,8 +18,8 @@ from .text import literal
 if TYPE_CHECKING:
     import polars
 
-    from ...lake.duck import Connection
-    from ...lake.run_row import RunRow
+    from ...lake.sql.duck import Connection
+    from ...lake.tables.run_row import RunRow
     from ..queried_lake import QueriedLake
 
 SHOWN_ROWS = 5_000

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import streamlit as st
 
-from ...lake.duck import Connection
 from ...lake.errors import LakeError
-from ...lake.run_row import RunRow
+from ...lake.sql.duck import Connection
+from ...lake.tables.run_row import RunRow
 from ..queried_lake import QueriedLake
 from ..saved_query import saved_queries
 from .browse import IN_URL, Browse, shown_errors

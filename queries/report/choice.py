@@ -9,7 +9,7 @@ from ...lake.errors import NotFoundError
 if TYPE_CHECKING:
     import polars
 
-    from ...lake.duck import Connection
+    from ...lake.sql.duck import Connection
 
 RISKY = 3
 """Sequences shown for their risk, or for their surprisal where no risk is known."""

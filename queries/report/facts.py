@@ -8,7 +8,7 @@ from ..charts.axis_titles import visible
 from ..saved_query import find
 
 if TYPE_CHECKING:
-    from ...lake.duck import Connection
+    from ...lake.sql.duck import Connection
 
 LONGEST_VALUE = 200
 _Z = 1.96

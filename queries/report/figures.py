@@ -15,7 +15,7 @@ from .tokens import cut, short
 if TYPE_CHECKING:
     import polars
 
-    from ...lake.duck import Connection
+    from ...lake.sql.duck import Connection
 
 AROUND = 105
 COLUMN = Shape(text_width=430)

@@ -8,7 +8,7 @@ from .facts import shown
 if TYPE_CHECKING:
     import polars
 
-    from ...lake.duck import Connection
+    from ...lake.sql.duck import Connection
 
 MOST_ROWS = 12
 

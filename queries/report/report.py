@@ -23,8 +23,8 @@ from .tokens import Scales, Vocabulary, scales, token_texts, token_view
 if TYPE_CHECKING:
     import polars
 
-    from ...lake.duck import Connection
     from ...lake.lake import Lake
+    from ...lake.sql.duck import Connection
 
 TRACE_HEIGHT = 230
 _SEQUENCE = """

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ..charts.axis_titles import visible
 
 if TYPE_CHECKING:
-    from ...lake.duck import Connection
+    from ...lake.sql.duck import Connection
 
 Vocabulary = Callable[[list[int]], Mapping[int, str]]
 """Texts of token ids that the lake itself never saw; ids may be missing from the answer."""

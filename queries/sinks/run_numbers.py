@@ -4,11 +4,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from ...lake.commits import Record
 from ...lake.lake import Lake
-from ...lake.run_row import RunRow
+from ...lake.records.commits import Record
 from ...lake.schema import stored_tables
 from ...lake.snapshot import RunLog, Snapshot
+from ...lake.tables.run_row import RunRow
 from ..derived_views import view_definitions
 from ..saved_query import check_profile
 from .metric import BITS, METRICS, RISKS, SECONDS, Family, Histogram, Sample

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from ...lake.commits import Record
 from ...lake.errors import DamageError
 from ...lake.reading.damage import damaged_files
-from ...lake.run_row import RunRow
+from ...lake.records.commits import Record
 from ...lake.snapshot import Snapshot
+from ...lake.tables.run_row import RunRow
 from ..derived_views import view_definitions
 from .metric import BITS, RISKS, SECONDS, Histogram
 
@@ -141,7 +141,7 @@ class Tally:
 
 def count_segments(tally: Tally, snapshot: Snapshot, rows: list[RunRow], records: list[Record], profile: str) -> None:
     """Add what the segments `records` of the snapshot's only run hold; `rows` are those of the table `runs`."""
-    from ...lake.duck import Connection
+    from ...lake.sql.duck import Connection
 
     [(run_id, log)] = snapshot.runs.items()
     only = replace(snapshot, runs={run_id: replace(log, chains={"segments": records})})

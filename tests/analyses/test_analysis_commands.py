@@ -10,9 +10,9 @@ import pytest
 from typer.testing import CliRunner
 
 import tracelake
-from tracelake.analysis.comparison import Comparison
+from tracelake.analysis.comparing.comparison import Comparison
+from tracelake.analysis.paths.topology import Topology
 from tracelake.analysis.question import ask
-from tracelake.analysis.topology import Topology
 from tracelake.cli import app
 from tracelake.collect.embedding import embed_run as embedding
 from tracelake.collect.embedding.embed_run import embed_run

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tracelake.analysis.correlation import correlation
-from tracelake.analysis.permutation import BETWEEN, WITHIN, difference, holm, p_value, permuted
+from tracelake.analysis.comparing.correlation import correlation
+from tracelake.analysis.comparing.permutation import BETWEEN, WITHIN, difference, holm, p_value, permuted
 
 
 def _by_hand(values: np.ndarray, prompt: np.ndarray, in_a: np.ndarray) -> float:

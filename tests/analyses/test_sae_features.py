@@ -12,8 +12,8 @@ from sae_lakes import lake_of, tinymath_lake
 from tracelake.analysis.sae import encode, evaluation
 from tracelake.analysis.sae.features import feature_tables
 from tracelake.analysis.sae.folder import load_sae
-from tracelake.analysis.sae.options import TrainOptions
-from tracelake.analysis.sae.trainer import start_training
+from tracelake.analysis.sae.training.options import TrainOptions
+from tracelake.analysis.sae.training.trainer import start_training
 from tracelake.lake import Lake
 from tracelake.lake.analyses import commit_analysis
 from tracelake.lake.derived import Analysis

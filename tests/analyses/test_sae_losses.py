@@ -9,9 +9,9 @@ from sae_lakes import tinymath_lake
 from torch.nn import functional as F
 
 from tracelake.analysis.sae.folder import load_sae
-from tracelake.analysis.sae.options import TrainOptions
-from tracelake.analysis.sae.trainer import start_training
-from tracelake.collect.models.load import load_model
+from tracelake.analysis.sae.training.options import TrainOptions
+from tracelake.analysis.sae.training.trainer import start_training
+from tracelake.collect.models.loading.load import load_model
 from tracelake.facade.sae_evaluation import EvaluationOptions, evaluate
 from tracelake.lake import Lake
 
@@ -90,8 +90,8 @@ def test_an_evaluation_is_found_again_and_one_without_a_model_says_so(lake: Lake
 
 
 def test_another_width_is_refused(lake: Lake, tmp_path: Path) -> None:
-    from tracelake.collect.models.changes import Mean
-    from tracelake.collect.site_loss import site_losses
+    from tracelake.collect.models.editing.changes import Mean
+    from tracelake.collect.rereading.site_loss import site_losses
     from tracelake.lake.errors import ConfigError
 
     loaded = load_model("tinymath")

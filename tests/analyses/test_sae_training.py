@@ -12,10 +12,10 @@ from sae_lakes import DIM, lake_of, planted
 from safetensors.torch import load
 
 from tracelake.analysis.sae.folder import load_sae
-from tracelake.analysis.sae.learner import Learner
-from tracelake.analysis.sae.options import TrainOptions, specs_of
-from tracelake.analysis.sae.trainer import resume_training, start_training
-from tracelake.analysis.sae.training_rows import Scaling
+from tracelake.analysis.sae.training.learner import Learner
+from tracelake.analysis.sae.training.options import TrainOptions, specs_of
+from tracelake.analysis.sae.training.trainer import resume_training, start_training
+from tracelake.analysis.sae.training.training_rows import Scaling
 from tracelake.lake import Lake
 from tracelake.lake.errors import ConfigError, DamageError, LakeError, NotFoundError, StoppedError, UsageError
 

@@ -6,8 +6,8 @@ from scipy import stats
 from scipy.sparse.csgraph import minimum_spanning_tree
 from scipy.spatial.distance import pdist, squareform
 
-from tracelake.analysis.persistence import chance, diagram, numbers, permuted_paths
-from tracelake.analysis.planes import reduced
+from tracelake.analysis.paths.persistence import chance, diagram, numbers, permuted_paths
+from tracelake.analysis.paths.planes import reduced
 
 
 def circle(n: int, radius: float = 1.0) -> np.ndarray:

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from tracelake.analysis.geometry import half_life, shape_of, steps_of, z_scores
-from tracelake.analysis.paths import Paths
-from tracelake.analysis.planes import plane, planes, reduced, shared_plane
+from tracelake.analysis.paths.geometry import half_life, shape_of, steps_of, z_scores
+from tracelake.analysis.paths.planes import plane, planes, reduced, shared_plane
+from tracelake.analysis.paths.stored_paths import Paths
 
 ONE = np.array([0])
 

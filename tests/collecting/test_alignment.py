@@ -27,9 +27,9 @@ from random_models import ARCHITECTURES, CONTEXT, N_HEADS, N_LAYERS, PROMPTS
 from stored_values import assert_close, check_topk
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tracelake.collect.config import CollectConfig
+from tracelake.collect.configuration.config import CollectConfig
 from tracelake.collect.running.collector import Collection
-from tracelake.collect.running.plan import Plan
+from tracelake.collect.running.planning.plan import Plan
 from tracelake.lake import Lake
 
 SUMMARY_SITES = [("resid_pre", 0), *(("resid_post", layer) for layer in range(N_LAYERS)), ("final_norm", N_LAYERS - 1)]

@@ -8,7 +8,7 @@ import torch
 from random_models import byte_tokenizer, save
 from transformers import AutoModelForCausalLM, DiffLlamaConfig, FalconConfig, Lfm2Config, PreTrainedConfig
 
-from tracelake.collect.config import CollectConfig
+from tracelake.collect.configuration.config import CollectConfig
 from tracelake.collect.running.collector import Collection
 from tracelake.lake import Lake
 from tracelake.lake.errors import ConfigError

@@ -10,9 +10,9 @@ import torch
 from random_models import ARCHITECTURES, N_HEADS, N_LAYERS, PROMPTS, random_model, save
 
 import tracelake
-from tracelake.collect.attribution import Attribution, analyze_attribution, needed_sites
 from tracelake.collect.models.model import LoadedModel
-from tracelake.collect.points import PointOptions
+from tracelake.collect.rereading.attribution import Attribution, analyze_attribution, needed_sites
+from tracelake.collect.rereading.points import PointOptions
 from tracelake.collect.stored_sequences import load_run_model
 from tracelake.lake import Lake
 from tracelake.lake.errors import ConfigError, NotFoundError, UsageError
@@ -169,7 +169,7 @@ def test_post_norm_blocks_are_refused(tmp_path: Path) -> None:
 
 def test_the_sum_is_checked(model_folder: Callable[[str], Path]) -> None:
     """A part that is missing from the states is noticed, not reported as zero."""
-    from tracelake.collect.models.load import load_model
+    from tracelake.collect.models.loading.load import load_model
 
     loaded: LoadedModel = load_model(str(model_folder("gpt2")), device="cpu")
     attribution = Attribution(loaded, by_head=False)

@@ -13,7 +13,7 @@ from plain_sequences import PlainCausal, check_run
 from random_models import PROMPTS, random_model, save
 
 import tracelake
-from tracelake.collect.config import CollectConfig
+from tracelake.collect.configuration.config import CollectConfig
 from tracelake.collect.decoding import prefill
 from tracelake.collect.decoding.batch import Batch
 from tracelake.collect.decoding.prefix import Prefix
@@ -21,7 +21,7 @@ from tracelake.collect.decoding.reading import Reading
 from tracelake.collect.decoding.sequence import Sequence
 from tracelake.collect.inputs.branches import BranchRequest, BranchSource
 from tracelake.collect.inputs.prompts import open_source
-from tracelake.collect.models.load import load_model
+from tracelake.collect.models.loading.load import load_model
 from tracelake.collect.running.collector import Callbacks, Collected, Collection, resume_run
 from tracelake.lake import Lake
 from tracelake.lake.errors import ConfigError, LakeError, NotFoundError, StoppedError, UsageError

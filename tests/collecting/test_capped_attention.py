@@ -10,8 +10,8 @@ from random_models import PROMPTS, random_model, save
 from transformers import AutoModelForCausalLM
 from transformers.models.gemma2.modeling_gemma2 import Gemma2PreTrainedModel
 
-from tracelake.collect.config import CollectConfig
-from tracelake.collect.models.load import load_model
+from tracelake.collect.configuration.config import CollectConfig
+from tracelake.collect.models.loading.load import load_model
 from tracelake.collect.running.collector import Collection
 from tracelake.lake import Lake
 from tracelake.lake.errors import ConfigError

@@ -8,7 +8,7 @@ from random_models import byte_tokenizer, random_model, save
 
 import tracelake
 from tracelake.collect.inputs.fields import prompt_from_row
-from tracelake.collect.inputs.tokenized import PromptTokenizer, TokenizedPrompt
+from tracelake.collect.inputs.tokenizing.tokenized import PromptTokenizer, TokenizedPrompt
 from tracelake.lake import Lake
 from tracelake.lake.errors import ConfigError
 

@@ -12,10 +12,10 @@ from scripted_models import scripted_model
 from subword_tokenizers import FALLBACK, TOKENIZERS, TURN, fallback_tokenizer, slow_word_tokenizer
 from transformers import PreTrainedTokenizerBase
 
-from tracelake.collect.config import CollectConfig
+from tracelake.collect.configuration.config import CollectConfig
 from tracelake.collect.decoding.sequence import Sequence
-from tracelake.collect.inputs.text import TokenText
-from tracelake.collect.inputs.token_texts import token_texts
+from tracelake.collect.inputs.tokenizing.text import TokenText
+from tracelake.collect.inputs.tokenizing.token_texts import token_texts
 from tracelake.collect.running.collector import Collection
 from tracelake.collect.running.stopping import stop_finder
 from tracelake.lake import Lake

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tracelake.collect.config import CollectConfig
+from tracelake.collect.configuration.config import CollectConfig
 from tracelake.collect.running.collector import Callbacks, Collection, resume_run
-from tracelake.collect.running.consent import HARMLESS, WITHOUT_REACH, consented, resume_command
+from tracelake.collect.running.planning.consent import HARMLESS, WITHOUT_REACH, consented, resume_command
 from tracelake.lake import Lake
 from tracelake.lake.errors import ConfigError, StoppedError, UsageError
 

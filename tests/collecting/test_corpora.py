@@ -14,9 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 
 import tracelake
-from tracelake.collect.config import CollectConfig, resolve_config
-from tracelake.collect.inputs.corpora import Document, HubCorpus, open_corpus
-from tracelake.collect.inputs.packing import ContextMaker, Place
+from tracelake.collect.configuration.config import CollectConfig, resolve_config
+from tracelake.collect.inputs.corpora.documents import Document, HubCorpus, open_corpus
+from tracelake.collect.inputs.corpora.packing import ContextMaker, Place
 from tracelake.collect.tinymath.problems import problems
 from tracelake.lake import Lake
 from tracelake.lake.errors import ConfigError, NotFoundError, StoppedError, UsageError
@@ -296,8 +296,8 @@ def test_a_corpus_that_ends_early_completes_the_run(tmp_path: Path) -> None:
 
 
 def test_segments_hold_many_tokens_where_only_vectors_are_kept() -> None:
-    from tracelake.collect.keep import Keep
-    from tracelake.collect.running.plan import SEGMENT_TOKENS, _only_vectors, _segments
+    from tracelake.collect.configuration.keep import Keep
+    from tracelake.collect.running.planning.plan import SEGMENT_TOKENS, _only_vectors, _segments
 
     config = CollectConfig(corpus="tinymath", tokens=10**7)
     per_item = np.full(10**6 // 50, 50 * 500.0)

@@ -11,7 +11,7 @@ import torch
 from random_models import PROMPTS
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tracelake.collect.config import CollectConfig
+from tracelake.collect.configuration.config import CollectConfig
 from tracelake.collect.running.collector import Collection
 from tracelake.lake import Lake
 

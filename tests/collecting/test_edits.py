@@ -11,11 +11,11 @@ from random_models import D_HEAD, D_MLP, D_MODEL, N_HEADS, N_LAYERS
 from silenced_models import projection, silence
 from torch import Tensor, nn
 
-from tracelake.collect.models.changes import Add, Change, Mean, ProjectOut, Replace, Zero
-from tracelake.collect.models.edits import Edit, Editing, applied
-from tracelake.collect.models.load import load_model
+from tracelake.collect.models.editing.changes import Add, Change, Mean, ProjectOut, Replace, Zero
+from tracelake.collect.models.editing.edits import Edit, Editing, applied
+from tracelake.collect.models.loading.load import load_model
 from tracelake.collect.models.model import LoadedModel
-from tracelake.collect.models.taps import Tap
+from tracelake.collect.models.sites.taps import Tap
 from tracelake.lake.errors import ConfigError
 
 IDS = torch.tensor([[40, 17, 200, 5, 88, 131, 9, 64, 77, 250, 33], [3, 90, 91, 15, 201, 44, 60, 7, 120, 18, 29]])

@@ -28,7 +28,7 @@ from random_models import (
 from stored_values import assert_close, check_topk
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
-from tracelake.collect.config import CollectConfig
+from tracelake.collect.configuration.config import CollectConfig
 from tracelake.collect.observing.observation import ObservedStack
 from tracelake.collect.running.collector import Collection
 from tracelake.lake import Lake

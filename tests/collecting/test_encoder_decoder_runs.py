@@ -14,7 +14,7 @@ from random_models import D_MODEL, D_VOCAB, N_DECODER_LAYERS, N_ENCODER_LAYERS, 
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, LEDConfig, LEDForConditionalGeneration
 
 import tracelake
-from tracelake.collect.config import CollectConfig
+from tracelake.collect.configuration.config import CollectConfig
 from tracelake.collect.decoding.replay import replay
 from tracelake.collect.decoding.sequence import Sequence
 from tracelake.collect.running.collector import Callbacks, Collection, resume_run

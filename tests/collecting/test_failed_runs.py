@@ -8,7 +8,7 @@ import pytest
 import torch
 from random_models import PROMPTS
 
-from tracelake.collect.config import CollectConfig
+from tracelake.collect.configuration.config import CollectConfig
 from tracelake.collect.running.collector import Callbacks, Collection, resume_run
 from tracelake.lake import Lake
 from tracelake.lake.errors import FailedError, StoppedError

@@ -10,10 +10,10 @@ from random_models import byte_tokenizer, random_model, save
 from subword_tokenizers import slow_word_tokenizer
 from transformers import AutoTokenizer
 
-from tracelake.collect.config import CollectConfig
-from tracelake.collect.keep import Keep
+from tracelake.collect.configuration.config import CollectConfig
+from tracelake.collect.configuration.keep import Keep
 from tracelake.collect.models.fingerprints import tokenizer_digest
-from tracelake.collect.models.load import load_model
+from tracelake.collect.models.loading.load import load_model
 from tracelake.collect.observing.budget import Budget
 from tracelake.collect.observing.observation import ObservedModel, Wishes
 from tracelake.collect.observing.vectors import vector_wishes

@@ -11,7 +11,7 @@ import torch
 from random_models import ENCODER_DECODERS, PROMPTS, random_encoder_decoder, random_model, save
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer, GenerationConfig
 
-from tracelake.collect.config import CollectConfig
+from tracelake.collect.configuration.config import CollectConfig
 from tracelake.collect.decoding.generation_settings import (
     ELSEWHERE,
     OFF,

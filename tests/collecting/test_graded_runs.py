@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import tracelake
-from tracelake.collect.config import CollectConfig
+from tracelake.collect.configuration.config import CollectConfig
 from tracelake.collect.inputs.grading import grade
 from tracelake.collect.running.collector import resume_run
 from tracelake.collect.tinymath import problems

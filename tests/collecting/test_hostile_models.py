@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from random_models import random_model, save
 
-from tracelake.collect.config import CollectConfig
+from tracelake.collect.configuration.config import CollectConfig
 from tracelake.collect.running.collector import Collection
 from tracelake.lake import Lake
 from tracelake.lake.errors import LakeError

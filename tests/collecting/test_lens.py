@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 import tracelake
 from tracelake.cli import app
 from tracelake.collect import stored_sequences
-from tracelake.collect.lens import LensOptions, LensResult, analyze_lens
-from tracelake.collect.models.partial import load_readout
+from tracelake.collect.models.loading.partial import load_readout
+from tracelake.collect.rereading.lens import LensOptions, LensResult, analyze_lens
 from tracelake.collect.stored_sequences import load_run_model
 from tracelake.lake import Lake
 from tracelake.lake.analyses import remove_analysis
@@ -141,7 +141,7 @@ def test_states_of_another_model_are_noticed(tmp_path: Path) -> None:
     """Weights of a hub model have no checksum in the run: then the stored log-probabilities tell."""
     lake = collected(tmp_path / "lake", save(random_model("gpt2"), tmp_path / "model"))
     save(random_model("gpt2", seed=1), tmp_path / "other")
-    from tracelake.collect.models.load import load_model
+    from tracelake.collect.models.loading.load import load_model
 
     with pytest.raises(ConfigError, match="do not predict what the run stored"):
         analyze_lens(lake, "made", LensOptions(), lambda: load_model(str(tmp_path / "other"), device="cpu"))

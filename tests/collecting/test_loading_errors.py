@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from random_models import random_model, save
 
-from tracelake.collect.models.load import load_model
+from tracelake.collect.models.loading.load import load_model
 from tracelake.lake.errors import LakeError
 
 POINTER = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'a' * 64}\nsize 12345\n"

@@ -16,8 +16,8 @@ from transformers import (
     MixtralForCausalLM,
 )
 
-from tracelake.collect.config import CollectConfig
-from tracelake.collect.models.load import load_model
+from tracelake.collect.configuration.config import CollectConfig
+from tracelake.collect.models.loading.load import load_model
 from tracelake.collect.running.collector import Collection, resume_run
 from tracelake.lake import Lake
 from tracelake.lake.errors import ConfigError

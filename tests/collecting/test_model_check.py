@@ -10,12 +10,12 @@ from random_models import PROMPTS, byte_tokenizer, random_model, save
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from unusual_models import COUNTING, OTHER, RECURRENT, UNCACHED, save_unusual, unusual_model
 
-from tracelake.collect.config import CollectConfig
+from tracelake.collect.configuration.config import CollectConfig
 from tracelake.collect.decoding.check import choose_reading
 from tracelake.collect.decoding.reading import Reading
 from tracelake.collect.models.model import LoadedModel
 from tracelake.collect.running.collector import Collection
-from tracelake.collect.running.plan import Plan
+from tracelake.collect.running.planning.plan import Plan
 from tracelake.lake.errors import ConfigError
 
 SAMPLED = {"samples": 2, "temperature": 1.0, "top_k": 40, "batch_size": 4, "seed": 3}

@@ -10,9 +10,9 @@ import torch
 from random_models import ARCHITECTURES, ENCODER_DECODERS, PROMPTS, byte_tokenizer, save
 from transformers import AutoModelForCausalLM, BloomConfig, FalconConfig, GPTJConfig
 
-from tracelake.collect.config import CollectConfig
-from tracelake.collect.models.load import load_model
-from tracelake.collect.models.outline import outline
+from tracelake.collect.configuration.config import CollectConfig
+from tracelake.collect.models.loading.load import load_model
+from tracelake.collect.models.loading.outline import outline
 from tracelake.collect.observing.attention_layers import observable_attention
 from tracelake.collect.running.collector import Collection
 from tracelake.lake.errors import ConfigError

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tracelake.collect.config import CollectConfig
+from tracelake.collect.configuration.config import CollectConfig
+from tracelake.collect.configuration.keep import Keep, split_items
 from tracelake.collect.inputs.prompts import HubDataset, open_source
-from tracelake.collect.keep import Keep, split_items
 from tracelake.collect.observing.vectors import VectorWish, each_once
-from tracelake.collect.running.plan import SEGMENT_BYTES, _segments, batches
+from tracelake.collect.running.planning.plan import SEGMENT_BYTES, _segments, batches
 from tracelake.lake.errors import ConfigError, UsageError
 
 

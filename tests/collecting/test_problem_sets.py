@@ -10,7 +10,7 @@ import pytest
 from published_problems import PROBLEMS, json_lines, parquet
 
 import tracelake
-from tracelake.collect.config import CollectConfig
+from tracelake.collect.configuration.config import CollectConfig
 from tracelake.collect.inputs.grading import grade
 from tracelake.collect.inputs.problem_sets import LAYOUTS, ProblemSet, remarks
 from tracelake.collect.inputs.prompts import checked_source, open_source

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tracelake.collect.config import CollectConfig, resolve_config
+from tracelake.collect.configuration.config import CollectConfig, resolve_config
 from tracelake.collect.inputs.fields import Prompt, prompt_from_row
 from tracelake.collect.inputs.prompts import StdinPrompts, checked_source, open_source
 from tracelake.lake.errors import DamageError, LakeError, NotFoundError, UsageError
@@ -365,7 +365,7 @@ HEAVY = {"torch", "transformers", "sentence_transformers", "tokenizers", "datase
 def test_settings_and_prompts_are_checked_without_a_model_library(tmp_path: Path) -> None:
     path = file(tmp_path, "p.jsonl", JSON_LINES)
     script = (
-        "import sys\nfrom tracelake.collect.config import resolve_config\n"
+        "import sys\nfrom tracelake.collect.configuration.config import resolve_config\n"
         "from tracelake.collect.inputs.prompts import checked_source\n"
         f"config = resolve_config({{'prompts': {str(path)!r}, 'keep': ['activations:z@1'], 'temperature': 0.5}})\n"
         "assert config.sampling.temperature == 0.5 and len(list(checked_source(config))) == 3\n"

@@ -16,8 +16,8 @@ from plain_forward import PlainModel
 from random_models import N_HEADS, N_LAYERS, PROMPTS
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
-from tracelake.collect.config import CollectConfig
-from tracelake.collect.keep import Keep, PatternKeep
+from tracelake.collect.configuration.config import CollectConfig
+from tracelake.collect.configuration.keep import Keep, PatternKeep
 from tracelake.collect.running.collector import Collection
 from tracelake.collect.running.stack_rows import attention_lists
 from tracelake.lake import Lake
@@ -129,7 +129,7 @@ def test_without_the_prompt_only_generated_tokens_are_kept(model_folder: Callabl
     # The last token of the prompt predicts the first of the completion, and is observed.
     assert dict(first.iter_rows()) == {s: n - 1 for s, (n, _) in maps.items()}
     with pytest.raises(UsageError, match="of the prompt"):
-        from tracelake.collect.config import resolve_config
+        from tracelake.collect.configuration.config import resolve_config
 
         resolve_config({"observe_prompt": False, "keep": ("edges:prompt",)})
 

@@ -13,7 +13,7 @@ import polars as pl
 import pytest
 
 import tracelake
-from tracelake.collect.config import CollectConfig
+from tracelake.collect.configuration.config import CollectConfig
 from tracelake.collect.running.collector import Callbacks, Collection, resume_run
 from tracelake.lake import TABLES, Lake
 from tracelake.lake.errors import ConfigError, StoppedError

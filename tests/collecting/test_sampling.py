@@ -23,7 +23,7 @@ from random_models import (
 from scipy import stats
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from tracelake.collect.config import CollectConfig
+from tracelake.collect.configuration.config import CollectConfig
 from tracelake.collect.decoding.sampling import Sampling, choose, uniform_draws
 from tracelake.collect.models.unembedding import Unembedding
 from tracelake.collect.running.collector import Collection

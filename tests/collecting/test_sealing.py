@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tracelake.collect.config import CollectConfig
+from tracelake.collect.configuration.config import CollectConfig
 from tracelake.collect.running.collector import Collection, resume_run
 from tracelake.lake import Lake
 from tracelake.lake.errors import DiskFullError, LakeError, UsageError

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from tracelake.collect.decoding.check import choose_reading
 from tracelake.collect.decoding.sequence import Sequence
-from tracelake.collect.frozen_pass import FrozenPass, closing_error, read_frozen
-from tracelake.collect.head_paths import HeadPaths
 from tracelake.collect.models.model import LoadedModel
-from tracelake.collect.second_order import LayerScores, Scorer, SecondOrderOptions
+from tracelake.collect.rereading.frozen_pass import FrozenPass, closing_error, read_frozen
+from tracelake.collect.rereading.head_paths import HeadPaths
+from tracelake.collect.rereading.second_order import LayerScores, Scorer, SecondOrderOptions
 from tracelake.collect.stored_sequences import StoredBatch, batches_of
 
 LENGTHS = (17, 3, 11, 3)

@@ -13,13 +13,13 @@ from typer.testing import CliRunner
 
 import tracelake
 from tracelake.cli import app
-from tracelake.collect import second_order as module
 from tracelake.collect.decoding.sequence import Sequence
-from tracelake.collect.directions import Direction, checked_direction, find_direction, read_direction
-from tracelake.collect.frozen_pass import read_frozen
-from tracelake.collect.head_paths import HeadPaths
-from tracelake.collect.neurons import rank_neurons
-from tracelake.collect.second_order import Scorer, SecondOrderOptions, second_order
+from tracelake.collect.rereading import second_order as module
+from tracelake.collect.rereading.directions import Direction, checked_direction, find_direction, read_direction
+from tracelake.collect.rereading.frozen_pass import read_frozen
+from tracelake.collect.rereading.head_paths import HeadPaths
+from tracelake.collect.rereading.neurons import rank_neurons
+from tracelake.collect.rereading.second_order import Scorer, SecondOrderOptions, second_order
 from tracelake.collect.stored_sequences import StoredBatch, load_run_model
 from tracelake.lake import Lake
 from tracelake.lake.errors import ConfigError, LakeError, NotFoundError, UsageError

@@ -27,8 +27,8 @@ from transformers import (
 )
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from tracelake.collect.config import CollectConfig
-from tracelake.collect.models.load import load_model
+from tracelake.collect.configuration.config import CollectConfig
+from tracelake.collect.models.loading.load import load_model
 from tracelake.collect.running.collector import Collection
 from tracelake.lake import Lake
 from tracelake.lake.errors import ConfigError, FailedError, LakeError

@@ -9,10 +9,10 @@ import pytest
 from random_models import PROMPTS, byte_tokenizer
 from transformers import AutoTokenizer
 
-from tracelake.collect.config import CollectConfig
+from tracelake.collect.configuration.config import CollectConfig
+from tracelake.collect.inputs.corpora.spool import Spool
 from tracelake.collect.inputs.prompts import GivenPrompts, Prompt
-from tracelake.collect.inputs.spool import Spool
-from tracelake.collect.inputs.tokenized import PromptTokenizer, TokenizedPrompt
+from tracelake.collect.inputs.tokenizing.tokenized import PromptTokenizer, TokenizedPrompt
 from tracelake.collect.running.collector import Callbacks, Collection, resume_run
 from tracelake.lake import Lake
 from tracelake.lake.errors import ConfigError, StoppedError

@@ -9,7 +9,7 @@ import torch
 from random_models import PROMPTS, random_model, save
 
 from tracelake import cli
-from tracelake.collect.config import CollectConfig
+from tracelake.collect.configuration.config import CollectConfig
 from tracelake.collect.observing.observation import largest_lost, narrows
 from tracelake.collect.running.collector import Collection, resume_run
 from tracelake.lake import Lake

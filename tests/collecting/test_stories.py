@@ -14,7 +14,7 @@ import torch
 from plain_forward import basin, entropy_of, log_probabilities, sampled_from, uniform_basin
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerBase
 
-from tracelake.collect.config import CollectConfig
+from tracelake.collect.configuration.config import CollectConfig
 from tracelake.collect.running.collector import Callbacks, Collection, resume_run
 from tracelake.lake import TABLES, Lake
 from tracelake.lake.errors import StoppedError

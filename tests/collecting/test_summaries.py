@@ -14,7 +14,7 @@ from tracelake.collect.observing.summaries import (
     entropy_bits,
     state_statistics,
 )
-from tracelake.lake.uniform_attention import uniform_basin as expected_basin
+from tracelake.lake.tables.uniform_attention import uniform_basin as expected_basin
 
 LOWEST = torch.finfo(torch.float32).min
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tracelake.collect.config import resolve_config
+from tracelake.collect.configuration.config import resolve_config
 from tracelake.collect.inputs.grading import TIMED_OUT, grade, parse_grader, symbolic
 from tracelake.collect.inputs.grading.symbolic import Child, grade_symbolic, symbolic_name
 from tracelake.lake.errors import ConfigError

@@ -10,10 +10,10 @@ import pytest
 from random_models import BEGIN, CONTEXT, END, PROMPTS, byte_tokenizer, random_model, save
 from transformers import PreTrainedTokenizerFast
 
-from tracelake.collect.config import CollectConfig
+from tracelake.collect.configuration.config import CollectConfig
 from tracelake.collect.inputs.prompts import Prompt
-from tracelake.collect.inputs.text import TokenText
-from tracelake.collect.inputs.tokenized import PromptTokenizer, TokenizedPrompt
+from tracelake.collect.inputs.tokenizing.text import TokenText
+from tracelake.collect.inputs.tokenizing.tokenized import PromptTokenizer, TokenizedPrompt
 from tracelake.collect.running.collector import Collection
 from tracelake.lake import Lake
 from tracelake.lake.errors import ConfigError

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import tracelake
-from tracelake.collect.config import CollectConfig
+from tracelake.collect.configuration.config import CollectConfig
 from tracelake.collect.decoding.replay import replay
 from tracelake.collect.decoding.sequence import Sequence
 from tracelake.collect.decoding.timings import WALL, Timings

@@ -19,8 +19,8 @@ from transformers import (
     WhisperConfig,
 )
 
-from tracelake.collect.models.load import load_model
-from tracelake.collect.models.taps import Tap
+from tracelake.collect.models.loading.load import load_model
+from tracelake.collect.models.sites.taps import Tap
 from tracelake.lake.errors import ConfigError
 
 IDS = torch.arange(3, 9)[None]

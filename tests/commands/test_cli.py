@@ -12,7 +12,7 @@ import pytest
 
 import tracelake
 from tracelake import cli
-from tracelake.collect.config import CollectConfig, resolve_config
+from tracelake.collect.configuration.config import CollectConfig, resolve_config
 from tracelake.lake import TABLES, Lake
 
 QUICK = ("--max-new-tokens", "4", "--keep", "tokens,layers,heads,activations:resid_post@-1")

@@ -80,7 +80,7 @@ def test_models_of_the_lake_are_completed(lake: str) -> None:
 
 
 def test_a_template_that_was_applied_is_said(tmp_path: Path) -> None:
-    from tracelake.collect.config import CollectConfig
+    from tracelake.collect.configuration.config import CollectConfig
     from tracelake.collect.running.collector import Collection
 
     for chat, said in (("auto", True), ("off", False)):

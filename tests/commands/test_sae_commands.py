@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 import tracelake
 from tracelake.cli import app
-from tracelake.commands.sae_lists import layer_numbers
+from tracelake.commands.sae.lists import layer_numbers
 from tracelake.lake import Lake
 from tracelake.lake.errors import ConfigError, LakeError, NotFoundError, UsageError
 
@@ -66,7 +66,7 @@ def test_top_logits_are_products_with_the_unembedding(lake: Path) -> None:
     import torch
 
     from tracelake.analysis.sae.folder import load_sae
-    from tracelake.collect.models.load import load_model
+    from tracelake.collect.models.loading.load import load_model
 
     sae(lake, "features", "tinymath-resid_post-4", "--run", "check")
     opened = Lake.open(lake)

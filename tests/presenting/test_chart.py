@@ -10,9 +10,9 @@ import pytest
 from chart_queries import CHARTS, query_of
 from hand_made_lake import HOSTILE, RUN, connection_to, frames, without
 
-from tracelake.lake.duck import Connection
 from tracelake.lake.errors import ConfigError, UsageError
 from tracelake.lake.schema import TABLES
+from tracelake.lake.sql.duck import Connection
 from tracelake.queries.charts.axis_titles import axis_title, visible
 from tracelake.queries.charts.chart import NoRowsError, build, draw
 from tracelake.queries.charts.chart_file import save

@@ -9,8 +9,8 @@ import pytest
 import vl_convert
 
 from tracelake import OpenLake
-from tracelake.lake.duck import Connection
 from tracelake.lake.lake import Lake
+from tracelake.lake.sql.duck import Connection
 from tracelake.queries.charts.chart import NoRowsError, Shape, draw
 from tracelake.queries.charts.chart_file import save
 from tracelake.queries.header import parse_header

@@ -13,8 +13,8 @@ from chart_queries import CHARTS, query_of
 from hand_made_lake import HOSTILE, connection_to, frames
 from html_page import Page
 
-from tracelake.lake.duck import Connection
 from tracelake.lake.errors import ConfigError, NotFoundError, UsageError
+from tracelake.lake.sql.duck import Connection
 from tracelake.queries.charts import chart_file as page
 from tracelake.queries.charts.chart import build, draw
 from tracelake.queries.charts.chart_file import json_for_html, offline_page, save

@@ -9,9 +9,9 @@ import polars as pl
 import pytest
 from hand_made_lake import connection_to, run_row, typed, without, write_lake
 
-from tracelake.lake.duck import Connection
 from tracelake.lake.errors import UsageError
 from tracelake.lake.schema import TABLES
+from tracelake.lake.sql.duck import Connection
 from tracelake.queries.derived_views import view_definitions
 from tracelake.queries.saved_query import find
 

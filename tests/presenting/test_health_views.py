@@ -9,8 +9,8 @@ from hand_made_lake import connection_to, typed
 from health_by_hand import PROFILES, Trace, blame, collapsed, judge, step_heads
 
 import tracelake
-from tracelake.lake.duck import Connection
 from tracelake.lake.schema import TABLES
+from tracelake.lake.sql.duck import Connection
 from tracelake.queries.saved_query import find
 
 REAL, FAULTY = "real-01", "faulty-01"

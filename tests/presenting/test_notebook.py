@@ -12,10 +12,10 @@ import pytest
 
 import tracelake
 from tracelake import OpenLake
-from tracelake.collect.config import CollectConfig
+from tracelake.collect.configuration.config import CollectConfig
+from tracelake.collect.configuration.settings import CollectSettings
 from tracelake.collect.progress_line import ProgressLine
 from tracelake.collect.running.collector import Progress
-from tracelake.collect.settings import CollectSettings
 from tracelake.lake.errors import NotFoundError
 from tracelake.queries.report.health import flags
 
@@ -95,7 +95,7 @@ def test_another_renderer_stays(lake: OpenLake, renderer: None) -> None:
 
 def test_collect_names_its_settings() -> None:
     assert set(CollectSettings.__annotations__) == set(CollectConfig.model_fields), (
-        "bring collect/settings.py up to date"
+        "bring collect/configuration/settings.py up to date"
     )
     names = list(inspect.signature(tracelake.collect).parameters)
     assert names[:3] == ["lake", "assume_yes", "progress"] and {"model", "prompt", "keep"} <= set(names)

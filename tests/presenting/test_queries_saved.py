@@ -10,9 +10,9 @@ import pytest
 from hand_made_lake import OTHER, RUN, connection_to, frames, without
 
 from tracelake.lake import Lake
-from tracelake.lake.duck import Connection
 from tracelake.lake.errors import ConfigError, NotFoundError, UsageError
 from tracelake.lake.schema import TABLES
+from tracelake.lake.sql.duck import Connection
 from tracelake.queries.header import parse_header
 from tracelake.queries.saved_query import SavedQuery, find, saved_queries
 

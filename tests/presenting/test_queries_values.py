@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 from hand_made_lake import OTHER, RUN, connection_to, frames
 
-from tracelake.lake.duck import Connection
+from tracelake.lake.sql.duck import Connection
 from tracelake.queries.saved_query import find
 
 

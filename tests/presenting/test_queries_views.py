@@ -8,8 +8,8 @@ import pytest
 from hand_made_lake import ENCODER, PROMPTS, RUN, SAMPLES, connection_to, frames, without
 from polars.testing import assert_frame_equal
 
-from tracelake.lake.duck import Connection
 from tracelake.lake.schema import TABLES
+from tracelake.lake.sql.duck import Connection
 from tracelake.queries.derived_views import view_definitions, views
 from tracelake.queries.saved_query import one_select
 

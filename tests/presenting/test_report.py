@@ -17,9 +17,9 @@ from small_tables import N, tables
 
 import tracelake
 from tracelake import OpenLake
+from tracelake.analysis.paths.trajectory import Trajectory
 from tracelake.analysis.question import ask
-from tracelake.analysis.trajectory import Trajectory
-from tracelake.collect.inputs.token_texts import token_texts as tokenizer_texts
+from tracelake.collect.inputs.tokenizing.token_texts import token_texts as tokenizer_texts
 from tracelake.lake import Lake
 from tracelake.lake.errors import NotFoundError, UsageError
 from tracelake.queries.report import write_report

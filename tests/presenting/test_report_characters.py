@@ -8,7 +8,7 @@ from scripted_models import scripted_model
 from subword_tokenizers import TOKENIZERS
 
 from tracelake import OpenLake
-from tracelake.collect.config import CollectConfig
+from tracelake.collect.configuration.config import CollectConfig
 from tracelake.collect.running.collector import Collection
 from tracelake.lake import Lake
 from tracelake.queries.report.report import write_report

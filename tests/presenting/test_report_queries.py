@@ -8,7 +8,7 @@ import pytest
 from hand_made_lake import OTHER, RUN, connection_to, frames, typed
 from scipy.stats import binomtest
 
-from tracelake.lake.duck import Connection
+from tracelake.lake.sql.duck import Connection
 from tracelake.queries.saved_query import find
 
 WALL_MS, SEQUENCE = 1_500.0, 0

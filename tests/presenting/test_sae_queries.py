@@ -6,7 +6,7 @@ import pytest
 from hand_made_lake import RUN, connection_to, frames
 from sae_rows import N_FEATURES, SAE, sae_rows
 
-from tracelake.lake.duck import Connection
+from tracelake.lake.sql.duck import Connection
 from tracelake.queries.saved_query import find
 
 

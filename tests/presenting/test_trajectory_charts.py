@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 from hand_made_lake import RUN, connection_to, frames
 
-from tracelake.lake.duck import Connection
+from tracelake.lake.sql.duck import Connection
 from tracelake.queries.charts.chart import draw
 from tracelake.queries.charts.figure_set import FIGURES
 from tracelake.queries.saved_query import find

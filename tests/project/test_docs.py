@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 import tracelake
 from tracelake.cli import app
-from tracelake.collect.config import CollectConfig, resolve_config
+from tracelake.collect.configuration.config import CollectConfig, resolve_config
 from tracelake.lake.schema import TABLES
 from tracelake.queries.derived_views import views
 from tracelake.queries.saved_query import saved_queries

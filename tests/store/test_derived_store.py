@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 
 import tracelake
+from tracelake.analysis.paths.trajectory import Trajectory
 from tracelake.analysis.question import ask
-from tracelake.analysis.trajectory import Trajectory
 from tracelake.lake import Lake
 from tracelake.lake.analyses import commit_analysis, remove_analysis
-from tracelake.lake.commits import Record
 from tracelake.lake.derived import Analysis, replaced_entries
 from tracelake.lake.errors import NotFoundError, UsageError
 from tracelake.lake.layout import DERIVED_WRITER
+from tracelake.lake.records.commits import Record
 
 LENGTHS = (1, 2, 3, 12, 12)
 NO_PICTURE = Trajectory(umap="none")

@@ -8,9 +8,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from tracelake.collect.config import CollectConfig
+from tracelake.collect.configuration.config import CollectConfig
 from tracelake.collect.running.collector import Collection
-from tracelake.collect.running.plan import Plan
+from tracelake.collect.running.planning.plan import Plan
 from tracelake.lake import Lake
 from tracelake.lake.errors import ConfigError, LockedError, NotFoundError, UsageError
 
@@ -78,7 +78,7 @@ COLLECT = """
 import sys
 import torch
 torch.set_num_threads(1)
-from tracelake.collect.config import CollectConfig
+from tracelake.collect.configuration.config import CollectConfig
 from tracelake.collect.running.collector import Collection
 from tracelake.lake import Lake
 

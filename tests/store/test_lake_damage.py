@@ -132,7 +132,7 @@ def test_a_torn_record_is_found_and_refused(lake, data):
 
 
 def test_a_rewritten_record_breaks_the_chain(lake):
-    from tracelake.lake.commits import sealed, unsealed
+    from tracelake.lake.records.commits import sealed, unsealed
 
     path = record_of(lake, 1)
     body, _ = unsealed(path.read_bytes(), "record")
@@ -175,7 +175,7 @@ def test_an_edited_run_json_is_found(lake):
 
 
 def test_a_record_that_points_outside_is_refused(lake):
-    from tracelake.lake.commits import sealed, unsealed
+    from tracelake.lake.records.commits import sealed, unsealed
 
     good, _ = unsealed(record_of(lake, 0).read_bytes(), "record")
     for path in (
@@ -197,8 +197,8 @@ def rewrite(lake, table, change):
     """Replace a file by one with other rows, and the record by one that vouches for it: only a deep look can tell."""
     import pyarrow.parquet as pq
 
-    from tracelake.lake.commits import sealed, unsealed
     from tracelake.lake.reading.damage import file_sha256
+    from tracelake.lake.records.commits import sealed, unsealed
 
     path = file_of(lake, table)
     rows = pq.ParquetFile(path).read()

@@ -10,9 +10,9 @@ import pytest
 
 from tracelake.lake import Lake
 from tracelake.lake.analyses import commit_analysis
-from tracelake.lake.commits import sealed, unsealed
 from tracelake.lake.derived import Analysis
 from tracelake.lake.errors import DamageError, LakeError, NewerFormatError
+from tracelake.lake.records.commits import sealed, unsealed
 
 RUN, OTHER = "ended-run", "other-run"
 

@@ -17,9 +17,9 @@ import pytest
 from tracelake import OpenLake
 from tracelake.lake import Lake
 from tracelake.lake.analyses import commit_analysis
-from tracelake.lake.commits import sealed, unsealed
 from tracelake.lake.derived import Analysis
 from tracelake.lake.errors import LakeError
+from tracelake.lake.records.commits import sealed, unsealed
 
 RUN, OTHER = "hostile-run", "other-run"
 DEEP: Any = []

@@ -163,7 +163,7 @@ def test_mixed_widths_decode_in_one_query(lake):
 
 def test_other_columns_do_not_pay_for_decoding(lake, monkeypatch):
     calls = []
-    monkeypatch.setattr("tracelake.lake.duck.decode_column", lambda vector, dtype, scale: calls.append(1))
+    monkeypatch.setattr("tracelake.lake.sql.duck.decode_column", lambda vector, dtype, scale: calls.append(1))
     with lake.connect() as connection:
         assert connection.execute("select count(*), sum(dim) from activations where layer = 1").fetchone() == (6, 36)
     assert not calls
@@ -204,7 +204,7 @@ def test_a_lake_below_a_folder_that_looks_like_a_partition(tmp_path):
 
 
 def test_a_query_that_needs_more_memory_than_allowed_says_so(lake, tmp_path, monkeypatch):
-    from tracelake.lake import duck
+    from tracelake.lake.sql import duck
 
     limits = duck._limits() | {"memory_limit": "20MB", "threads": "1", "temp_directory": str(tmp_path / "spill")}
     monkeypatch.setattr(duck, "_limits", lambda: limits)

@@ -12,8 +12,8 @@ import polars as pl
 import pyarrow.parquet as pq
 import pytest
 
+from tracelake.analysis.paths.trajectory import Trajectory
 from tracelake.analysis.question import ask
-from tracelake.analysis.trajectory import Trajectory
 from tracelake.lake import TABLES, Lake
 
 LAKES = Path(__file__).parents[1] / "lakes"

@@ -10,7 +10,7 @@ from vector_lakes import SPECIAL, add_sequences, vector_lake, vector_of
 
 from tracelake.lake.errors import ConfigError, DamageError, NotFoundError, UsageError
 from tracelake.lake.lake import Lake
-from tracelake.lake.sampler import Sampler
+from tracelake.lake.shuffling.sampler import Sampler
 from tracelake.lake.vectors import to_float32
 
 RUN = ["run-00"]
@@ -220,5 +220,5 @@ def test_a_changed_byte_is_found(tmp_path: Path) -> None:
 
 
 def test_it_loads_no_model_library() -> None:
-    code = "import sys, tracelake.lake.sampler; sys.exit('torch' in sys.modules or 'polars' in sys.modules)"
+    code = "import sys, tracelake.lake.shuffling.sampler; sys.exit('torch' in sys.modules or 'polars' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -8,9 +8,9 @@ import duckdb
 import numpy as np
 import pytest
 
-from tracelake.lake import duck
 from tracelake.lake.errors import ConfigError, LakeError, UsageError
 from tracelake.lake.lake import Lake
+from tracelake.lake.sql import duck
 from tracelake.lake.sql import functions as sql_functions
 from tracelake.lake.sql.statement import Statement, reading_statement
 from tracelake.queries.saved_query import find, one_select

@@ -11,9 +11,9 @@ from corevital_reports import report, truth
 from memory_store import MemoryStore
 
 import tracelake
+from tracelake.analysis.paths.trajectory import Trajectory
 from tracelake.analysis.question import ask
-from tracelake.analysis.trajectory import Trajectory
-from tracelake.collect.config import CollectConfig
+from tracelake.collect.configuration.config import CollectConfig
 from tracelake.collect.running.collector import Collection
 from tracelake.lake import Lake
 from tracelake.lake.analyses import remove_analysis

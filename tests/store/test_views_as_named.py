@@ -7,10 +7,10 @@ from hand_made_lake import RUN, frames, write_lake
 
 import tracelake
 from tracelake import OpenLake
-from tracelake.lake.duck import Connection
 from tracelake.lake.errors import NotFoundError
-from tracelake.lake.run_row import RunRow
 from tracelake.lake.schema import TABLES
+from tracelake.lake.sql.duck import Connection
+from tracelake.lake.tables.run_row import RunRow
 from tracelake.lake.tables.runs import RUNS
 from tracelake.queries.derived_views import views
 

@@ -6,7 +6,7 @@ What each field becomes is the table in docs/exchange.md; `Conventions` says how
 from math import isfinite, log
 from typing import Any
 
-from ...uniform_attention import uniform_basin
+from ...tables.uniform_attention import uniform_basin
 from ..imported_rows import ImportedRows, Metrics
 from .conventions import Conventions, bits, entries
 from .report import Attention, Hidden, Layer, Logits, Report, ReportFile, Step

@@ -16,8 +16,8 @@ from ...errors import NotFoundError, UsageError
 from ...output import replace_file
 
 if TYPE_CHECKING:
-    from ...duck import Connection
     from ...lake import Lake
+    from ...sql.duck import Connection
 
 BEFORE, AFTER = 64, 32
 """Tokens around the one that an example is of."""

@@ -13,8 +13,8 @@ import numpy as np
 from ...errors import NotFoundError, UsageError, did_you_mean
 
 if TYPE_CHECKING:
-    from ...duck import Connection
     from ...lake import Lake
+    from ...sql.duck import Connection
 
 SCOPE = "prompt+completion"
 PROMPT = "prompt"

@@ -1,0 +1,1 @@
+"""Two groups of sequences compared: correlation, permutation tests, corrected for many tests."""

@@ -1,0 +1,1 @@
+"""Paths of states: a sequence's vectors step by step, their geometry and their topology."""

@@ -1,0 +1,1 @@
+"""A run before it starts: work items, what is kept, segments, bytes, consent and provenance."""

@@ -1,0 +1,1 @@
+"""The verbs of `lake sae`: train, run, evaluate, list, and exchange autoencoders."""
