@@ -37,7 +37,7 @@ def named_saes(lake: Lake, run_id: str, saes: str | None, *, with_features: bool
     if saes is None and not stored:
         raise NotFoundError(
             f"Run {run_id} stores no features, so there is nothing to follow. "
-            f"`lake sae features SAE --run {run_id}` writes those of one autoencoder; `lake sae list` says which there are."
+            f"`lake sae features SAE --run {run_id}` writes those of one autoencoder, `lake sae list` lists them."
         )
     ids = [sae.sae_id for sae in chosen(lake, saes if saes is not None else ",".join(stored))]
     if with_features and (lacking := [one for one in ids if one not in stored]):

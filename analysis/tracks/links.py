@@ -26,7 +26,9 @@ class Links(Question):
     """The nearest features of the next layer of every feature, by the cosine of their decoder rows."""
 
     name: ClassVar[str] = "links"
-    saes: str | None = option(None, SAES + " those that the run made or has features of if not given.", metavar="RUN|ID,...")
+    saes: str | None = option(
+        None, SAES + " those that the run made or has features of if not given.", metavar="RUN|ID,..."
+    )
     partners: int = option(5, "How many of the nearest features are kept.")
 
     def check(self, run_ids: Sequence[str]) -> None:

@@ -1,8 +1,6 @@
 """The tables of tracks: features followed through the layers, how tracks diverge, and what their course predicts."""
 
-import pyarrow as pa
-
-from .key_columns import ANALYSIS, F32, F64, I32, I64, RUN, SEQUENCE, TEXT, columns
+from .key_columns import ANALYSIS, F32, F64, I32, RUN, SEQUENCE, TEXT, columns
 from .table import Table
 
 _TRACK_POSITION = columns(
