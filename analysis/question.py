@@ -35,6 +35,7 @@ QUESTIONS = {
     "neuron-effects": "neurons.effects:NeuronEffects",
     "links": "tracks.links:Links",
     "tracks": "tracks.question:HypothesisTracks",
+    "detect": "detection.question:Detection",
 }
 """Names of the analyses, in the order of `lake analyze --help`: module of this folder, and the question in it.
 

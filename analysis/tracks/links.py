@@ -66,7 +66,8 @@ class Links(Question):
             shape = feature.shape
             made = {
                 "sae_id": np.full(feature.size, saes[here].sae_id), "feature": feature.ravel().astype(np.int32),
-                "next_sae_id": np.full(feature.size, saes[there].sae_id), "next_feature": partner.ravel().astype(np.int32),
+                "next_sae_id": np.full(feature.size, saes[there].sae_id),
+                "next_feature": partner.ravel().astype(np.int32),
                 "cosine": cosine.ravel(), "place": np.tile(np.arange(shape[1], dtype=np.int32), shape[0]),
             }  # fmt: skip
             for name, values in made.items():

@@ -1,4 +1,4 @@
-"""Stored features as what tracks are made of: the strongest of each unit and layer, a unit being a token or a sequence."""
+"""Stored features as what tracks are made of: the strongest of each layer of a token or a sequence."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
