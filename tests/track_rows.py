@@ -69,11 +69,11 @@ def _detection(rng: np.random.Generator) -> dict[str, list[dict]]:
                 found |= {"gain": 0.01, "gain_low": -0.02, "gain_high": 0.04, "p_holm": 0.6, "sentence": "adds nothing"}
             rows["detections"] += [about | found, about | found | {"control": "labels shuffled", "value": 0.5}]
         rows["risk_coverage"] += [
-            about | {"coverage": c / 10, "risk": c / 40, "threshold": 1 - c / 10} for c in range(1, 11)
+            about | {"place": c, "coverage": c / 10, "risk": c / 40, "threshold": 1 - c / 10} for c in range(1, 11)
         ]
         for curve in ("roc", "calibration"):
             rows["detection_curves"] += [
-                about | {"curve": curve, "x": x / 4, "y": min(1, x / 3), "low": x / 5, "high": min(1, x / 2.5), "n": 128}
+                about | {"curve": curve, "place": x, "x": x / 4, "y": min(1, x / 3), "low": x / 5, "high": min(1, x / 2.5), "n": 128}
                 for x in range(5)
             ]
         rows["detection_importances"] += [

@@ -42,7 +42,8 @@ def _roc(told: Told) -> list[dict[str, Any]]:
             rates.append(np.interp(GRID, x, y))
     low, high = np.quantile(rates[1:], [0.025, 0.975], axis=0) if len(rates) > 1 else np.full((2, len(GRID)), np.nan)
     rows = zip(GRID.tolist(), rates[0].tolist(), low.tolist(), high.tolist(), strict=True)
-    return [{"curve": "roc", "x": x, "y": y, "low": a, "high": b, "n": len(told.prompt)} for x, y, a, b in rows]
+    about = {"curve": "roc", "n": len(told.prompt)}
+    return [about | {"place": n, "x": x, "y": y, "low": a, "high": b} for n, (x, y, a, b) in enumerate(rows)]
 
 
 def _calibration(told: Told) -> list[dict[str, Any]]:
@@ -62,7 +63,7 @@ def _calibration(told: Told) -> list[dict[str, Any]]:
         known = share[1:][np.isfinite(share[1:])]
         low, high = np.quantile(known, [0.025, 0.975]).tolist() if len(known) else (np.nan, np.nan)
         rows.append({
-            "curve": "calibration", "x": float(told.probability[inside].mean()), "y": float(share[0]), "low": low,
+            "curve": "calibration", "place": number, "x": float(told.probability[inside].mean()), "y": float(share[0]), "low": low,
             "high": high, "n": round(int(inside.sum()) / len(told.probability)),
         })  # fmt: skip
     return rows

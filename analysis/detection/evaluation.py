@@ -90,20 +90,19 @@ class DetectionRows:
         self, signal: Signal, model: str, told: Told, names: Sequence[str] | None = None
     ) -> dict[str, Score]:
         """The same of predictions, whoever made them."""
-        found = scores.all_scores(told)
-        if signal.control != SHUFFLED:
+        found = {name: score(told) for name, score in scores.SCORES.items() if names is None or name in names}
+        if names is None:
             found |= selective.summaries(told)
-        found = {name: score for name, score in found.items() if names is None or name in names}
         for name, score in found.items():
             self._row(signal, model, name, score)
-        for group, member in self.design.within.items():
+        for group, member in self.design.within.items() if signal.control != SHUFFLED else ():
             part = told.part(member)
             self._row(signal, model, "auroc", scores.auroc(part), group, part)
             self._row(signal, model, "within_prompt_auroc", scores.within_prompt_auroc(part), group, part)
         return found
 
     def described(self, signal: Signal, model: str, made: HeldOut) -> None:
-        """Predictions, curves and importances of a signal that is no control."""
+        """Predictions and curves of a signal that is no control."""
         told, about = made.told, {"signal": signal.name, "model": model}
         n_repeats, n = told.probability.shape
         self.predictions.append({
@@ -113,10 +112,14 @@ class DetectionRows:
         })  # fmt: skip
         coverage, risk, threshold = selective.curve(told)
         self.risks += [
-            {**about, "coverage": c, "risk": r, "threshold": t}
-            for c, r, t in zip(coverage.tolist(), risk.tolist(), threshold.tolist(), strict=True)
+            {**about, "place": place, "coverage": c, "risk": r, "threshold": t}
+            for place, (c, r, t) in enumerate(zip(coverage.tolist(), risk.tolist(), threshold.tolist(), strict=True))
         ]
         self.curves += [{**about, **point} for point in curves.all_curves(told)]
+
+    def weighed(self, signal: Signal, model: str, made: HeldOut) -> None:
+        """What each column of a signal is worth."""
+        about = {"signal": signal.name, "model": model}
         self.importances += [{**about, **row} for row in curves.importances(signal, made)]
 
     def gains(self, compared: Sequence[tuple[Signal, str, Mapping[str, Score]]], base: Mapping[str, Score]) -> None:

@@ -81,8 +81,10 @@ def _judge(
     if signal.control is not None:
         return
     rows.described(signal, model, made)
+    rows.weighed(signal, model, made)
     if controls and model != "majority":
-        mixed = held_out(signal, model, replace(design, within={}), design.shuffled())
+        once = replace(design, fold=design.fold[:1], within={})
+        mixed = held_out(signal, model, once, once.shuffled())
         rows.scored(replace(signal, control=SHUFFLED), model, mixed, GAINED)
     detector, block = whole_detector(signal, model, design)
     about = {"signal": signal.name, "model": model}

@@ -18,6 +18,8 @@ INNER_FOLDS = 3
 SEED = 42
 N_TREES, BOOSTING_RATE, BOOSTING_DEPTH = 100, 0.1, 3
 HIDDEN = (64, 32, 16)
+NEWTON_UP_TO = 300
+"""Columns up to which logistic regressions are fitted by Newton's method."""
 ITERATIONS = 1_000
 
 Values = Float[np.ndarray, "sequence column"]
@@ -142,7 +144,8 @@ def _linear(values: Values, training: Training, **options: Any) -> Detector:
 
 
 def _logistic(values: Values, training: Training) -> Detector:
-    return _linear(values, training)
+    # Newton's method needs few steps where columns go together, as lengths and sums do, but squares of their number.
+    return _linear(values, training, solver="newton-cholesky" if values.shape[1] <= NEWTON_UP_TO else "lbfgs")
 
 
 def _lasso(values: Values, training: Training) -> Detector:

@@ -4,7 +4,7 @@ Only sequences of one fold are compared, because detectors of different folds ha
 averaged.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -58,14 +58,6 @@ class Score:
             return np.nan, np.nan
         low, high = np.quantile(known, [0.025, 0.975])
         return float(low), float(high)
-
-
-def all_scores(told: Told) -> dict[str, Score]:
-    """Every score by name."""
-    return {
-        "auroc": auroc(told), "within_prompt_auroc": within_prompt_auroc(told), "auprc": auprc(told),
-        "brier": brier(told), "ece": calibration(told),
-    }  # fmt: skip
 
 
 @lru_cache(maxsize=2)
@@ -165,6 +157,11 @@ def _ratio(above: np.ndarray, below: np.ndarray, reason: str) -> Score:
     if not below[0]:
         return Score(np.nan, np.empty(0), reason)
     return Score(float(values[0]), values[1:])
+
+
+SCORES: Mapping[str, Callable[[Told], Score]] = {
+    "auroc": auroc, "within_prompt_auroc": within_prompt_auroc, "auprc": auprc, "brier": brier, "ece": calibration,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -63,13 +63,14 @@ DETECTION_CURVES = Table(
     + _SIGNAL
     + columns(
         ("curve", TEXT, "roc or calibration.", None, True),
+        ("place", I32, "Place along the curve, from 0.", None, True),
         ("x", F64, "Share of false labels above the score; or mean probability of the bin.", "probability", True),
         ("y", F64, "Share of true labels above the score; or share of true labels in the bin.", "probability"),
         ("low", F64, "Lower end of a 95 % interval, from prompts drawn with replacement.", "probability"),
         ("high", F64, "Upper end of that interval.", "probability"),
         ("n", I64, "Sequences of the curve, or of the bin (mean over repeats).", "sequences"),
     ),
-    key=("run_id", "analysis_id", "signal", "model", "curve", "x"),
+    key=("run_id", "analysis_id", "signal", "model", "curve", "place"),
     kind="derived",
 )
 
@@ -94,11 +95,12 @@ RISK_COVERAGE = Table(
     (RUN, ANALYSIS)
     + _SIGNAL
     + columns(
+        ("place", I32, "Place along the curve, from 0.", None, True),
         ("coverage", F64, "Share of the answers that are given, the surest first.", "probability", True),
         ("risk", F64, "Share of false labels among them.", "probability"),
         ("threshold", F64, "Score from which is answered.", "probability"),
     ),
-    key=("run_id", "analysis_id", "signal", "model", "coverage"),
+    key=("run_id", "analysis_id", "signal", "model", "place"),
     kind="derived",
 )
 

@@ -107,7 +107,7 @@ def test_stored_detectors_predict_as_scikit_learn_does() -> None:
     fresh[:10] = values[:10].astype(np.float32)  # on a threshold, the side is decided in single precision
     training = Training(labels, np.arange(len(labels)), strengths=(0.5,))
     scale = values.std(axis=0)
-    logistic = LogisticRegression(C=0.5, max_iter=1000, random_state=42)
+    logistic = LogisticRegression(C=0.5, max_iter=1000, random_state=42, solver="newton-cholesky")
     known = {
         "logistic": logistic.fit((values - values.mean(axis=0)) / scale, labels).predict_proba(
             (fresh - values.mean(axis=0)) / scale
