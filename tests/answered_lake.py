@@ -56,7 +56,11 @@ def add_answers(
                 "n_prompt_tokens": np.full(n, N_PROMPT, np.int32),
                 "n_generated_tokens": np.full(n, N_GENERATED, np.int32),
             })  # fmt: skip
-            real = {"logprob": logprob, "surprisal_bits": -logprob / np.log(2), "entropy_bits": rng.gamma(2, 1, len(step))}
+            real = {
+                "logprob": logprob,
+                "surprisal_bits": -logprob / np.log(2),
+                "entropy_bits": rng.gamma(2, 1, len(step)),
+            }
             segment.append("token_steps", {
                 **keys, "step": _nullable(step), "is_prompt": step < 0, "token_id": np.ones(len(step), np.int32),
                 "token": [f"t{one}" for one in step], "margin": rng.random(len(step)).astype(np.float32),

@@ -73,7 +73,16 @@ def _detection(rng: np.random.Generator) -> dict[str, list[dict]]:
         ]
         for curve in ("roc", "calibration"):
             rows["detection_curves"] += [
-                about | {"curve": curve, "place": x, "x": x / 4, "y": min(1, x / 3), "low": x / 5, "high": min(1, x / 2.5), "n": 128}
+                about
+                | {
+                    "curve": curve,
+                    "place": x,
+                    "x": x / 4,
+                    "y": min(1, x / 3),
+                    "low": x / 5,
+                    "high": min(1, x / 2.5),
+                    "n": 128,
+                }
                 for x in range(5)
             ]
         rows["detection_importances"] += [

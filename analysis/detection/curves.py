@@ -63,8 +63,8 @@ def _calibration(told: Told) -> list[dict[str, Any]]:
         known = share[1:][np.isfinite(share[1:])]
         low, high = np.quantile(known, [0.025, 0.975]).tolist() if len(known) else (np.nan, np.nan)
         rows.append({
-            "curve": "calibration", "place": number, "x": float(told.probability[inside].mean()), "y": float(share[0]), "low": low,
-            "high": high, "n": round(int(inside.sum()) / len(told.probability)),
+            "curve": "calibration", "place": number, "x": float(told.probability[inside].mean()),
+            "y": float(share[0]), "low": low, "high": high, "n": round(int(inside.sum()) / len(told.probability)),
         })  # fmt: skip
     return rows
 

@@ -1,4 +1,4 @@
-"""`lake analyze links` and `tracks` on a lake: equal to a plain tracker over the stored features, and what is refused."""
+"""`lake analyze links` and `tracks` on a lake: equal to a plain tracker over its features, and what is refused."""
 
 from pathlib import Path
 from typing import Any
