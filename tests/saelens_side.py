@@ -1,7 +1,8 @@
 """The side of SAELens and dictionary_learning: run by their own Python, makes autoencoders and loads ours.
 
 python saelens_side.py make FOLDER     every class with random weights, saved as it saves itself; x, f and y of each
-python saelens_side.py load FOLDER...  loads SAELens folders that hold x.npy; writes f.npy and y.npy beside it
+python saelens_side.py load FOLDER...  loads SAELens folders that hold x.npy; writes f.npy and y.npy beside it, and the
+                                       explained variance of target.npy (or x.npy) by its own calculator
 """
 
 import json
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from sae_lens import SAE
+from sae_lens.evals import ExplainedVarianceCalculator
 from sae_lens.saes.gated_sae import GatedSAE, GatedSAEConfig
 from sae_lens.saes.jumprelu_sae import JumpReLUSAE, JumpReLUSAEConfig
 from sae_lens.saes.sae import SAEMetadata
@@ -112,7 +114,13 @@ def load(folder: Path) -> None:
     by_heads = sae.cfg.reshape_activations == "hook_z"
     f = sae.encode(x.reshape(len(x), 4, -1) if by_heads else x)
     y = sae(x) if "skip" in sae.cfg.architecture() else sae.decode(f)
-    save(folder, x, f, y.reshape(len(x), -1))
+    y = y.reshape(len(x), -1)
+    save(folder, x, f, y)
+    target = torch.from_numpy(np.load(folder / "target.npy")) if (folder / "target.npy").exists() else x
+    explained = ExplainedVarianceCalculator()
+    for start in range(0, len(x), 100):
+        explained.add_batch(sae_output=y[start : start + 100], hidden_acts=target[start : start + 100])
+    (folder / "explained.json").write_text(json.dumps(float(explained.compute())))
     (folder / "metadata.json").write_text(json.dumps(sae.cfg.metadata.to_dict()))
 
 

@@ -63,7 +63,7 @@ class Learner:
         centre = scaling.centre / scaling.out_scale if one else scaling.centre
         generator = torch.Generator().manual_seed(spec.seed)
         dtype = getattr(torch, options.dtype)
-        first = architecture.first_parameters(spec.shape, centre, generator, dtype)
+        first = architecture.first_parameters(spec.shape, centre, generator, dtype, scaling.directions)
         self.parameters: Parameters = {n: v.to(options.device).requires_grad_() for n, v in first.items()}
         fused = torch.device(options.device).type in ("cpu", "cuda", "mps")
         self._adam = torch.optim.Adam(self.parameters.values(), lr=1.0, fused=fused)
