@@ -121,7 +121,7 @@ def test_right_after_training_it_is_said_what_is_missing_and_then_found(tmp_path
     """The training is the newest run and has no features: those of the run that was encoded are meant."""
     tinymath_lake(tmp_path, n=8)
     sae(tmp_path, *TRAIN)
-    asked = ("query", "feature_labels", "--param", "min_active=1", "--lake", str(tmp_path))
+    asked = ("query", "feature_density", "--lake", str(tmp_path))
     early = CliRunner().invoke(app, [*asked, "--json"])
     assert json.loads(early.stdout) == [] and "`lake sae features SAE --run" in early.stderr
     name = json.loads(sae(tmp_path, "list", "--json"))["saes"][0]["sae_id"]
@@ -132,8 +132,9 @@ def test_right_after_training_it_is_said_what_is_missing_and_then_found(tmp_path
     stats = opened.scan("feature_stats").collect()
     assert set(stats["run_id"]) == {check} and set(stats["sae_id"]) == {name}
     rows = json.loads(CliRunner().invoke(app, [*asked, "--json"]).stdout)
+    active = int(stats.sort("n_active")["feature"][-1])
     assert rows and {row["sae_id"] for row in rows} == {name}
-    assert opened.query("feature_contexts", feature=int(rows[0]["feature"])).height > 0
+    assert opened.query("feature_contexts", feature=active).height > 0
     assert opened.query("sae_training_curves").height > 0
     newest = opened.resolve_run("latest")
     wrong = CliRunner().invoke(app, [*asked, "--run", newest, "--json"])
