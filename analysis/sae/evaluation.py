@@ -11,8 +11,8 @@ from torch import Tensor
 
 from ...lake import Lake
 from ...lake.errors import ConfigError, NotFoundError
+from ...lake.reading.batches import keeps_vectors
 from ...lake.shuffling.sampler import Sampler
-from ...lake.snapshot import Snapshot
 from .kernels import Code
 from .sae import Sae
 
@@ -133,7 +133,7 @@ def run_to_read(lake: Lake, sae: Sae, run: str) -> str:
     if run == "latest":
         snapshot = lake.snapshot()
         model = (snapshot.runs[sae.run_id].run_json.get("model") or {}) if sae.run_id in snapshot.runs else {}
-        kept = [row["run_id"] for row in lake.runs() if _keeps(snapshot, row["run_id"], layer, site)]
+        kept = [row["run_id"] for row in lake.runs() if keeps_vectors(snapshot, row["run_id"], layer, site)]
         same = [one for one in kept if not _differs(model, snapshot.runs[one].run_json.get("model") or {})]
         if not same:
             raise NotFoundError(
@@ -147,11 +147,6 @@ def run_to_read(lake: Lake, sae: Sae, run: str) -> str:
         read = ", ".join((about.get("config") or {}).get("runs") or [])
         raise ConfigError(f"Run {run_id} is a training and holds no vectors. It was trained on {read}: --run {read}.")
     return run_id
-
-
-def _keeps(snapshot: Snapshot, run_id: str, layer: int, site: str) -> bool:
-    files = snapshot.files("activations", run_id) if run_id in snapshot.runs else []
-    return any(int(entry.partition["layer"]) == layer and entry.partition["site"] == site for entry in files)
 
 
 def check_width(sae: Sae, run_id: str, width: int) -> None:

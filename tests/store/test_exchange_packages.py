@@ -66,7 +66,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.mark.parametrize("form, n", [("saelens", 12), ("dictionary_learning", 7), ("sparsify", 4)])
+@pytest.mark.parametrize("form, n", [("saelens", 15), ("dictionary_learning", 7), ("sparsify", 4)])
 def test_what_they_write_is_read_and_computes_alike(made: Path, form: str, n: int) -> None:
     folders = sorted((made / form).iterdir())
     assert len(folders) == n
@@ -92,7 +92,7 @@ def test_what_we_write_loads_in_saelens_and_computes_alike(made: Path, tmp_path:
             (target / name).write_bytes(data)
         np.save(target / "x.npy", x)
         written.append((sae, target))
-    assert len(written) == 21
+    assert len(written) == 24
     other_side("saelens", "saelens_side.py", "load", *(str(target) for _, target in written))
     for sae, target in written:
         check(sae, target)
