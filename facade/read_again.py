@@ -20,7 +20,7 @@ Told = Callable[[int, int], None]
 """Is given what is done, and all there is to do."""
 
 
-def _quietly(*_: object) -> None:
+def quietly(*_: object) -> None:
     """What nobody listens to."""
 
 
@@ -48,7 +48,7 @@ class ReadAgain(QueriedLake):
         topk: int = 5,
         model: str | None = None,
         device: str = "cpu",
-        on_progress: Told = _quietly,
+        on_progress: Told = quietly,
     ) -> "LensResult":
         """What the state behind each block would predict (table `logit_lens`), from the states that the run kept."""
         from ..collect.rereading.lens import LensOptions, analyze_lens
@@ -76,7 +76,7 @@ class ReadAgain(QueriedLake):
         by: Literal["layer", "head"] = "layer",
         model: str | None = None,
         device: str = "cpu",
-        on_progress: Told = _quietly,
+        on_progress: Told = quietly,
     ) -> "AttributionResult":
         """Which parts of the model make it prefer its best token to the second best (table `logit_contributions`).
 
@@ -104,7 +104,7 @@ class ReadAgain(QueriedLake):
         top: int = 256,
         model: str | None = None,
         device: str = "cpu",
-        on_progress: Told = _quietly,
+        on_progress: Told = quietly,
     ) -> SecondOrderEffects:
         """What every neuron adds to a direction through later heads (tables `second_order_*`, `neuron_effects`).
 
@@ -130,7 +130,7 @@ class ReadAgain(QueriedLake):
         *,
         model: str | None = None,
         device: str = "cpu",
-        on_progress: Told = _quietly,
+        on_progress: Told = quietly,
     ) -> "NeuronRanking":
         """How strongly every neuron acts at the last prompt token (table `neuron_ranks`)."""
         from ..collect.rereading.neurons import rank_neurons
