@@ -98,7 +98,9 @@ def compare_lens(result: Result, lake: Lake, folder: Path, options: Any) -> None
         remove_analysis(lake, done.analysis_id, dry_run=False, now=True)
 
     cases = {"analyze lens": timed(lens), "norm and unembedding of the states": timed(unembed)}
-    _compare(result, f"{n_prompts} x {length} tokens, {loaded.n_layers} layers, {loaded.d_vocab:,} words", cases, options)
+    _compare(
+        result, f"{n_prompts} x {length} tokens, {loaded.n_layers} layers, {loaded.d_vocab:,} words", cases, options
+    )
     _promise(result, "lens of every layer, time over unembedding the same states alone", cases, options)
 
 
