@@ -66,6 +66,9 @@ class Steering(Question):
         frames = [own_answers(run.snapshot) for run in runs]
         prompts = sorted(set(frames[0]["prompt_id"].drop_nulls().to_list()))
         methods = sorted({m for frame in frames for m in frame["solution_method"].drop_nulls().to_list()})
+        for run, frame in zip(runs, frames, strict=True):
+            if set(frame["prompt_id"].drop_nulls().to_list()) != set(prompts):
+                raise ConfigError(f"Runs {runs[0].run_id} and {run.run_id} are not of the same problems.")
         edits = [_edit(run) for run in runs]
         if edits[0] is not None:
             raise UsageError(f"Run {runs[0].run_id} is steered itself: name the unsteered run first.")
@@ -75,8 +78,6 @@ class Steering(Question):
         known = {one.direction_id: one for one in stored_directions(lake, ids=ids)}
         conditions = []
         for run, frame, edit in zip(runs, frames, edits, strict=True):
-            if set(frame["prompt_id"].drop_nulls().to_list()) != set(prompts):
-                raise ConfigError(f"Runs {runs[0].run_id} and {run.run_id} are not of the same problems.")
             values = measure(frame, _surprisal(run.snapshot), prompts, methods)
             direction, strength = (None, 0.0) if edit is None else (known[edit[0]], edit[1])
             conditions.append(Condition(run.run_id, direction, strength, values))

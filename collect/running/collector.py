@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -81,6 +82,8 @@ class Collection:
         with self.timings.measure("check"):
             # A shell cannot be tried: its plan is that of a model without limits.
             reading = Reading() if self.loaded.is_shell else choose_reading(self.loaded)
+            if plan is not None and plan.reading.separate:
+                reading = replace(reading, separate=True)
         if (limits := reading_notice(self.loaded, reading)) is not None:
             self.notice(limits)
         self.settings = GenerationSettings.of(self.loaded.model.generation_config)
@@ -237,10 +240,11 @@ class Collection:
         if not compare:
             return
         self.timings.add("instrumented", (time.perf_counter() - began) * 1000, "strict")
+        n_rows = self.plan.batch_size
         with self.timings.measure("warm_up"):
-            replay(self.loaded, runner.batches[:1], self.plan.reading, chunk=self.plan.chunk)
+            replay(self.loaded, runner.batches[:1], self.plan.reading, chunk=self.plan.chunk, n_rows=n_rows)
         with self.timings.measure("baseline"):
-            replay(self.loaded, runner.batches, self.plan.reading, chunk=self.plan.chunk)
+            replay(self.loaded, runner.batches, self.plan.reading, chunk=self.plan.chunk, n_rows=n_rows)
 
     def _resume_command(self, run: RunWriter) -> str:
         return resume_command(run.run_id, dict(self.config))

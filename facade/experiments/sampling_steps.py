@@ -12,7 +12,7 @@ def variance(session: Session) -> None:
         **session.pooling(), "layer": ",".join(str(layer_of(one, session.n_layers)) for one in layers),
         "checkpoints": section.token_checkpoints or None, "within": section.within, "short": section.short,
     }  # fmt: skip
-    given = [*session.given_sampled.values(), *filter(None, [session.given_greedy])]
+    given = [*filter(None, [session.given_greedy]), *(run for _, run in sorted(session.given_sampled.items()))]
     for run in given or [session.sampled(one, section.max_new_tokens) for one in section.temperatures]:
         session.ask("variance", run, **options)
 
