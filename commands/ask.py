@@ -13,6 +13,8 @@ from .toolkit import completion
 from .toolkit.rows import CsvSafe, RowForm, RowOutput, Vertical, print_rows
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from ..facade.open_lake import OpenLake
 
 
@@ -148,8 +150,15 @@ def query(
     if show_sql:
         return print_json(found.describe()) if as_json else print(found.text, end="")
     opened, params = open_lake(lake), _params(param, run)
+
+    def answer() -> "pa.Table":
+        rows = opened.query_arrow(name, **params)
+        if not len(rows) and (reason := opened.why_no_rows(name, **params)):
+            say(reason)
+        return rows
+
     return print_rows(
-        lambda: opened.query_arrow(name, **params),
+        answer,
         "json" if as_json else form,
         output,
         vertical=vertical,

@@ -56,7 +56,8 @@ def evaluate(
 ) -> Evaluated:  # fmt: skip
     """The evaluation of an autoencoder on a run: looked up, or computed and stored."""
     began = time.perf_counter()
-    run_id, sae = lake.resolve_run(run), load_sae(lake, name)
+    sae = load_sae(lake, name)
+    run_id = evaluation.run_to_read(lake, sae, run)
     evaluation.check_model(lake, sae, run_id)
     layer, site, to = evaluation.place_of(sae)
     exclude = evaluation.trained_exclusion(lake, sae)

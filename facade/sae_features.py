@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import torch
 
+from ..analysis.sae.evaluation import run_to_read
 from ..analysis.sae.features import FeatureTables, Logits, feature_tables
 from ..analysis.sae.folder import load_sae
 from ..analysis.sae.sae import Sae
@@ -27,7 +28,8 @@ def compute_features(
     on_progress: Callable[[int], None] = lambda n_rows: None,
 ) -> FeatureTables:
     """The feature tables of an autoencoder on a run; the model is loaded only if they are not there yet."""
-    run_id, about = lake.resolve_run(run), load_sae(lake, name).about or {}
+    sae = load_sae(lake, name)
+    run_id, about = run_to_read(lake, sae, run), sae.about or {}
     writes = about.get("to_site") or about.get("site")
     logits = _logits(lake, run_id, model, device) if with_model and writes in RESIDUAL else None
     return feature_tables(lake, name, run_id, logits=logits, should_stop=should_stop, on_progress=on_progress)

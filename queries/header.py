@@ -5,8 +5,9 @@ The header is the block of `--` lines at the top of the file.
 1. Description: prose, at least one line. Its first sentence is the summary in listings.
 2. Keys, one per line, once each: `-- mark: line`. From the first key on, every line is a key or a parameter.
 3. Parameters: `-- param NAME TYPE = DEFAULT  what it means`, two spaces before the meaning, no spaces in the
-   default. Types: TEXT, BIGINT, DOUBLE, BOOLEAN, RUN (a run id, unique prefix, tag or `latest`), PROFILE (a row of
-   the view `health_profiles`). A parameter without `= DEFAULT` must be given. `= NULL` means "not given".
+   default. Types: TEXT, BIGINT, DOUBLE, BOOLEAN, RUN (a run id, unique prefix, tag or `latest`; the default
+   `latest:TABLE` is the newest run with rows of that table), PROFILE (a row of the view `health_profiles`).
+   A parameter without `= DEFAULT` must be given. `= NULL` means "not given".
 
 Keys of a chart (all need `mark`, `x` and `y`):
 

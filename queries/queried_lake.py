@@ -7,7 +7,7 @@ from ..lake.lake import Lake
 from ..lake.tables.run_row import RunRow
 from .derived_views import view_definitions
 from .open_run import OpenRun, Runs
-from .saved_query import Value, find
+from .saved_query import SavedQuery, Value, find
 
 if TYPE_CHECKING:
     import altair
@@ -106,7 +106,6 @@ class QueriedLake(Lake):
 
     def draw(self, name: str, *, theme: str, shape: "Shape | None" = None, params: Mapping[str, Value]) -> "Drawing":
         """The chart of a saved query with what its reader must know; NoRowsError says why there are none."""
-        from .charts.absence import why_empty
         from .charts.chart import NoRowsError, draw
 
         query = find(name, self)
@@ -114,7 +113,17 @@ class QueriedLake(Lake):
             try:
                 return draw(query, connection, self.resolve_run, theme=theme, params=params, shape=shape)
             except NoRowsError as error:
-                values = query.bind(connection, params, self.resolve_run)
-                about = self.run_json(str(values["run"])) if values.get("run") else {}
-                reason = why_empty(query, connection, values, about.get("unmeasured") or {})
+                reason = self._why_no_rows(query, connection, params)
                 raise NoRowsError(" ".join(filter(None, [str(error), reason]))) from None
+
+    def why_no_rows(self, name: str, **params: Value) -> str | None:
+        """What explains that a saved query has no rows; None if nothing does."""
+        with self.connect(locked=True) as connection:
+            return self._why_no_rows(find(name, self), connection, params)
+
+    def _why_no_rows(self, query: SavedQuery, connection: "Connection", params: Mapping[str, Value]) -> str | None:
+        from .charts.absence import why_empty
+
+        values = query.bind(connection, params, self.resolve_run)
+        about = self.run_json(str(values["run"])) if values.get("run") else {}
+        return why_empty(query, connection, values, about.get("unmeasured") or {})

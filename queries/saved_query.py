@@ -33,6 +33,8 @@ Value = str | int | float | bool | None
 
 _PACKAGE = __name__.rpartition(".")[0]
 _FILE_NAME = re.compile(r"[a-z][a-z0-9_]*\.sql")
+OF_TABLE = "latest:"
+"""Begins a default that means the newest run with rows of the table named after it."""
 _TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 _MEANINGS = {"BIGINT": "a whole number", "DOUBLE": "a number", "BOOLEAN": "true or false", "TEXT": "text"}
 _INT64 = range(-(2**63), 2**63)
@@ -111,8 +113,10 @@ class SavedQuery:
                 raise UsageError(f"Query {self.name!r} has no parameter {name!r}.{did_you_mean(name, self.parameters)}")
         values = {name: self._value(parameter, params) for name, parameter in self.parameters.items()}
         for name, value in values.items():
-            if self.parameters[name].type == "RUN" and value is not None:
-                values[name] = _run_id(connection, str(value), resolve_run)
+            parameter = self.parameters[name]
+            if parameter.type == "RUN" and value is not None:
+                meant = parameter.default if value == "latest" and parameter.default else value
+                values[name] = _run_id(connection, str(meant), resolve_run)
             if self.parameters[name].type == "PROFILE" and value is not None:
                 check_profile(connection, str(value))
         layer, run = values.get("layer"), values.get("run")
@@ -191,6 +195,8 @@ def _number(text: str) -> float | None:
 
 def _run_id(connection: "Connection", text: str, resolve_run: ResolveRun | None) -> str | None:
     """The run's id; None for `latest` of a lake without runs, so that the query answers with no rows."""
+    if text.startswith(OF_TABLE):
+        text = _newest_with(connection, text.removeprefix(OF_TABLE)) or "latest"
     if text == "latest":
         newest = connection.execute(
             "SELECT run_id FROM runs WHERE status <> 'removed' ORDER BY created_at DESC, run_id DESC LIMIT 1"
@@ -198,6 +204,13 @@ def _run_id(connection: "Connection", text: str, resolve_run: ResolveRun | None)
         if not newest or resolve_run is None:
             return newest[0][0] if newest else None
     return resolve_run(text) if resolve_run else text
+
+
+def _newest_with(connection: "Connection", table: str) -> str | None:
+    """The newest run that has committed rows of a table, e.g. the one whose features were computed last created."""
+    having = {run for run in connection.snapshot.runs if connection.snapshot.files(table, run)}
+    rows = connection.execute("SELECT run_id FROM runs ORDER BY created_at DESC, run_id DESC").fetchall()
+    return next((run_id for (run_id,) in rows if run_id in having), None)
 
 
 def _from_the_last(connection: "Connection", run_id: str, layer: int) -> int:

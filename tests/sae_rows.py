@@ -58,4 +58,10 @@ def sae_rows(run_id: str) -> dict[str, list[dict[str, Any]]]:
         "sae_evaluations": [evaluation],
         "feature_stats": stats,
         "feature_examples": examples,
+        "feature_activations": [
+            key
+            | {"analysis_id": "sae-features-1", "feature": i % N_FEATURES, "sequence_id": i % 8, "position": 5 + i}
+            | {"activation": 1.0 + i}
+            for i in range(8)
+        ],
     }

@@ -1,7 +1,8 @@
 """The side of SAELens and dictionary_learning: run by their own Python, makes autoencoders and loads ours.
 
 python saelens_side.py make FOLDER     every class with random weights, saved as it saves itself; x, f and y of each
-python saelens_side.py load FOLDER...  loads SAELens folders that hold x.npy; writes f.npy and y.npy beside it
+python saelens_side.py load FOLDER...  loads SAELens folders that hold x.npy; writes f.npy and y.npy beside it, and the
+                                       explained variance of target.npy (or x.npy) by its own calculator
 """
 
 import json
@@ -11,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from sae_lens import SAE
+from sae_lens.constants import ACTIVATION_WHITENING_FILENAME as WHITENING
+from sae_lens.evals import ExplainedVarianceCalculator
 from sae_lens.saes.gated_sae import GatedSAE, GatedSAEConfig
 from sae_lens.saes.jumprelu_sae import JumpReLUSAE, JumpReLUSAEConfig
 from sae_lens.saes.sae import SAEMetadata
@@ -26,6 +29,7 @@ from sae_lens.saes.transcoder import (
     Transcoder,
     TranscoderConfig,
 )
+from safetensors.torch import save_file
 
 D_IN, D_SAE, D_OUT, ROWS = 16, 48, 12, 40
 METADATA = {"hook_name": "blocks.1.hook_resid_post", "model_name": "m", "prepend_bos": True, "context_size": 8}
@@ -35,6 +39,9 @@ KINDS = {
     "standard": (StandardSAE, StandardSAEConfig, {}),
     "not_centred": (StandardSAE, StandardSAEConfig, {"apply_b_dec_to_input": False}),
     "scaled": (StandardSAE, StandardSAEConfig, {"normalize_activations": "expected_average_only_in"}),
+    "layer_norm": (StandardSAE, StandardSAEConfig, {"normalize_activations": "layer_norm"}),
+    "constant_norm": (JumpReLUSAE, JumpReLUSAEConfig, {"normalize_activations": "constant_norm_rescale"}),
+    "whitened": (StandardSAE, StandardSAEConfig, {"normalize_activations": "covariance_whitening"}),
     "topk": (TopKSAE, TopKSAEConfig, {"k": 5, "rescale_acts_by_decoder_norm": False}),
     "topk_rescaled": (TopKSAE, TopKSAEConfig, {"k": 5, "rescale_acts_by_decoder_norm": True}),
     "jumprelu": (JumpReLUSAE, JumpReLUSAEConfig, {}),
@@ -73,6 +80,11 @@ def make_saelens(root: Path, generator: torch.Generator) -> None:
         sae.save_model(str(root / kind))
         if kind == "scaled":  # what SAELens does at inference, with the factor of these vectors
             sae.fold_activation_norm_scaling_factor(float(D_IN**0.5 / x.norm(dim=1).mean()))
+        if kind == "whitened":  # the file that lies beside its checkpoints
+            matrix, mean = torch.randn(D_IN, D_IN, generator=generator), torch.randn(D_IN, generator=generator)
+            inverse = torch.linalg.inv(matrix)
+            save_file({"mean": mean, "matrix": matrix, "inverse_matrix": inverse}, root / kind / WHITENING)
+            sae.fold_activation_whitening(mean, matrix, inverse)
         given = x.reshape(ROWS, 4, D_IN // 4) if kind == "hook_z" else x
         f = sae.encode(given)
         y = sae.decode(f).reshape(ROWS, -1)
@@ -112,7 +124,13 @@ def load(folder: Path) -> None:
     by_heads = sae.cfg.reshape_activations == "hook_z"
     f = sae.encode(x.reshape(len(x), 4, -1) if by_heads else x)
     y = sae(x) if "skip" in sae.cfg.architecture() else sae.decode(f)
-    save(folder, x, f, y.reshape(len(x), -1))
+    y = y.reshape(len(x), -1)
+    save(folder, x, f, y)
+    target = torch.from_numpy(np.load(folder / "target.npy")) if (folder / "target.npy").exists() else x
+    explained = ExplainedVarianceCalculator()
+    for start in range(0, len(x), 100):
+        explained.add_batch(sae_output=y[start : start + 100], hidden_acts=target[start : start + 100])
+    (folder / "explained.json").write_text(json.dumps(float(explained.compute())))
     (folder / "metadata.json").write_text(json.dumps(sae.cfg.metadata.to_dict()))
 
 

@@ -75,11 +75,23 @@ class Losses:
 
 
 def first_parameters(
-    shape: Dictionary, centre: Float[Tensor, " d_out"], generator: torch.Generator, dtype: torch.dtype = torch.float32
+    shape: Dictionary,
+    centre: Float[Tensor, " d_out"],
+    generator: torch.Generator,
+    dtype: torch.dtype = torch.float32,
+    directions: Float[Tensor, "rows d_out"] | None = None,
 ) -> Parameters:
-    """Unit decoder rows drawn at random, the encoder their transpose, b_dec the centre of the data."""
+    """Unit decoder rows, the encoder their transpose, b_dec the centre of the data.
+
+    A decoder row is a random direction, plus one of `directions` (of centred data rows) where these are given: a
+    random direction alone may be one in which the data does not vary, and is then never among the largest.
+    """
     decoder = torch.randn(shape.d_sae, shape.d_out, generator=generator, dtype=torch.float64)
     decoder /= decoder.norm(dim=1, keepdim=True)
+    if directions is not None and shape.centred:
+        drawn = torch.randint(len(directions), (shape.d_sae,), generator=generator)
+        decoder += directions.cpu().double()[drawn]
+        decoder /= decoder.norm(dim=1, keepdim=True).clamp_min(1e-8)
     encoder = decoder.T.clone()
     if shape.d_in != shape.d_out:
         encoder = torch.randn(shape.d_in, shape.d_sae, generator=generator, dtype=torch.float64) / math.sqrt(shape.d_in)

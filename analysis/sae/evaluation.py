@@ -1,5 +1,6 @@
 """How well an autoencoder reconstructs a run's vectors: sums over rows, from which SQL computes every metric."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ...lake import Lake
-from ...lake.errors import ConfigError
+from ...lake.errors import ConfigError, NotFoundError
+from ...lake.reading.batches import keeps_vectors
 from ...lake.shuffling.sampler import Sampler
 from .kernels import Code
 from .sae import Sae
@@ -122,6 +124,31 @@ def place_of(sae: Sae) -> tuple[int, str, tuple[int, str] | None]:
     )
 
 
+def run_to_read(lake: Lake, sae: Sae, run: str) -> str:
+    """The run that is meant for an autoencoder: `latest` is the newest with vectors of its site, of its model.
+
+    A training holds no vectors: ConfigError that names the runs it was trained on.
+    """
+    layer, site, _ = place_of(sae)
+    if run == "latest":
+        snapshot = lake.snapshot()
+        model = (snapshot.runs[sae.run_id].run_json.get("model") or {}) if sae.run_id in snapshot.runs else {}
+        kept = [row["run_id"] for row in lake.runs() if keeps_vectors(snapshot, row["run_id"], layer, site)]
+        same = [one for one in kept if not _differs(model, snapshot.runs[one].run_json.get("model") or {})]
+        if not same:
+            raise NotFoundError(
+                f"No run keeps {site} of layer {layer}, which {sae.sae_id} reads, of the model {model.get('name')}. "
+                f"Collect one with --keep activations:{site}@{layer}."
+            )
+        return same[-1]
+    run_id = lake.resolve_run(run)
+    about = lake.run_json(run_id)
+    if about.get("kind") == "sae":
+        read = ", ".join((about.get("config") or {}).get("runs") or [])
+        raise ConfigError(f"Run {run_id} is a training and holds no vectors. It was trained on {read}: --run {read}.")
+    return run_id
+
+
 def check_width(sae: Sae, run_id: str, width: int) -> None:
     """ConfigError if the run's vectors have another width than the autoencoder reads."""
     if width != sae.d_in:
@@ -132,15 +159,20 @@ def check_model(lake: Lake, sae: Sae, run_id: str) -> None:
     """ConfigError if the run is of another model than the one that the autoencoder was trained on."""
     theirs = lake.run_json(run_id).get("model") or {}
     ours = lake.run_json(sae.run_id).get("model") or {}
+    if words := _differs(ours, theirs):
+        raise ConfigError(
+            f"{sae.sae_id} was trained on {ours.get('name')}; run {run_id} is of another model "
+            f"({theirs.get('name')}; the {words} differ). Name a run of the same model."
+        )
+
+
+def _differs(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str | None:
+    """What two models differ in, by the weights' hash or else by name; None if nothing is known to differ."""
     for name, words in (("weights_sha256", "weights"), ("name", "name")):
         a, b = ours.get(name), theirs.get(name)
         if a and b:
-            if a != b:
-                raise ConfigError(
-                    f"{sae.sae_id} was trained on {ours.get('name')}; run {run_id} is of another model "
-                    f"({theirs.get('name')}; the {words} differ). Name a run of the same model."
-                )
-            return
+            return words if a != b else None
+    return None
 
 
 def tensor_of(batch: np.ndarray, stored: str) -> Float[Tensor, "rows d"]:

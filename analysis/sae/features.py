@@ -86,7 +86,8 @@ def feature_tables(
 ) -> FeatureTables:
     """The feature tables of an autoencoder on a run: found, completed or computed."""
     began = time.perf_counter()
-    run_id, sae = lake.resolve_run(run), load_sae(lake, name)
+    sae = load_sae(lake, name)
+    run_id = evaluation.run_to_read(lake, sae, run)
     evaluation.check_model(lake, sae, run_id)
     if lake.run_status(run_id) == "running":
         raise ConfigError(f"Run {run_id} is still growing: its features would be of a part. Wait until it is complete.")

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from safetensors.torch import load
 
 from ...lake import Lake
 from ...lake.errors import ConfigError, DamageError, NotFoundError, UsageError, did_you_mean
-from ...lake.exchange.sae_weights import SaeWeights
+from ...lake.exchange.sae_weights import PER_TOKEN, SaeWeights
 from ...lake.exchange.saelens.reading import CONFIG, WEIGHTS
 from ...lake.exchange.saelens.writing import saelens_files
 from .sae import Activation, Sae
@@ -27,7 +28,9 @@ _NAMES = {
 def folder_blobs(sae: Sae, metadata: Mapping[str, Any], provenance: Mapping[str, Any]) -> dict[str, bytes]:
     """The files of the folder by name. `metadata` is what SAELens calls so: model, hook, context."""
     arrays = {name: tensor.detach().cpu().numpy() for name, tensor in sae.weights.items()}
-    written = SaeWeights(sae.sae_id, "trained", sae.activation, arrays, sae.centred, k=sae.k, metadata=metadata)
+    written = SaeWeights(
+        sae.sae_id, "trained", sae.activation, arrays, sae.centred, k=sae.k, norm=sae.norm, metadata=metadata
+    )
     return {f"{sae.sae_id}/{name}": content for name, content in saelens_files(written, provenance).items()}
 
 
@@ -43,7 +46,12 @@ def parse_folder(sae_id: str, config: Mapping[str, Any], weights: bytes) -> Sae:
     name = str(config.get("architecture"))
     if name not in _ACTIVATIONS:
         raise ConfigError(f"{sae_id} is of the architecture {name!r}.{did_you_mean(name, _ACTIVATIONS)}")
-    wanted = {"normalize_activations": "none", "reshape_activations": "none", "rescale_acts_by_decoder_norm": False}
+    norm = str(config.get("normalize_activations", "none"))
+    wanted = {
+        "normalize_activations": norm if norm in PER_TOKEN else "none",
+        "reshape_activations": "none",
+        "rescale_acts_by_decoder_norm": False,
+    }
     for key, value in wanted.items():
         if config.get(key, value) != value:
             raise ConfigError(
@@ -56,7 +64,7 @@ def parse_folder(sae_id: str, config: Mapping[str, Any], weights: bytes) -> Sae:
     activation = _ACTIVATIONS[name]
     _check_shapes(sae_id, tensors, activation, skip="skip" in name)
     centred = bool(config.get("apply_b_dec_to_input", "transcoder" not in name))
-    return Sae(sae_id, activation, tensors, centred, int(config["k"]) if activation == "topk" else None)
+    return Sae(sae_id, activation, tensors, centred, int(config["k"]) if activation == "topk" else None, norm)
 
 
 def _check_shapes(sae_id: str, tensors: Mapping[str, torch.Tensor], activation: Activation, *, skip: bool) -> None:
@@ -87,7 +95,7 @@ def load_sae(lake: Lake, name: str) -> Sae:
     run_id, sae_id = str(row["run_id"]), str(row["sae_id"])
     config = json.loads(lake.blob(run_id, f"{sae_id}/{CONFIG}"))
     sae = parse_folder(sae_id, config, lake.blob(run_id, f"{sae_id}/{WEIGHTS}"))
-    return Sae(sae.sae_id, sae.activation, sae.weights, sae.centred, sae.k, run_id, row)
+    return replace(sae, run_id=run_id, about=row)
 
 
 def sae_rows(lake: Lake) -> list[dict[str, Any]]:

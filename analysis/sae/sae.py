@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ...lake.exchange.sae_weights import LAYER_NORM_EPS
 from . import kernels
 from .architecture import FIRST_THRESHOLD, Dictionary, Parameters
 from .kernels import Code
@@ -25,6 +26,8 @@ class Sae:
     centred: bool
     """Whether b_dec is subtracted from the input."""
     k: int | None = None
+    norm: str = "none"
+    """What is done to each vector first and undone behind the decoder: `none`, or one of `PER_TOKEN`."""
     run_id: str = ""
     about: Mapping[str, Any] | None = None
     """Where it reads and writes, and where it comes from: layer, site, to_site, model."""
@@ -47,6 +50,8 @@ class Sae:
     def encode(self, x: Float[Tensor, "rows d_in"]) -> Code:
         """The active features of each row."""
         weights = self.weights
+        shift, read, _ = self._per_token(x)
+        x = x if self.norm == "none" else (x - shift) / read
         centred = x - weights["b_dec"] if self.centred else x
         product = centred @ weights["W_enc"]
         if self.activation == "gated":
@@ -64,7 +69,21 @@ class Sae:
     def decode(self, code: Code, x: Float[Tensor, "rows d_in"]) -> Float[Tensor, "rows d_out"]:
         """What the active features reconstruct (with the linear path of x, where there is one)."""
         reconstruction = kernels.decode(code, self.weights["W_dec"]) + self.weights["b_dec"]
+        if self.norm != "none":
+            shift, _, written = self._per_token(x)
+            return reconstruction * written + shift
         return reconstruction + x @ self.weights["W_skip"].T if "W_skip" in self.weights else reconstruction
+
+    def _per_token(self, x: Float[Tensor, "rows d_in"]) -> tuple[Tensor | float, Tensor | float, Tensor | float]:
+        """What each vector is shifted and divided by, and what its reconstruction is times: see `SaeWeights`."""
+        if self.norm == "constant_norm_rescale":
+            length = x.norm(dim=1, keepdim=True) / self.d_in**0.5
+            length = length.clamp_min(torch.finfo(x.dtype).tiny)
+            return 0.0, length, length
+        if self.norm == "layer_norm":
+            spread = x.std(dim=1, keepdim=True)
+            return x.mean(dim=1, keepdim=True), spread + LAYER_NORM_EPS, spread
+        return 0.0, 1.0, 1.0
 
     def reconstruct(self, x: Float[Tensor, "rows d_in"]) -> Float[Tensor, "rows d_out"]:
         """Encode and decode."""

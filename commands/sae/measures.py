@@ -14,7 +14,10 @@ from ..toolkit.interrupt import Interrupt
 from ..toolkit.verify_option import reading
 
 SaeName = Annotated[str, typer.Argument(metavar="SAE", help="Id of an autoencoder, or a unique beginning of it.")]
-OnRun = Annotated[str, typer.Option("--run", help="Run whose vectors are read.", autocompletion=runs)]
+OnRun = Annotated[
+    str,
+    typer.Option("--run", help="Run whose vectors are read; the newest with vectors of its site.", autocompletion=runs),
+]
 Model = Annotated[
     str | None, typer.Option(help="The run's model, where its name is no folder of this machine: name or folder.")
 ]

@@ -46,6 +46,9 @@ Rate = Annotated[float | None, typer.Option(help="Learning rate of Adam; 2e-4 sq
 DeadAfter = Annotated[
     int | None, typer.Option(help="Tokens after which a silent feature is dead; 5 %, 50,000 to 10 million.")
 ]
+Revive = Annotated[
+    str | None, typer.Option(help="relu: resample makes dead features anew from badly explained tokens.")
+]
 ValidationRun = Annotated[
     list[str] | None, typer.Option(help="Run to validate on; else the split `validation` of the runs.")
 ]
@@ -77,6 +80,7 @@ def train(
     clip: Annotated[float, typer.Option(help="Longest gradient.")] = 1.0,
     sparsity_warmup: Annotated[int | None, typer.Option(help="Steps in which the penalty rises from 0; 10 %.")] = None,
     dead_after: DeadAfter = None,
+    revive: Revive = None,
     center: Annotated[str, typer.Option(help="Where b_dec starts: mean or median.")] = "mean",
     scale: Annotated[str, typer.Option(help="norm brings vectors to a mean length of sqrt(d); none.")] = "norm",
     exclude: Annotated[str, typer.Option(help="Tokens left out: first, special or none.")] = "first",

@@ -15,6 +15,7 @@ import numpy as np
 from ..derived import digest
 from ..errors import ConfigError, NotFoundError, UsageError, did_you_mean
 from ..lake import Lake
+from ..reading.batches import keeps_vectors
 from ..run_id import new_run_id
 from ..shuffling.sampler import Sampler
 from ..vectors import to_float32
@@ -163,7 +164,7 @@ def _vectors(lake: Lake, sae: SaeWeights, how: SaeImport, layer: int, site: str,
     """Some of the lake's own vectors of that place; None if there are none and --force was given."""
     to = None if to_site is None else (layer, to_site)
     try:
-        run_id = lake.resolve_run(how.run or "latest")
+        run_id = lake.resolve_run(how.run or _newest(lake, layer, site))
         sampler = Sampler(lake, [run_id], layer, site, TRIED_ROWS, TRIED_ROWS, seed=0, to=to)
         pair = next(sampler.pairs(0)) if to else (next(sampler.batches(0)),) * 2
     except NotFoundError as error:
@@ -180,6 +181,13 @@ def _vectors(lake: Lake, sae: SaeWeights, how: SaeImport, layer: int, site: str,
             f"and {y.shape[1]}: it is of another model or site."
         )
     return Tried(run_id, x, y)
+
+
+def _newest(lake: Lake, layer: int, site: str) -> str:
+    """The newest run with vectors of that place: imports and trainings have none."""
+    snapshot = lake.snapshot()
+    kept = [row["run_id"] for row in lake.runs() if keeps_vectors(snapshot, row["run_id"], layer, site)]
+    return kept[-1] if kept else "latest"
 
 
 def _folded(sae: SaeWeights, tried: Tried | None, notices: list[str]) -> SaeWeights:

@@ -20,6 +20,9 @@ BIASES: dict[str, tuple[str, ...]] = {
     "jumprelu": ("b_enc", "threshold"),
     "gated": ("b_gate", "b_mag", "r_mag"),
 }
+PER_TOKEN = ("constant_norm_rescale", "layer_norm")
+"""What SAELens does to each vector at run time, and undoes behind the decoder: no weights can hold it."""
+LAYER_NORM_EPS = 1e-5
 _INSIDE = {"attn.hook_z": "z", "mlp.hook_post": "mlp_post", "attn.hook_v": "v", "attn.hook_rot_q": "rot_q",
            "attn.hook_rot_k": "rot_k"}  # fmt: skip
 _SITES = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")
@@ -37,7 +40,7 @@ class SaeWeights:
     """Whether b_dec is subtracted from the input."""
     k: int | None = None
     norm: str = "none"
-    """What is done to each vector first: `none`, `scale` (by a number that only data tell), or per token."""
+    """What is done to each vector first: `none`, `scale` (by a number that only data tell), or one of PER_TOKEN."""
     metadata: Mapping[str, Any] = field(default_factory=dict)
     """What SAELens calls so: model_name, hook_name, hook_name_out and what else was written beside the weights."""
 
@@ -64,6 +67,8 @@ class SaeWeights:
     def encode(self, x: np.ndarray) -> np.ndarray:
         """Activations [rows, d_sae] of vectors, dense."""
         w = self.weights
+        shift, read, _ = self._per_token(x)
+        x = (x - shift) / read
         product = (x - w["b_dec"] if self.centred else x) @ w["W_enc"]
         if self.activation == "gated":
             magnitude = np.maximum(product * np.exp(w["r_mag"]) + w["b_mag"], 0)
@@ -81,7 +86,34 @@ class SaeWeights:
         """What activations reconstruct, with the linear path of x where there is one."""
         w = self.weights
         reconstruction = activations @ w["W_dec"] + w["b_dec"]
-        return reconstruction + x @ w["W_skip"].T if "W_skip" in w else reconstruction
+        shift, _, written = self._per_token(x)
+        return reconstruction + x @ w["W_skip"].T if "W_skip" in w else reconstruction * written + shift
+
+    def _per_token(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Of each vector [rows, 1]: what is subtracted, what it is divided by, and what its reconstruction is times."""
+        ones = np.ones((len(x), 1), x.dtype)
+        if self.norm == "constant_norm_rescale":
+            length = np.linalg.norm(x, axis=1, keepdims=True) / self.d_in**0.5
+            length = np.maximum(length, np.finfo(x.dtype).tiny).astype(x.dtype)
+            return ones * 0, length, length
+        if self.norm == "layer_norm":
+            spread = x.std(axis=1, keepdims=True, ddof=1)
+            return x.mean(axis=1, keepdims=True), spread + x.dtype.type(LAYER_NORM_EPS), spread
+        return ones * 0, ones, ones
+
+    def unwhitened(self, mean: np.ndarray, matrix: np.ndarray, inverse: np.ndarray) -> "SaeWeights":
+        """The same for x in place of (x - mean) @ matrix, and what it writes as x is: activations stay as they are."""
+        w = {name: array.astype(np.float64) for name, array in self.weights.items()}
+        encoder = matrix.astype(np.float64) @ w["W_enc"]
+        moved: dict[str, np.ndarray] = {
+            "W_enc": encoder,
+            "W_dec": w["W_dec"] @ inverse,
+            "b_dec": w["b_dec"] @ inverse + mean,
+        }
+        if not self.centred:
+            moved |= {bias: w[bias] - mean @ encoder for bias in ("b_enc", "b_gate") if bias in w}
+        weights = {name: np.ascontiguousarray(array, np.float32) for name, array in {**w, **moved}.items()}
+        return replace(self, weights=weights, norm="none")
 
     def scaled(self, scale: float) -> "SaeWeights":
         """The same for vectors that are not multiplied by `scale` any more: activations stay as they are."""
@@ -124,6 +156,8 @@ def checked(sae: SaeWeights) -> SaeWeights:
         raise ConfigError(f"{sae.name} subtracts b_dec of width {d_out} from vectors of width {d_in}.")
     if not sae.transcodes and d_out != d_in:
         raise ConfigError(f"{sae.name} writes {d_out} elements and reads {d_in}, but names no site that it writes to.")
+    if sae.norm in PER_TOKEN and "W_skip" in sae.weights:
+        raise ConfigError(f"{sae.name} has a linear path and normalises each token ({sae.norm}): that is not computed.")
     if sae.activation == "topk" and not 0 < int(sae.k or 0) < d_sae:
         raise ConfigError(f"{sae.name}: k is {sae.k}; it must be between 1 and {d_sae - 1}.")
     return replace(sae, weights=w)

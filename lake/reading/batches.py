@@ -42,6 +42,12 @@ def read_vectors(
     return _batches(snapshot, files, raw=raw, batch_rows=batch_rows)
 
 
+def keeps_vectors(snapshot: Snapshot, run_id: str, layer: int, site: str) -> bool:
+    """Whether a run has committed vectors of a layer and site."""
+    files = snapshot.files("activations", run_id) if run_id in snapshot.runs else []
+    return any(int(entry.partition["layer"]) == layer and entry.partition["site"] == site for entry in files)
+
+
 def vector_files(snapshot: Snapshot, layer: int, site: str) -> list[FileEntry]:
     """The committed files of one layer and site; NotFoundError, with what there is, if there are none."""
     found, kept = [], set()

@@ -29,6 +29,16 @@ _ANALYSES = {
     "comparisons": "compare",
     "trajectory_correlations": "compare",
 }
+_OF_SAES = {
+    "sae_training": "lake sae train",
+    "sae_evaluations": "lake sae eval SAE --run",
+    "sae_metrics": "lake sae eval SAE --run",
+    "sae_features": "lake sae features SAE --run",
+    "feature_activations": "lake sae features SAE --run",
+    "feature_stats": "lake sae features SAE --run",
+    "feature_examples": "lake sae features SAE --run",
+}
+"""Tables and views about autoencoders, and the command that fills them."""
 _COLUMNS = re.compile(r"\b(surprisal_bits|entropy_bits|logprob|rank|top1_prob|margin|topk_ids)\b")
 
 
@@ -54,6 +64,8 @@ def why_empty(
     if missing := _missing_sequence(connection, run_id, values.get("sequence")):
         return missing
     words = set(re.findall(r"\w+", query.sql))
+    if missing := next(filter(None, (_of_saes(connection, run_id, name) for name in _OF_SAES if name in words)), None):
+        return missing
     for table in (name for name in TABLES if name in words and (name in KEPT or name in _ANALYSES)):
         if _count(connection, f"SELECT count(*) FROM (FROM {table} WHERE run_id = $run LIMIT 1)", run_id):
             continue
@@ -69,6 +81,18 @@ def why_empty(
         if not _count(connection, graded, run_id):
             return "No sequence of this run is graded: collect prompts with an `answer`."
     return None
+
+
+def _of_saes(connection: "Connection", run_id: str, table: str) -> str | None:
+    """Why a table about autoencoders has nothing of this run: what would fill it, and the runs where it is filled."""
+    if _count(connection, f"SELECT count(*) FROM (FROM {table} WHERE run_id = $run LIMIT 1)", run_id):
+        return None
+    filled = [run for (run,) in connection.execute(f"SELECT DISTINCT run_id FROM {table} ORDER BY run_id").fetchall()]
+    [(kind,)] = connection.execute("SELECT any_value(kind) FROM runs WHERE run_id = $run", {"run": run_id}).fetchall()
+    command = _OF_SAES[table]
+    made = command if table == "sae_training" else f"{command} {run_id if kind != 'sae' else 'THE RUN THAT WAS READ'}"
+    there = f" Runs that have them: {', '.join(filled[-5:])}." if filled else ""
+    return f"Run {run_id} has no rows of {table}: `{made}` makes them.{there}"
 
 
 def _missing_sequence(connection: "Connection", run_id: str, sequence: object) -> str | None:

@@ -6,7 +6,7 @@
 -- y: frac_dead:Q  share of features never active
 -- color: arch:N
 -- tooltip: sae_id, n_dead, d_sae, n
--- param run RUN = latest  The run they were evaluated on, or that trained them: id, unique prefix, tag or latest.
+-- param run RUN = latest:sae_evaluations  The run they were evaluated on, or that trained them: id, unique prefix, tag or latest.
 SELECT s.layer, coalesce(s.arch, 'unknown') AS arch, m.sae_id, m.frac_dead, m.n_dead, m.d_sae, m.n
 FROM sae_metrics AS m
 JOIN (SELECT DISTINCT ON (sae_id) sae_id, arch, layer FROM saes ORDER BY sae_id, run_id) AS s USING (sae_id)

@@ -1,6 +1,6 @@
 -- One feature of an autoencoder: where it is most active, some of every tenth of its activations, and where it is not.
 -- Needs `lake sae features`; the token is marked [[so]] in its text.
--- param run RUN = latest  The run that was encoded: id, unique prefix, tag or latest.
+-- param run RUN = latest:feature_examples  The run that was encoded: id, unique prefix, tag or latest.
 -- param feature BIGINT = 0  Index of the feature.
 -- param sae TEXT = NULL  The sae_id; all if not given.
 -- param kind TEXT = NULL  top, quantile or silent; all if not given.

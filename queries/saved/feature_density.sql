@@ -7,7 +7,7 @@
 -- color: sae_id:N
 -- cell: 0.25
 -- tooltip: dead
--- param run RUN = latest  The run that was encoded: id, unique prefix, tag or latest.
+-- param run RUN = latest:feature_stats  The run that was encoded: id, unique prefix, tag or latest.
 -- param sae TEXT = NULL  The sae_id; all if not given.
 WITH n AS (
     SELECT count(*) AS tokens FROM token_steps WHERE run_id = $run

@@ -7,7 +7,7 @@
 -- size: n_active:Q  tokens
 -- detail: feature:N
 -- tooltip: feature, label, max_cos_other
--- param run RUN = latest  The run that was encoded: id, unique prefix, tag or latest.
+-- param run RUN = latest:feature_stats  The run that was encoded: id, unique prefix, tag or latest.
 -- param sae TEXT = NULL  The sae_id; all if not given.
 -- param min_active BIGINT = 10  Leave out features that are active on fewer tokens.
 SELECT

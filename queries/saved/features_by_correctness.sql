@@ -7,7 +7,7 @@
 -- detail: feature:N
 -- tooltip: feature, label, difference, n_right, n_wrong
 -- reference: diagonal
--- param run RUN = latest  The run that was encoded: id, unique prefix, tag or latest.
+-- param run RUN = latest:sae_features  The run that was encoded: id, unique prefix, tag or latest.
 -- param sae TEXT = NULL  The sae_id; all if not given.
 -- param min_sequences BIGINT = 5  Leave out features that are active in fewer answers.
 WITH graded AS (

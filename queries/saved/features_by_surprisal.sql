@@ -8,7 +8,7 @@
 -- tooltip: feature, label, mean_surprisal_bits, mean_activation
 -- scale: x log
 -- reference: y 0
--- param run RUN = latest  The run that was encoded: id, unique prefix, tag or latest.
+-- param run RUN = latest:sae_features  The run that was encoded: id, unique prefix, tag or latest.
 -- param sae TEXT = NULL  The sae_id; all if not given.
 -- param min_active BIGINT = 10  Leave out features that are active on fewer tokens.
 WITH every AS (

@@ -7,7 +7,7 @@
 -- color: arch:N
 -- detail: sae_id:N
 -- tooltip: layer, d_sae, frac_dead, cossim, ce_increase_nats, ce_loss_score, kl_div_with_sae
--- param run RUN = latest  The run they were evaluated on, or that trained them: id, unique prefix, tag or latest.
+-- param run RUN = latest:sae_evaluations  The run they were evaluated on, or that trained them: id, unique prefix, tag or latest.
 SELECT
     m.sae_id, coalesce(s.arch, 'unknown') AS arch, s.layer, s.site, m.d_sae, m.split, m.l0, m.fvu, m.frac_dead,
     m.cossim, m.ce_increase_nats, m.ce_loss_score, m.kl_div_with_sae

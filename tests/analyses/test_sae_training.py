@@ -36,10 +36,11 @@ def _stop_at(step: int) -> Any:
     return lambda: next(calls) >= step
 
 
-@pytest.mark.parametrize("arch", ["topk", "batchtopk", "gated"])
+@pytest.mark.parametrize("arch", ["topk", "batchtopk", "gated", "relu"])
 def test_a_stopped_training_resumes_bit_for_bit(tmp_path: Path, arch: str) -> None:
     lake = lake_of(tmp_path)
-    options = TrainOptions(archs=(arch,), widths=("64",), ks=(3,), **FAST)
+    revived = {"revive": "resample", "sparsities": (20.0,)} if arch == "relu" else {}
+    options = TrainOptions(archs=(arch,), widths=("64",), ks=(3,), **FAST, **revived)
     whole = start_training(lake, ["read-0"], options)
     with pytest.raises(StoppedError, match="--resume"):
         start_training(lake, ["read-0"], options, should_stop=_stop_at(12))
@@ -126,6 +127,8 @@ def test_saes_are_rows_and_leave_with_their_run(tmp_path: Path) -> None:
         ({"archs": ("matryoshka",), "nested": (5, 4), "widths": ("64",)}, UsageError, "--nested"),
         ({"archs": ("topk",), "to_site": "resid_post"}, UsageError, "--to-site goes with"),
         ({"ks": (3, 3)}, UsageError, "twice"),
+        ({"archs": ("topk",), "revive": "resample"}, UsageError, "is for relu"),
+        ({"archs": ("relu",), "revive": "up"}, UsageError, "--revive 'up'"),
         ({"exclude": "last"}, UsageError, "exclude 'last'"),
         ({"validation_runs": ("read-0",)}, ConfigError, "both trained on and validated on"),
     ],
@@ -196,6 +199,32 @@ def test_what_dies_loses_its_moments_and_is_moved_by_auxk_again() -> None:
         before = learner.parameters["W_dec"][5].clone()
     learner.step(2, rows, rows)
     assert learner.dead[5] and not torch.equal(learner.parameters["W_dec"][5], before)
+
+
+def test_resampled_features_are_rows_that_are_badly_explained() -> None:
+    chosen: dict[str, Any] = {"dead_after": 50, "batch_size": 64, "lr": 1e-2, "warmup": 0, "revive": "resample"}
+    options = TrainOptions(archs=("relu",), widths=("32",), **chosen)
+    [spec] = specs_of(options, [0], DIM)
+    learner = Learner(spec, "silent", options, Scaling(1.0, 1.0, torch.zeros(DIM, dtype=torch.float64)), 100)
+    rows = torch.from_numpy(planted(np.random.default_rng(0), 64, np.eye(DIM), 3))
+    rows[7] *= 50  # by far the worst: the square of its squared error is nearly the whole sum
+    with torch.no_grad():
+        learner.parameters["b_enc"][[5, 9]] = -1e4
+    learner.step(0, rows, rows)  # 64 rows without them: dead, and made anew at once
+    decoder, encoder = learner.parameters["W_dec"], learner.parameters["W_enc"]
+    direction = rows[7] - learner.parameters["b_dec"].detach()
+    direction = direction / direction.norm()
+    living = [i for i in range(32) if i not in (5, 9)]
+    for feature in (5, 9):
+        assert torch.allclose(decoder[feature], direction, atol=1e-6) and learner.parameters["b_enc"][feature] == 0
+        assert float(encoder[:, feature].detach() @ direction) == pytest.approx(
+            0.2 * float(encoder.detach()[:, living].norm(dim=0).mean()), rel=1e-5
+        )
+        for name in ("W_dec", "b_enc"):
+            assert not learner._adam.state[learner.parameters[name]]["exp_avg_sq"][feature].any()
+    assert not learner.dead.any() and learner._adam.state[decoder]["exp_avg_sq"][0].any()
+    learner.step(1, rows, rows)
+    assert learner._silent[5] == learner._silent[9] == 0  # they are active on the row that they were made from
 
 
 @pytest.mark.slow

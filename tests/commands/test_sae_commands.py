@@ -117,6 +117,33 @@ def test_rm_takes_the_run_with_it(tmp_path: Path) -> None:
     assert json.loads(sae(tmp_path, "list", "--json")) == {"saes": [], "trainings": []}
 
 
+def test_right_after_training_it_is_said_what_is_missing_and_then_found(tmp_path: Path) -> None:
+    """The training is the newest run and has no features: those of the run that was encoded are meant."""
+    tinymath_lake(tmp_path, n=8)
+    sae(tmp_path, *TRAIN)
+    asked = ("query", "feature_density", "--lake", str(tmp_path))
+    early = CliRunner().invoke(app, [*asked, "--json"])
+    assert json.loads(early.stdout) == [] and "`lake sae features SAE --run" in early.stderr
+    name = json.loads(sae(tmp_path, "list", "--json"))["saes"][0]["sae_id"]
+    sae(tmp_path, "features", name)  # the newest run with its vectors: `check`
+    sae(tmp_path, *TRAIN, "--seeds", "7")  # again a training is the newest
+    opened = tracelake.open(tmp_path)
+    check = opened.resolve_run("check")
+    stats = opened.scan("feature_stats").collect()
+    assert set(stats["run_id"]) == {check} and set(stats["sae_id"]) == {name}
+    rows = json.loads(CliRunner().invoke(app, [*asked, "--json"]).stdout)
+    active = int(stats.sort("n_active")["feature"][-1])
+    assert rows and {row["sae_id"] for row in rows} == {name}
+    assert opened.query("feature_contexts", feature=active).height > 0
+    assert opened.query("sae_training_curves").height > 0
+    newest = opened.resolve_run("latest")
+    wrong = CliRunner().invoke(app, [*asked, "--run", newest, "--json"])
+    assert json.loads(wrong.stdout) == [] and check in wrong.stderr
+    read = opened.resolve_run("read")
+    with pytest.raises(ConfigError, match=f"trained on {read}"):
+        opened.sae_features(name, newest)
+
+
 def test_from_a_corpus_to_features(tmp_path: Path) -> None:
     given = ("--layers", "3", "--width", "64", "--k", "4", "--batch-size", "512")
     done = json.loads(sae(tmp_path, "run", "tinymath:train", "--tokens", "6000", *given, "--json"))

@@ -6,66 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from failing_disk import FailingDisk
 
 from tracelake.lake.errors import ConfigError, DiskFullError, LakeError
 from tracelake.lake.lake import Lake
-from tracelake.lake.storage.disk import Disk, DiskFile
 from tracelake.lake.storage.local import LocalStore
 
 RUN = "fault-run"
 PLAN = {"plan": {"segments": [[0, 2], [2, 4]]}}
-
-
-class FailingFile(DiskFile):
-    def __init__(self, file, disk):
-        self.__dict__ = file.__dict__
-        self.disk = disk
-
-    def write(self, data):
-        if len(data) > 1000 or self.name.endswith(".json.part"):  # Parquet writes many tiny pieces
-            self.disk.step("write", self.name)
-        super().write(data)
-
-    def sync(self):
-        self.disk.step("sync", self.name)
-
-
-class FailingDisk(Disk):
-    """The real disk, failing at operation number `at` (and from then on, if `stays`)."""
-
-    parallel = False
-
-    def __init__(self, root, at=None, code=errno.ENOSPC, *, stays=False):
-        super().__init__(root)
-        self.at, self.code, self.stays, self.steps = at, code, stays, 0
-
-    def step(self, what, path):
-        self.steps += 1
-        if self.at is not None and (self.steps == self.at or (self.stays and self.steps > self.at)):
-            raise OSError(self.code, f"injected at {what}", str(path))
-
-    def create(self, path):
-        self.step("create", path)
-        return FailingFile(super().create(path), self)
-
-    def rename(self, source, target):
-        self.step("rename", target)
-        super().rename(source, target)
-
-    def link(self, source, target):
-        self.step("link", target)
-        super().link(source, target)
-
-    def unlink(self, path):
-        self.step("unlink", path)
-        super().unlink(path)
-
-    def make_folder(self, path):
-        self.step("mkdir", path)
-        super().make_folder(path)
-
-    def sync_folder(self, path):
-        self.step("sync_folder", path)
 
 
 def write_segment(run, index):

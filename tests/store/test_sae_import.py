@@ -229,6 +229,48 @@ def nan(name: str) -> dict[str, np.ndarray]:
     return ARRAYS | {name: np.full_like(ARRAYS[name], np.nan)}
 
 
+def by_hand(norm: str, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Activations and reconstructions of ARRAYS for vectors that are normalised one by one, from the definitions."""
+    x = x.astype(np.float64)
+    if norm == "layer_norm":
+        shift, read, written = x.mean(1, keepdims=True), x.std(1, ddof=1, keepdims=True) + 1e-5, x.std(1, ddof=1)
+    else:
+        shift, read = 0.0, np.sqrt((x**2).sum(1, keepdims=True) / D)
+        written = read[:, 0]
+    f = np.maximum(((x - shift) / read - B_DEC) @ W_ENC, 0)
+    return f, (f @ W_ENC.T + B_DEC) * written[:, None] + shift
+
+
+@pytest.mark.parametrize("norm", ["layer_norm", "constant_norm_rescale"])
+def test_norms_of_single_tokens_stay_at_run_time(lake: Lake, tmp_path: Path, norm: str) -> None:
+    done = import_sae(lake, saelens(tmp_path / "one", normalize_activations=norm), SaeImport())
+    sae = load_sae(lake, done.sae_id)
+    x = torch.from_numpy(X)
+    f, y = by_hand(norm, X)
+    assert np.allclose(sae.encode(x).dense().numpy(), f, atol=1e-5)
+    assert np.allclose(sae.reconstruct(x).numpy(), y, atol=1e-5)
+    assert done.fvu is not None and done.fvu < 1e-6  # every vector is its own reconstruction
+    assert json.loads(lake.blob(done.run_id, f"{done.sae_id}/cfg.json"))["normalize_activations"] == norm
+
+
+@pytest.mark.parametrize("centred", [True, False])
+def test_whitening_of_a_checkpoint_is_folded(tmp_path: Path, centred: bool) -> None:
+    rng = np.random.default_rng(1)
+    matrix, mean = rng.normal(size=(D, D)).astype(np.float32), rng.normal(size=D).astype(np.float32)
+    inverse = np.linalg.inv(matrix.astype(np.float64)).astype(np.float32)
+    bias = rng.normal(size=N).astype(np.float32)
+    folder = saelens(
+        tmp_path / "one", ARRAYS | {"b_enc": bias}, normalize_activations="covariance_whitening",
+        apply_b_dec_to_input=centred,
+    )  # fmt: skip
+    save_file({"mean": mean, "matrix": matrix, "inverse_matrix": inverse}, folder / "activation_whitening.safetensors")
+    sae = read_sae(folder, None, None)
+    white = (X.astype(np.float64) - mean) @ matrix
+    f = np.maximum((white - (B_DEC if centred else 0)) @ W_ENC + bias, 0)
+    assert sae.norm == "none" and np.allclose(sae.encode(X), f, atol=1e-4)
+    assert np.allclose(sae.decode(sae.encode(X), X), (f @ W_ENC.T + B_DEC) @ inverse + mean, atol=1e-3)
+
+
 BAD: list[tuple[type[LakeError], str, Callable[[Path], Path]]] = [
     (NotFoundError, "no folder", lambda p: p / "none"),
     (UsageError, "in no known format: .*sae_weights.safetensors", lambda p: (p / "e").mkdir() or p / "e"),  # type: ignore[func-returns-value]
@@ -240,8 +282,13 @@ BAD: list[tuple[type[LakeError], str, Callable[[Path], Path]]] = [
     (ConfigError, "lacks threshold", lambda p: saelens(p, architecture="jumprelu")),
     (
         ConfigError,
-        "normalises each token at run time .layer_norm",
-        lambda p: saelens(p, normalize_activations="layer_norm"),
+        "has a linear path and normalises each token .layer_norm",
+        lambda p: saelens(
+            p,
+            ARRAYS | {"W_skip": np.eye(D, dtype=np.float32)},
+            architecture="skip_transcoder",
+            normalize_activations="layer_norm",
+        ),
     ),
     (ConfigError, "'covariance_whitening'", lambda p: saelens(p, normalize_activations="covariance_whitening")),
     (ConfigError, "one attention head", lambda p: saelens(p, hook_head_index=3)),

@@ -17,6 +17,9 @@ from .training_rows import Pair, Scaling
 BATCH_THRESHOLD = ("batchtopk", "matryoshka")
 """Architectures whose threshold for single rows comes from a pass over data."""
 
+REVIVED_LENGTH = 0.2
+"""Length of a resampled feature's encoder column, over the mean of the living ones."""
+
 
 @dataclass
 class Meter:
@@ -63,7 +66,7 @@ class Learner:
         centre = scaling.centre / scaling.out_scale if one else scaling.centre
         generator = torch.Generator().manual_seed(spec.seed)
         dtype = getattr(torch, options.dtype)
-        first = architecture.first_parameters(spec.shape, centre, generator, dtype)
+        first = architecture.first_parameters(spec.shape, centre, generator, dtype, scaling.directions)
         self.parameters: Parameters = {n: v.to(options.device).requires_grad_() for n, v in first.items()}
         fused = torch.device(options.device).type in ("cpu", "cuda", "mps")
         self._adam = torch.optim.Adam(self.parameters.values(), lr=1.0, fused=fused)
@@ -106,6 +109,8 @@ class Learner:
         self._silent[found.active.features] = 0
         if shape.arch in SPARSE:
             self._forget_moments(self.dead & ~before)
+        elif options.revive is not None:
+            self._resample(number, x, target, found.reconstruction)
         self.meter.add(found, target)
 
     @torch.no_grad()
@@ -122,6 +127,30 @@ class Learner:
                 for key in ("exp_avg", "exp_avg_sq"):
                     moments = self._adam.state[parameter][key]
                     (moments.T if name == "W_enc" else moments)[features] = 0
+
+    @torch.no_grad()
+    def _resample(self, number: int, x: Tensor, target: Tensor, reconstruction: Tensor) -> None:
+        """Dead features start anew at rows drawn by their squared error squared, as in Towards Monosemanticity.
+
+        The decoder row is the row's direction, the encoder column the same at a fifth of the living ones' mean length.
+        """
+        dead = self.dead.nonzero().squeeze(1)
+        weights = (target - reconstruction).double().square().sum(1).square().cpu()
+        if not len(dead) or not float(weights.sum()) > 0:
+            return
+        draws = torch.Generator().manual_seed(self.spec.seed * 1_000_003 + number)
+        rows = torch.multinomial(weights, len(dead), replacement=True, generator=draws).to(x.device)
+        parameters, tiny = self.parameters, torch.finfo(x.dtype).tiny
+        centre = parameters["b_dec"] if self.shape.centred else 0.0
+        read, written = x[rows] - centre, target[rows] - parameters["b_dec"]
+        lengths = parameters["W_enc"].norm(dim=0)
+        living = lengths[~self.dead]
+        length = REVIVED_LENGTH * (living if len(living) else lengths).mean()
+        parameters["W_dec"][dead] = written / written.norm(dim=1, keepdim=True).clamp_min(tiny)
+        parameters["W_enc"][:, dead] = (length * read / read.norm(dim=1, keepdim=True).clamp_min(tiny)).T
+        parameters["b_enc"][dead] = 0.0
+        self._forget_moments(self.dead)
+        self._silent[dead] = 0
 
     def _scaled(self, x: Tensor, target: Tensor) -> Pair:
         scaled = x * self.scale

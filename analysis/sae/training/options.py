@@ -51,6 +51,8 @@ class TrainOptions:
     """Steps over which the penalty rises from 0."""
     dead_after: int | None = None
     """Rows after which a silent feature is dead."""
+    revive: str | None = None
+    """`resample`: dead features of relu start anew in the directions of badly explained rows."""
     center: Center = "mean"
     scale: bool = True
     exclude: str = "first"
@@ -85,6 +87,10 @@ class TrainOptions:
             raise UsageError("--sparsity must be 0 or more.")
         if self.dtype not in ("float32", "float64") or self.select not in (None, "bfloat16", "float16"):
             raise UsageError("--dtype is float32 or float64, --select bfloat16 or float16.")
+        if self.revive not in (None, "resample"):
+            raise UsageError(f"There is no --revive {self.revive!r}. Possible: resample.")
+        if self.revive is not None and set(self.archs) != {"relu"}:
+            raise UsageError("--revive resample is for relu: topk, batchtopk and matryoshka have the AuxK term.")
         if self.skip and self.to_site is None:
             raise UsageError("--skip is a path of transcoders: give --to-site too.")
 

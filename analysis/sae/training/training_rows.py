@@ -19,6 +19,8 @@ SCALE_ROWS = 100_000
 """Rows from which mean norm and centre are estimated."""
 VALIDATION_ROWS = 16_384
 """Rows on which the validation FVU is measured, at most."""
+DIRECTION_ROWS = 16_384
+"""Rows from which the first decoder rows are drawn."""
 MEDIAN_STEPS = 30
 Pair = tuple[Float[Tensor, "rows d_in"], Float[Tensor, "rows d_out"]]
 
@@ -30,6 +32,8 @@ class Scaling:
     scale: float
     out_scale: float
     centre: Float[Tensor, " d_out"]
+    directions: Float[Tensor, "rows d_out"] | None = None
+    """Unit directions from the centre to rows of the sample, for the first decoder rows."""
 
 
 class TrainingRows:
@@ -111,7 +115,10 @@ class TrainingRows:
             scale, out_scale = self.width**0.5 / mean_norm, dim**0.5 / out_norm
         else:
             scale = out_scale = 1.0
-        return Scaling(float(scale), float(out_scale), self._centre() * out_scale)
+        centre = self._centre()
+        rows = torch.cat([y for _, y in self._first(self._train, DIRECTION_ROWS)]).double() - centre
+        directions = rows / rows.norm(dim=1, keepdim=True).clamp_min(torch.finfo(rows.dtype).tiny)
+        return Scaling(float(scale), float(out_scale), centre * out_scale, directions.float())
 
     def _centre(self) -> Float[Tensor, " d_out"]:
         """Mean of what is reconstructed, or its geometric median (Weiszfeld's steps from the mean)."""

@@ -8,7 +8,7 @@ import numpy as np
 
 from ...errors import ConfigError, did_you_mean
 from ..json_file import read_json_object
-from ..sae_weights import Activation, SaeWeights, checked
+from ..sae_weights import PER_TOKEN, Activation, SaeWeights, checked
 from ..safetensors_file import read_safetensors
 
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
@@ -23,7 +23,7 @@ ACTIVATIONS: dict[str, Activation] = {
     "jumprelu_skip_transcoder": "jumprelu",
 }
 NORMS = {"none": "none", "expected_average_only_in": "scale"}
-PER_TOKEN = ("constant_norm_rescale", "layer_norm")
+WHITENING, WHITENING_FILE = "covariance_whitening", "activation_whitening.safetensors"
 OLD_NAMES = {
     "hook_point": "hook_name",
     "hook_point_head_index": "hook_head_index",
@@ -64,9 +64,24 @@ def read_saelens(folder: Path) -> SaeWeights:
         metadata,
     )
     sae = checked(sae)
+    if sae.norm == WHITENING:
+        sae = _unwhitened(sae, folder)
     if architecture == "topk" and config.get("rescale_acts_by_decoder_norm"):
         return sae.with_unit_decoder()
     return sae
+
+
+def _unwhitened(sae: SaeWeights, folder: Path) -> SaeWeights:
+    """With the whitening of a checkpoint's vectors in its weights."""
+    arrays = read_safetensors(folder / WHITENING_FILE)
+    wanted = {"mean": (sae.d_in,), "matrix": (sae.d_in, sae.d_in), "inverse_matrix": (sae.d_in, sae.d_in)}
+    for name, shape in wanted.items():
+        if name not in arrays or arrays[name].shape != shape:
+            there = {key: array.shape for key, array in arrays.items()}
+            raise ConfigError(f"{folder / WHITENING_FILE}: {name} of the shape {shape} is wanted; there are {there}.")
+    if sae.transcodes:
+        raise ConfigError(f"{folder} is a transcoder of whitened vectors, which is not read.")
+    return checked(sae.unwhitened(arrays["mean"], arrays["matrix"], arrays["inverse_matrix"]))
 
 
 def _architecture(config: Mapping[str, Any], folder: Path) -> str:
@@ -90,10 +105,8 @@ def _known(architecture: str) -> tuple[str, ...]:
 def _norm(config: Mapping[str, Any], folder: Path) -> str:
     given = config.get("normalize_activations", "none")
     name = {True: "expected_average_only_in", False: "none", None: "none"}.get(given, given)
-    if name in PER_TOKEN:
-        raise ConfigError(
-            f"{folder} normalises each token at run time ({name}), which no weights can hold; it is not computed here."
-        )
+    if name in PER_TOKEN or (name == WHITENING and (folder / WHITENING_FILE).is_file()):
+        return name
     if name not in NORMS:
         raise ConfigError(
             f"{folder} normalises its input by {name!r}, and its folder does not hold the numbers for it."

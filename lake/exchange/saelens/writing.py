@@ -9,7 +9,7 @@ import numpy as np
 from safetensors.numpy import save
 
 from ...errors import ConfigError
-from ..sae_weights import SaeWeights
+from ..sae_weights import PER_TOKEN, SaeWeights
 from .reading import CONFIG, WEIGHTS
 
 VERSION = "6.54.12"
@@ -27,7 +27,7 @@ def saelens_files(sae: SaeWeights, provenance: Mapping[str, Any], *, hook_shape:
 
 def saelens_config(sae: SaeWeights, *, hook_shape: bool = False) -> dict[str, Any]:
     """cfg.json; ConfigError for what SAELens has no class for."""
-    if sae.norm != "none":
+    if sae.norm not in ("none", *PER_TOKEN):
         raise ConfigError(f"{sae.name} still needs the scale of its input: fold it into the weights first.")
     name = {"relu": "standard"}.get(sae.activation, sae.activation)
     if sae.transcodes:
@@ -38,7 +38,7 @@ def saelens_config(sae: SaeWeights, *, hook_shape: bool = False) -> dict[str, An
     by_heads = hook_shape and "hook_z" in str(sae.metadata.get("hook_name"))
     config: dict[str, Any] = {
         "architecture": name, "d_in": sae.d_in, "d_sae": sae.d_sae, "dtype": "float32", "device": "cpu",
-        "apply_b_dec_to_input": sae.centred, "normalize_activations": "none",
+        "apply_b_dec_to_input": sae.centred, "normalize_activations": sae.norm,
         "reshape_activations": "hook_z" if by_heads else "none",
         "metadata": {"sae_lens_training_version": None, **sae.metadata, "sae_lens_version": VERSION},
     }  # fmt: skip
