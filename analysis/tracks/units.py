@@ -56,7 +56,8 @@ def chosen_rows(features: pl.LazyFrame, spans: pl.DataFrame, choice: Choice) -> 
             "position",
             "feature",
             pl.col("activation").cast(pl.Float64),
-            ((position - pl.col("first")) / pl.col("count")).alias("place"),
+            # All features of a token are at one place.
+            (pl.lit(0.0) if choice.unit == "token" else (position - pl.col("first")) / pl.col("count")).alias("place"),
         )
     )
     if choice.unit == "sequence" and choice.pool == "max":
