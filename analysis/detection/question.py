@@ -23,7 +23,7 @@ from .signals import BASE, chosen_names
 from .splits import repeated_folds
 from .token_signals import LEVEL
 
-VERSION = 1
+VERSION = 2
 LEAST_PROMPTS = 20
 """Fewer prompts with an answer of either label than this, and nothing is told apart."""
 LEAST_IN_LEVEL = 20
