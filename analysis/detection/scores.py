@@ -17,8 +17,8 @@ BINS = 10
 FITTED_HERE = 2**0.5
 """In cross-validation a prompt counts twice: it is told, and it trains what tells the others.
 
-Draws of prompts see the first only. On labels of chance the sum over pairs is symmetric in both roles, so its variance is
-twice what the draws give (200 repeats: intervals cover 0.5 in 84 % without this factor). On strong signals, where
+Draws of prompts see the first only. On labels of chance the sum over pairs is symmetric in both roles, so its variance
+is twice what the draws give (200 repeats: intervals cover 0.5 in 84 % without this factor). On strong signals, where
 detectors hardly depend on single prompts, the intervals are wider than they need be.
 """
 SINGLE = "one sample per prompt: no pair of a right and a wrong sample"
@@ -38,7 +38,7 @@ class Told:
     """From 0, without a hole."""
     fold: Int[np.ndarray, "repeat sequence"]
     spread: float = 1.0
-    """Factor on how far draws of both AUROCs lie from their value: `FITTED_HERE` if these prompts trained detectors too."""
+    """How far draws of both AUROCs are moved from their value: `FITTED_HERE` if these prompts trained detectors too."""
 
     @property
     def n_prompts(self) -> int:
