@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import polars as pl
@@ -86,7 +86,7 @@ class Detection(Question):
         """All tables that a signal may come from."""
         return [(table, {}) for table in (*READ, *(("labels",) if self.label == GIVEN else ()))]
 
-    def parameters(self, run_ids: Sequence[str]) -> dict[str, object]:
+    def parameters(self, run_ids: Sequence[str]) -> dict[str, Any]:
         """All options, and the version of the numbers."""
         return dict(vars(self)) | {"version": VERSION}
 

@@ -86,7 +86,7 @@ def layer_features(
         activation = activation / means[feature]
     order = np.lexsort((feature, -activation, unit))
     kept = order[_place_in_unit(unit[order]) < choice.top_k]
-    columns = [column[kept] for column in (unit, feature, activation, place)]
+    columns: list[np.ndarray] = [column[kept] for column in (unit, feature, activation, place)]
     if choice.zeros:
         filled = _silent(columns[0], columns[1], len(units), min(choice.top_k, d_sae))
         silence = np.zeros(len(filled[0]))
@@ -114,4 +114,5 @@ def _silent(unit: np.ndarray, feature: np.ndarray, n_units: int, top_k: int) -> 
     low = feature < top_k
     silent[unit[low], feature[low]] = False
     lacking = top_k - np.bincount(unit, minlength=n_units)
-    return np.nonzero(silent & (np.cumsum(silent, axis=1) <= lacking[:, None]))
+    unit, feature = np.nonzero(silent & (np.cumsum(silent, axis=1) <= lacking[:, None]))
+    return unit, feature
