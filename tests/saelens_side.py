@@ -82,7 +82,7 @@ def make_saelens(root: Path, generator: torch.Generator) -> None:
             sae.fold_activation_norm_scaling_factor(float(D_IN**0.5 / x.norm(dim=1).mean()))
         if kind == "whitened":  # the file that lies beside its checkpoints
             matrix, mean = torch.randn(D_IN, D_IN, generator=generator), torch.randn(D_IN, generator=generator)
-            inverse = torch.linalg.inv(matrix)
+            inverse = torch.linalg.inv(matrix).contiguous()
             save_file({"mean": mean, "matrix": matrix, "inverse_matrix": inverse}, root / kind / WHITENING)
             sae.fold_activation_whitening(mean, matrix, inverse)
         given = x.reshape(ROWS, 4, D_IN // 4) if kind == "hook_z" else x
