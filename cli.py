@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from . import __version__
-from .commands import analyze, ask, collect, demo, exchange, maintain, metrics, read_again, show_run
+from .commands import analyze, ask, collect, demo, exchange, experiment, maintain, metrics, show_run
 from .commands.sae import train as sae
 from .commands.toolkit.either_run import either_run
 from .commands.toolkit.outcome import outcome
@@ -53,7 +53,7 @@ for _verb in (maintain.verify, maintain.rm):
     app.command()(either_run(_verb))
 app.command()(maintain.vacuum)
 app.command()(demo.demo)
-_GROUPS = {group.NAME: group.app for group in (analyze, read_again, sae)}
+_GROUPS = {group.NAME: group.app for group in (analyze, experiment, sae)}
 for _name, _group in (_GROUPS | {"import": exchange.import_app, "export": exchange.export_app}).items():
     app.add_typer(_group, name=_name)
 

@@ -29,6 +29,12 @@ def attribute(sequences: pl.DataFrame, name: str, option: str) -> pl.Series:
     return pl.Series(name, values)
 
 
+def metadata_values(sequences: pl.DataFrame, key: str) -> list[str | None]:
+    """The values of a key of their metadata as text, None where a sequence has none."""
+    values = [(json.loads(text) if text else {}).get(key) for text in sequences["metadata"].to_list()]
+    return [None if value is None else str(value) for value in values]
+
+
 def groups(sequences: pl.DataFrame, name: str, option: str) -> pl.Series:
     """The same values as text, for groups."""
     values: list[Any] = attribute(sequences, name, option).to_list()

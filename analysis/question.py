@@ -32,7 +32,14 @@ QUESTIONS = {
     "sensitivity": "sampling.sensitivity:Sensitivity",
     "clusters": "sampling.clusters:SolutionClusters",
     "pass-rates": "sampling.pass_rates:PassRates",
+    "deviations": "sampling.deviations:Deviations",
+    "random-directions": "directions.random_directions:RandomDirections",
+    "steering": "sampling.steering:Steering",
     "neuron-effects": "neurons.effects:NeuronEffects",
+    "layer-ablations": "neurons.layer_ablations:LayerAblations",
+    "links": "tracks.links:Links",
+    "tracks": "tracks.question:HypothesisTracks",
+    "detect": "detection.question:Detection",
 }
 """Names of the analyses, in the order of `lake analyze --help`: module of this folder, and the question in it.
 
@@ -97,6 +104,10 @@ class Question(ABC):
             wanted = "one run" if least == most == 1 else f"{least} to {most or 'any number of'} runs"
             raise UsageError(f"{self.name} is asked of {wanted}, not of {len(run_ids)}.")
 
+    def named(self, lake: Lake, run_ids: Sequence[str]) -> Self:
+        """The same question with what it names outside of its runs (autoencoders, say) looked up in the lake."""
+        return self
+
     def needs(self, snapshot: Snapshot) -> Sequence["Question"]:
         """Questions whose answers this one reads: they are asked of every run first."""
         return ()
@@ -127,6 +138,7 @@ def ask(lake: Lake, run: str | Sequence[str], question: Question, *, force: bool
     question = replace(question, **checked_options(type(question), vars(question)))
     run_ids = [lake.resolve_run(one) for one in ([run] if isinstance(run, str) else run)]
     question.check(run_ids)
+    question = question.named(lake, run_ids)
     runs = [_evidence(lake, run_id, question) for run_id in run_ids]
     resolved = question.resolve(runs[0].snapshot)
     parameters = resolved.parameters(run_ids)

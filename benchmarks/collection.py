@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from gpt2_size import D_VOCAB, prompt_ids, prompt_texts, save_model
 from measurement import Quiet, Result, Sample, arguments, interleave, ratio_range, speed_ratio, timed
@@ -18,6 +19,7 @@ from tracelake.collect.running.collector import Collection
 from tracelake.lake import Lake
 
 BATCH = 8
+SAMPLES = 2
 LOGIT_ROWS = 20
 KEEPS = {
     "nothing (ids and texts)": (),
@@ -38,11 +40,20 @@ STEPS = ("prefill", "prompt_logits", "decode", "choose", "summaries", "rows", "w
 class Collecting:
     """Collects the same prompts again and again; the model is loaded once, each run is removed after its timing."""
 
-    def __init__(self, lake: Path, model: Path, texts: tuple[str, ...], keep: tuple[str, ...], new_tokens: int) -> None:
+    def __init__(
+        self,
+        lake: Path,
+        model: Path,
+        texts: tuple[str, ...],
+        keep: tuple[str, ...],
+        new_tokens: int,
+        **settings: Any,
+    ) -> None:
         self.lake = Lake.create(lake)
         config = CollectConfig(
-            model=str(model), prompt=texts, keep=keep, max_new_tokens=new_tokens, batch_size=BATCH, device="cpu"
-        )
+            model=str(model), prompt=texts, keep=keep, max_new_tokens=new_tokens, batch_size=BATCH, device="cpu",
+            **settings,
+        )  # fmt: skip
         self.collection = Collection(config)
         self.n_tokens = 0
         self.n_bytes = 0
@@ -139,37 +150,56 @@ def _add_operations(result: Result, ours: Collecting, sample: Sample, length: in
 
 
 def compare_mixed_lengths(result: Result, scratch: Path, options: Any) -> None:
-    """Greedy completions that end at very different steps: finished sequences leave our batch."""
+    """Two samples of many prompts that end at very different steps: what waits takes the places of what has ended."""
     torch.manual_seed(1)
-    end_ids = tuple(sorted(torch.randperm(D_VOCAB - 1)[: D_VOCAB // 20].tolist()))
-    model = save_model(scratch / "mixed", quick=options.quick, scale=3.0, end_ids=end_ids)
-    n_batches, length, new_tokens = (1, 8, 8) if options.quick else (options.batches, 32, 48)
-    ids = prompt_ids(n_batches * BATCH, length, seed=2)
-    ours = Collecting(scratch / "lake_mixed", model, prompt_texts(ids), KEEPS[EVERYTHING], new_tokens)
-    hf = ours.collection.loaded.model
-    found = interleave(
-        {"collection": ours, "generate": in_batches(ids, lambda b: generate(hf, b, new_tokens))},
-        options.repeats or (1 if options.quick else 7),
-        quiet=Quiet(options.patience, spare_cores()),
-    )
-    theirs = _generated_lengths(hf, ids, new_tokens, frozenset(end_ids))
-    work = (sum(ours.lengths) + ids.numel()) / (sum(theirs) + ids.numel())
-    table = result.table("Mixed output lengths, prompts of 32 tokens", "case", "tokens/s", "rounds", "lengths")
-    for name, lengths in (("collection", ours.lengths), ("generate", theirs)):
-        rate = (sum(lengths) + ids.numel()) / found[name].median
-        table.add(name, round(rate, 1), found[name].spread, ", ".join(map(str, lengths)))
-    ratio = speed_ratio(found["collection"], found["generate"], work=work)
-    result.promise("mixed output lengths: collection over plain generate", 1.0, ratio)
+    end_ids = tuple(sorted(torch.randperm(D_VOCAB - 1)[: D_VOCAB // 24].tolist()))
+    model = save_model(scratch / "mixed", quick=options.quick, end_ids=end_ids)
+    n_prompts, length, new_tokens = (8, 8, 8) if options.quick else (64, 32, 48)
+    ids = prompt_ids(n_prompts, length, seed=2)
+    cases = {
+        name: Collecting(
+            scratch / f"lake_mixed{n}", model, prompt_texts(ids), KEEPS[EVERYTHING], new_tokens,
+            samples=SAMPLES, temperature=1.0, segment_items=n,
+        )
+        for name, n in (("collection", None), ("collection, one segment", n_prompts))
+    }  # fmt: skip
+    theirs = Generating(next(iter(cases.values())).collection.loaded.model, ids, new_tokens, frozenset(end_ids))
+    rounds = options.repeats or (1 if options.quick else 3)
+    found = interleave({**cases, "generate": theirs}, rounds, quiet=Quiet(options.patience, spare_cores()))
+    lengths = {name: case.lengths for name, case in cases.items()} | {"generate": theirs.lengths}
+    title = f"Mixed output lengths, {n_prompts} prompts of {length} tokens, {SAMPLES} samples each"
+    table = result.table(title, "case", "tokens/s", "rounds", "new tokens", "lengths (10, 50, 90 %)")
+    work = {name: sum(ends) + SAMPLES * ids.numel() for name, ends in lengths.items()}
+    for name, ends in lengths.items():
+        tenths = ", ".join(str(int(value)) for value in np.percentile(ends, (10, 50, 90)))
+        table.add(name, round(work[name] / found[name].median, 1), found[name].spread, sum(ends), tenths)
+    for name in cases:
+        ratio = speed_ratio(found[name], found["generate"], work=work[name] / work["generate"])
+        result.promise(f"mixed output lengths: {name} over plain generate", 1.3, ratio)
 
 
-def _generated_lengths(model: Any, ids: torch.Tensor, new_tokens: int, end_ids: frozenset[int]) -> list[int]:
-    lengths = []
-    with torch.inference_mode():
-        for batch in ids.split(BATCH):
-            for row in generate(model, batch, new_tokens)[:, ids.shape[1] :].tolist():
-                ends = [i for i, token in enumerate(row) if token in end_ids]
-                lengths.append(ends[0] + 1 if ends else len(row))
-    return lengths
+class Generating:
+    """Plain `generate` over the same prompts, as many samples of each, in batches of the same size."""
+
+    def __init__(self, model: Any, ids: torch.Tensor, new_tokens: int, end_ids: frozenset[int]) -> None:
+        self.model, self.ids, self.new_tokens, self.end_ids = model, ids, new_tokens, end_ids
+        self.lengths: list[int] = []
+
+    def __call__(self) -> float:
+        """One pass over all prompts; returns its seconds."""
+        rows: list[list[int]] = []
+        start = time.perf_counter()
+        with torch.inference_mode():
+            for batch in self.ids.split(BATCH // SAMPLES):
+                written = self.model.generate(
+                    batch, attention_mask=torch.ones_like(batch), max_new_tokens=self.new_tokens, do_sample=True,
+                    top_k=0, num_return_sequences=SAMPLES,
+                )  # fmt: skip
+                rows.extend(written[:, batch.shape[1] :].tolist())
+        seconds = time.perf_counter() - start
+        ends = [next((i + 1 for i, token in enumerate(row) if token in self.end_ids), len(row)) for row in rows]
+        self.lengths = ends
+        return seconds
 
 
 def compare_keeps(result: Result, scratch: Path, model: Path, length: int, options: Any) -> None:

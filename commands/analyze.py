@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from . import embed, judge, read_again
+from . import embed, judge, neuron_verbs, read_again
 from .labelling import grade, labels
 from .terminal import HERE, AnyRun, AsJson, LakePath, open_lake, print_json, say
 from .toolkit.completion import runs
@@ -132,7 +132,7 @@ def _parameter(option: "Option") -> inspect.Parameter:
     )
 
 
-for _verb in (embed.embed, judge.judge, read_again.lens, read_again.attribution):
+for _verb in (embed.embed, judge.judge, read_again.lens, read_again.attribution, *neuron_verbs.ANALYSES):
     app.command()(either_run(_verb))
 
 

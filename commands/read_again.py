@@ -12,7 +12,7 @@ from .toolkit.whole_summaries import WholeSummaries
 
 NAME = "experiment"
 app = typer.Typer(
-    help="Run the model over a run's stored sequences to see which of its parts matter; resumable.",
+    help="Experiments: steps of a configuration file, or the model over a run's stored sequences again; resumable.",
     no_args_is_help=True,
     rich_markup_mode=None,
     cls=WholeSummaries,
@@ -41,9 +41,9 @@ def lens(
 ) -> None:
     """What the state behind each block would predict, read by the model's final norm and unembedding."""
     result = open_lake(lake).lens(
-        run, layers=layer, sequences=sequence, topk=topk, model=model, device=device, on_progress=_progress("tokens")
+        run, layers=layer, sequences=sequence, topk=topk, model=model, device=device, on_progress=progress("tokens")
     )  # fmt: skip
-    _report(result.computed, f"lens: {result.n_rows:,} rows", result.notices, dict(vars(result)), as_json)
+    report(result.computed, f"lens: {result.n_rows:,} rows", result.notices, dict(vars(result)), as_json)
 
 
 @reading
@@ -69,9 +69,9 @@ def attribution(
     kind: Any = by
     result = open_lake(lake).attribution(
         run, points=None if every else points, sequences=sequence, steps=step, tokens=_pair(tokens), by=kind,
-        model=model, device=device, on_progress=_progress("points"),
+        model=model, device=device, on_progress=progress("points"),
     )  # fmt: skip
-    _report(result.computed, f"attribution: {result.n_rows:,} rows", result.notices, dict(vars(result)), as_json)
+    report(result.computed, f"attribution: {result.n_rows:,} rows", result.notices, dict(vars(result)), as_json)
 
 
 @app.command("second-order")
@@ -96,13 +96,13 @@ def second_order(
     """What every neuron of every layer adds to a direction through the attention heads of later layers."""
     result = open_lake(lake).second_order(
         direction, run, at=at, scaling=scaling, by=by or (), top=top, model=model, device=device,
-        on_progress=_progress("sequences"),
+        on_progress=progress("sequences"),
     )  # fmt: skip
     notices = [*result.scores.notices, *result.effects.notices]
     if result.scores.closing_error is not None:
         notices.insert(0, f"the closing identity holds within {result.scores.closing_error:.1g}.")
     words = f"second-order: {result.scores.n_sequences:,} sequences"
-    _report(result.scores.computed, words, notices, result.as_dict(), as_json)
+    report(result.scores.computed, words, notices, result.as_dict(), as_json)
 
 
 @app.command()
@@ -116,8 +116,8 @@ def neurons(
     lake: LakePath = HERE,
 ) -> None:
     """Rank every neuron of every layer by how strongly it acts at the last prompt token."""
-    result = open_lake(lake).rank_neurons(run, model=model, device=device, on_progress=_progress("prompts"))
-    _report(result.computed, f"neurons: {result.n_prompts:,} prompts", result.notices, dict(vars(result)), as_json)
+    result = open_lake(lake).rank_neurons(run, model=model, device=device, on_progress=progress("prompts"))
+    report(result.computed, f"neurons: {result.n_prompts:,} prompts", result.notices, dict(vars(result)), as_json)
 
 
 def _pair(tokens: str | None) -> tuple[int, int] | None:
@@ -132,11 +132,13 @@ def _pair(tokens: str | None) -> tuple[int, int] | None:
     return a, b
 
 
-def _progress(what: str) -> Callable[[int, int], None]:
+def progress(what: str) -> Callable[[int, int], None]:
+    """Says how far a pass is."""
     return lambda done, whole: say(f"  {done:,} of {whole:,} {what}")
 
 
-def _report(computed: bool, words: str, notices: list[str], facts: dict[str, Any], as_json: bool) -> None:
+def report(computed: bool, words: str, notices: list[str], facts: dict[str, Any], as_json: bool) -> None:
+    """What was computed or found, and its id."""
     say(f"{words} {'computed' if computed else 'found'}")
     for notice in notices:
         say(f"  note: {notice}")

@@ -7,6 +7,7 @@ from ..queries.queried_lake import QueriedLake
 
 if TYPE_CHECKING:
     from ..collect.judge.judge_run import Judged
+    from ..collect.judge.oracle_run import Written
 
 
 def _quietly(*_: object) -> None:
@@ -45,3 +46,27 @@ class JudgedLake(QueriedLake):
         price = None if usd_per_million is None else Price(*usd_per_million)
         options = JudgeOptions(judge, service, pairs, orders, max_calls, max_usd, price, concurrency)
         return judge_run(self, run, options, on_progress=on_progress)
+
+    def write_oracles(
+        self,
+        run: str = "latest",
+        *,
+        model: str,
+        base_url: str | None = None,
+        key_env: str = "OPENROUTER_API_KEY",
+        max_calls: int = 200,
+        max_usd: float | None = 1.0,
+        usd_per_million: tuple[float, float] | None = None,
+        concurrency: int = 4,
+        timeout_s: float = 120.0,
+        on_progress: Callable[[int, int], None] = _quietly,
+    ) -> "Written":
+        """Let a service write a solution to each problem of a run (table `oracle_solutions`), none twice."""
+        from ..collect.judge.client import OPENROUTER, Service
+        from ..collect.judge.limits import Limits, Price
+        from ..collect.judge.oracle_run import write_oracles
+
+        service = Service(model, base_url or OPENROUTER, key_env, timeout_s)
+        price = None if usd_per_million is None else Price(*usd_per_million)
+        limits = Limits(max_calls, max_usd)
+        return write_oracles(self, run, service, limits, price, concurrency=concurrency, on_progress=on_progress)

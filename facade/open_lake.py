@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .exchanged_lake import ExchangedLake
+from .experiments.experiment_lake import ExperimentLake
 from .judged_lake import JudgedLake
-from .read_again import ReadAgain
+from .neuron_lake import NeuronLake
 from .sae_lake import SaeLake
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def _quietly(*_: object) -> None:
     """What nobody listens to."""
 
 
-class OpenLake(SaeLake, JudgedLake, ReadAgain, ExchangedLake):
+class OpenLake(SaeLake, JudgedLake, NeuronLake, ExperimentLake, ExchangedLake):
     """What `tracelake.open` returns."""
 
     def collect(

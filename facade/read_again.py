@@ -13,13 +13,14 @@ if TYPE_CHECKING:
     from ..collect.rereading.attribution import AttributionResult
     from ..collect.rereading.lens import LensResult
     from ..collect.rereading.neurons import NeuronRanking
+    from ..collect.rereading.points import Point
     from ..collect.rereading.second_order import SecondOrderResult
 
 Told = Callable[[int, int], None]
 """Is given what is done, and all there is to do."""
 
 
-def _quietly(*_: object) -> None:
+def quietly(*_: object) -> None:
     """What nobody listens to."""
 
 
@@ -47,7 +48,7 @@ class ReadAgain(QueriedLake):
         topk: int = 5,
         model: str | None = None,
         device: str = "cpu",
-        on_progress: Told = _quietly,
+        on_progress: Told = quietly,
     ) -> "LensResult":
         """What the state behind each block would predict (table `logit_lens`), from the states that the run kept."""
         from ..collect.rereading.lens import LensOptions, analyze_lens
@@ -71,14 +72,15 @@ class ReadAgain(QueriedLake):
         sequences: Sequence[int] | None = None,
         steps: Sequence[int] | None = None,
         tokens: tuple[int, int] | None = None,
+        at: "Sequence[Point]" = (),
         by: Literal["layer", "head"] = "layer",
         model: str | None = None,
         device: str = "cpu",
-        on_progress: Told = _quietly,
+        on_progress: Told = quietly,
     ) -> "AttributionResult":
         """Which parts of the model make it prefer its best token to the second best (table `logit_contributions`).
 
-        `points` are the generated tokens whose two best candidates were closest; None: all of them.
+        `points` are the generated tokens whose two best candidates were closest; None: all of them. `at` names them.
         """
         from ..collect.rereading.attribution import analyze_attribution
         from ..collect.rereading.points import PointOptions
@@ -86,7 +88,7 @@ class ReadAgain(QueriedLake):
 
         if by not in ("layer", "head"):
             raise UsageError(f"--by is layer or head, not {by!r}.")
-        options = PointOptions(_tuple(sequences), _tuple(steps), points, tokens)
+        options = PointOptions(_tuple(sequences), _tuple(steps), points, tokens, tuple(at))
         return analyze_attribution(
             self, run, options, self._model(run, model, device), by_head=by == "head", on_progress=on_progress
         )  # fmt: skip
@@ -102,7 +104,7 @@ class ReadAgain(QueriedLake):
         top: int = 256,
         model: str | None = None,
         device: str = "cpu",
-        on_progress: Told = _quietly,
+        on_progress: Told = quietly,
     ) -> SecondOrderEffects:
         """What every neuron adds to a direction through later heads (tables `second_order_*`, `neuron_effects`).
 
@@ -128,7 +130,7 @@ class ReadAgain(QueriedLake):
         *,
         model: str | None = None,
         device: str = "cpu",
-        on_progress: Told = _quietly,
+        on_progress: Told = quietly,
     ) -> "NeuronRanking":
         """How strongly every neuron acts at the last prompt token (table `neuron_ranks`)."""
         from ..collect.rereading.neurons import rank_neurons

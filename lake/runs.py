@@ -53,6 +53,7 @@ def run_row(log: RunLog, store: Store) -> RunRow:
         "n_sequences": counters.get("n_sequences", 0),
         "n_tokens": counters.get("n_tokens", 0),
         "error": completion.error if completion else None,
+        **{f"experiment_{key}": (given.get("experiment") or {}).get(key) for key in ("id", "step")},
     }
     return cast(RunRow, {name: row[name] for name in RUNS.names})
 

@@ -15,6 +15,7 @@ import pyarrow as pa
 from readout_rows import readout_rows
 from sae_rows import sae_rows
 from sampling_rows import sampling_rows
+from track_rows import track_rows
 
 from tracelake.lake.lake import Lake
 from tracelake.lake.schema import TABLES
@@ -362,7 +363,7 @@ def frames() -> dict[str, pl.DataFrame]:
         "operations": operations,
     }
     loose |= derived_rows(rng, sequences) | sae_rows(RUN)
-    for more in (readout_rows(rng, sequences), sampling_rows(rng, sequences)):
+    for more in (readout_rows(rng, sequences), sampling_rows(rng, sequences), track_rows(rng, sequences)):
         for name, rows in more.items():
             loose[name] = [*loose.get(name, []), *rows]  # type: ignore[list-item]
     return {name: typed(name, loose.get(name, [])) for name in TABLES}

@@ -1,7 +1,8 @@
 """A judge to test against: a real HTTP server with an OpenAI-compatible address that answers, or misbehaves.
 
 The model's name says how: `good`, `free` (no usage), `priced` (usage.cost), `429`, `500-twice`, `503`, `hang`, `reset`,
-`html`, `no-choices`, `prose`, `fence`, `text-false`, `cut`, `by-order`. `make judge-server` prints its address.
+`html`, `no-choices`, `prose`, `fence`, `text-false`, `cut`, `by-order`; `solver` writes what
+`solutions` has for the problem, `solver-cut` says that it was cut. `make judge-server` prints its address.
 """
 
 import json
@@ -35,6 +36,8 @@ class JudgeServer(ThreadingHTTPServer):
         self.most_at_once = 0
         self.pause_s = 0.0
         self.retry_after = "0.05"
+        self.solutions: dict[str, str] = {}
+        """What `solver` writes, by problem."""
         self._now = 0
         self._lock = threading.Lock()
 
@@ -96,6 +99,10 @@ class _Handler(BaseHTTPRequestHandler):
             self.server.end()
 
     def _answer(self, model: str, before: int, body: dict[str, Any]) -> None:
+        if model.startswith("solver"):
+            text = self.server.solutions.get(shown(body)["PROBLEM"], "")
+            self._json(200, _said(model, text, cut=model == "solver-cut"))
+            return
         distinct = true_verdict(body)
         good = json.dumps({"distinct": distinct, "reason": "They begin differently." if distinct else "The same."})
         if model == "429" and before == 0:
@@ -144,9 +151,12 @@ def _completion(model: str, good: str, distinct: bool, parts: dict[str, str]) ->
         "cut": good[:20],
         "by-order": json.dumps({"distinct": parts["SOLUTION 1"] < parts["SOLUTION 2"], "reason": "by order"}),
     }.get(model, good)
+    return _said(model, content, cut=model == "cut")
+
+
+def _said(model: str, content: str, *, cut: bool) -> dict[str, Any]:
     choice = {
-        "index": 0, "message": {"role": "assistant", "content": content},
-        "finish_reason": "length" if model == "cut" else "stop",
+        "index": 0, "message": {"role": "assistant", "content": content}, "finish_reason": "length" if cut else "stop",
     }  # fmt: skip
     usage = {} if model == "free" else {"usage": USAGE | ({"cost": 0.0125} if model == "priced" else {})}
     return {"id": "x", "object": "chat.completion", "created": 0, "model": model, "choices": [choice], **usage}

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 import numpy as np
 
 RUN, OTHER, LAYERS, DIM = "sampled-01", "greedy-01", 6, 4
-NAMES = ("directions", "variance", "oracle", "sensitivity", "clusters", "pass-rates")
+NAMES = ("directions", "variance", "oracle", "sensitivity", "clusters", "pass-rates", "steering")
 
 
 def sampling_rows(rng: np.random.Generator, sequences: list[dict]) -> dict[str, list[dict]]:
@@ -24,7 +24,23 @@ def sampling_rows(rng: np.random.Generator, sequences: list[dict]) -> dict[str, 
             | {"n_prompts": 10, "pass_at_k": 1 - 0.5**k, "ci_low": 0.3, "ci_high": 0.97}
             for k in (1, 2, 4)
         ],
+        "steering_effects": _steering(rng),
     }
+
+
+def _steering(rng: np.random.Generator) -> list[dict]:
+    key = {"run_id": RUN, "analysis_id": "steering-1", "site": "resid_post", "layer": 2, "n_prompts": 10}
+    added = {"singular-resid_post-2-0a": None, "random-resid_post-2-0b": "singular-resid_post-2-0a"}
+    steered = [
+        key
+        | {"condition": f"{direction}-{strength}", "direction": direction, "control_of": control, "measure": measure}
+        | {"method": direction.partition("-")[0], "strength": strength, "value": 0.5, "change": float(rng.normal())}
+        | {"change_ci_low": -2.0, "change_ci_high": 2.0}
+        for direction, control in added.items()
+        for strength in (-1.0, 1.0, 2.0)
+        for measure in ("accuracy", "share:split")
+    ]
+    return [key | {"condition": RUN, "strength": 0.0, "measure": "accuracy", "value": 0.5}, *steered]
 
 
 def _analysis(run: str, name: str, number: int) -> dict:

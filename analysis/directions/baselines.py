@@ -1,6 +1,5 @@
 """What a direction must beat: what is known of a problem with its prompt, and what with its answer, read from rows."""
 
-import json
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +9,7 @@ from jaxtyping import Float
 from ...lake.reading.frames import scan_files
 from ...lake.schema import TABLES
 from ...lake.snapshot import Snapshot
+from ..attributes import metadata_values
 
 MAJORITY, LEVEL = "majority", "level"
 BEFORE, AFTER = "before", "after"
@@ -55,17 +55,13 @@ def _measured(name: str, group: str, values: pl.Series) -> Baseline:
 
 def _level(sequences: pl.DataFrame) -> Baseline:
     """The level of difficulty that the input gives, if it gives one: a share of true labels for each."""
-    known = [level for level in _levels(sequences) if level is not None]
+    levels = metadata_values(sequences, LEVEL)
+    known = [level for level in levels if level is not None]
     if not known:
         return Baseline(LEVEL, BEFORE, reason="the input gives no `level`")
     names = sorted(set(known))
-    one_hot = np.array([[np.nan if x is None else float(x == n) for n in names] for x in _levels(sequences)])
+    one_hot = np.array([[np.nan if x is None else float(x == n) for n in names] for x in levels])
     return Baseline(LEVEL, BEFORE, one_hot, "logistic")
-
-
-def _levels(sequences: pl.DataFrame) -> list[str | None]:
-    values = [(json.loads(text) if text else {}).get(LEVEL) for text in sequences["metadata"].to_list()]
-    return [None if value is None else str(value) for value in values]
 
 
 def _of_tokens(snapshot: Snapshot, sequences: pl.DataFrame) -> pl.DataFrame:

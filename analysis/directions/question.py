@@ -116,6 +116,13 @@ class Directions(Question):
 
 def labelled(snapshot: Snapshot, label: str) -> tuple[pl.DataFrame, np.ndarray]:
     """The sequences that have a label, and the labels; ConfigError where a class is too small."""
+    sequences, kept = with_labels(snapshot, label)
+    check_classes(kept, f"labelled by {label}")
+    return sequences, kept
+
+
+def with_labels(snapshot: Snapshot, label: str) -> tuple[pl.DataFrame, np.ndarray]:
+    """The sequences that have a label, and the labels; ConfigError if none has."""
     sequences = answers(snapshot)
     truth = _given(snapshot, sequences) if label == GIVEN else labels(sequences, label)
     known = truth.is_not_null()
@@ -125,9 +132,7 @@ def labelled(snapshot: Snapshot, label: str) -> tuple[pl.DataFrame, np.ndarray]:
             f"No sequence of run {run_id} has a value of {label}: there is nothing to tell apart. "
             "Collect prompts with an `answer`, or bring labels with `lake import labels`."
         )
-    kept = truth.filter(known).to_numpy().astype(bool)
-    check_classes(kept, f"labelled by {label}")
-    return sequences.filter(known), kept
+    return sequences.filter(known), truth.filter(known).to_numpy().astype(bool)
 
 
 def check_classes(truth: np.ndarray, which: str) -> None:

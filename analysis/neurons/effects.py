@@ -9,8 +9,6 @@ import polars as pl
 from jaxtyping import Bool, Float
 
 from ...lake import Lake
-from ...lake.derived import stored_analyses
-from ...lake.errors import NotFoundError, did_you_mean
 from ...lake.reading.batches import read_commits
 from ...lake.reading.frames import scan_files
 from ...lake.schema import TABLES
@@ -18,11 +16,12 @@ from ...lake.snapshot import Snapshot
 from ..comparing.permutation import holm
 from ..option import option
 from ..question import Evidence, Question, Reads, Rows
+from .stored import whole_analysis
 
 N_DRAWS, LEAST_OF_A_CLASS = 2000, 10
 FAR = 2.0
 """Root mean squares of a layer beyond which one effect counts as significant."""
-SCORES, NAME = "second_order_scores", "second-order"
+SCORES, NAME, COMMAND = "second_order_scores", "second-order", "lake experiment second-order"
 
 
 @dataclass(frozen=True)
@@ -37,18 +36,7 @@ class NeuronEffects(Question):
 
     def resolve(self, snapshot: Snapshot) -> Self:
         """With the newest scores of the run; NotFoundError if it has none."""
-        run_id = next(iter(snapshot.runs))
-        stored = [one for one in stored_analyses(snapshot.runs[run_id]).values() if one.name == NAME]
-        whole = [one.analysis_id for one in stored if one.n_rows.get("analyses")]
-        if not whole:
-            raise NotFoundError(
-                f"Run {run_id} has no second-order scores: lake experiment second-order {run_id} --direction FILE"
-            )
-        if self.scores_id is None:
-            return replace(self, scores_id=whole[-1])
-        if self.scores_id not in whole:
-            raise NotFoundError(f"Run {run_id} has no scores {self.scores_id!r}.{did_you_mean(self.scores_id, whole)}")
-        return self
+        return replace(self, scores_id=whole_analysis(snapshot, NAME, self.scores_id, COMMAND))
 
     def reads(self) -> Reads:
         """The scores and the verdicts."""

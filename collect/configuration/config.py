@@ -19,6 +19,7 @@ from ..inputs.grading.graders import parse_grader
 from .branch_settings import check_branches
 from .corpus_settings import check_corpus, with_corpus_defaults
 from .edit import EditSetting
+from .given_form import needs_lake
 from .keep import DEFAULT_KEEP, Keep
 
 ENVIRONMENT_PREFIX = "TRACELAKE_"
@@ -76,7 +77,9 @@ class CollectConfig(BaseModel):
         0.0, ge=0, lt=1, description="Share of a corpus' documents, by a hash of their id, for the split `validation`."
     )
     given: str | None = Field(
-        None, description="JSONL file of `id` and `given`: texts or token ids that completions begin with."
+        None,
+        description="What completions begin with: a JSONL file of `id` and `given` (texts or token ids), or "
+        "dataset[:KEY] (published solutions), run:RUN:SHARE (that share of each completion of a run), solutions:RUN.",
     )
     branch_from: str | None = Field(None, description="Leave the stored sequences of this run at the steps of --at.")
     continue_run: str | None = Field(
@@ -242,6 +245,8 @@ class CollectConfig(BaseModel):
     @property
     def looks_up(self) -> bool:
         """Whether something stored in the lake is needed before anything can be planned."""
+        if self.given is not None and needs_lake(self.given):
+            return True
         return self.goes_on or any(edit.source is not None and not edit.is_file for edit in self.edit_settings)
 
     @property

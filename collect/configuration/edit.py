@@ -76,12 +76,17 @@ class EditSetting:
     @property
     def is_file(self) -> bool:
         """Whether the vector is in a file: `.npy`, or `.safetensors`, with `#NAME` where it holds several."""
-        name = (self.source or "").partition("#")[0]
-        return name.endswith((".npy", ".safetensors")) or "/" in name or "\\" in name
+        return is_vector_file(self.source or "")
 
     def resolve(self, n_layers: int) -> list[int]:
         """The layers that it names, in a stack of `n_layers`."""
         return ActivationKeep(self.site, self.layers, None).resolve(n_layers)
+
+
+def is_vector_file(source: str) -> bool:
+    """Whether a direction is named by a file, and not by its id."""
+    name = source.partition("#")[0]
+    return name.endswith((".npy", ".safetensors")) or "/" in name or "\\" in name
 
 
 def _options(text: str, parts: list[str]) -> tuple[dict[str, str], float | None, str]:

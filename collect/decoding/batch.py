@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import Cache
 
-from ..models.cache import select_rows
+from ..models.cache import beside, join_caches, keep_columns, select_rows
 from ..models.editing.edits import Editing
 from ..models.model import LoadedModel
 from ..models.stack import Stack
@@ -22,40 +22,48 @@ from .sequence import Sequence
 class Batch:
     """What the decoder reads, left-padded into one matrix with room for the completions.
 
-    Arrays have one row per sequence that is alive; `alive[row]` is its index in `sequences`.
+    Tensors, `alive` and `pads` have one row per sequence that is alive; `alive[row]` is its index in `sequences`, as
+    which the other arrays are indexed.
     """
 
-    def __init__(self, loaded: LoadedModel, sequences: list[Sequence], reading: Reading, *, room: int) -> None:
-        """Lay out the sequences with `room` columns for new tokens."""
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        sequences: list[Sequence],
+        reading: Reading,
+        *,
+        room: int,
+        members: np.ndarray | None = None,
+    ) -> None:
+        """Lay out the sequences, or those of them that `members` names, with `room` columns for new tokens."""
         self.loaded = loaded
         self.stack: Stack = loaded.decoder
         self.sequences = sequences
         self.reading = reading
-        self.alive = np.arange(len(sequences))
+        self.room = room
+        self.alive = np.arange(len(sequences)) if members is None else members
+        self.recipes = np.arange(len(sequences))
+        """Of each sequence, which of those that are edited it is."""
         self.n_encoded = np.array([sequence.n_encoded for sequence in sequences])
         self.n_prompt = np.array([sequence.n_prompt for sequence in sequences])
         self.n_given = np.array([len(sequence.given) for sequence in sequences])
-        n_read = np.array([sequence.n_opening for sequence in sequences])
+        n_read = np.array([sequences[index].n_opening for index in self.alive])
         self.observed_from = np.array([sequence.observed_from for sequence in sequences])
         self.width = int(n_read.max())
         """Columns of what is read before a token is chosen."""
         self.end = self.width
         self.pads = self.width - n_read
-        self.origin = self.n_encoded - self.pads
-        ids = np.zeros((len(sequences), self.width + room), dtype=np.int64)
-        for row, sequence in enumerate(sequences):
-            own = sequence.opening_ids
+        ids = np.zeros((len(self.alive), self.width + room), dtype=np.int64)
+        for row, index in enumerate(self.alive):
+            own = sequences[index].opening_ids
             # Padding repeats an id of the row itself: a repetition penalty must not punish a foreign token.
             ids[row, : self.pads[row]] = own[0]
             ids[row, self.pads[row] : self.width] = own
         self.ids: Int[Tensor, "row column"] = self.index(ids)
-        self.mask: Tensor | None = None
-        if self.pads.any():
-            columns = np.arange(ids.shape[1])[None, :]
-            self.mask = self.index((columns >= self.pads[:, None]).astype(np.int64))
-        self.axis = Axis(self.index(self.origin), self.index(self.n_prompt))
+        self._place()
         self.encoded: dict[str, Tensor | None] = {}
         self.editing: Editing | None = None
+        self.encoder_editing: Editing | None = None
         """What is told where each pass stands; its hooks are somebody else's."""
         self._beyond = reading.switch is not None and int(n_read.max()) > reading.switch
         self._forget()
@@ -64,9 +72,23 @@ class Batch:
         """A host array on the model's device."""
         return torch.from_numpy(np.ascontiguousarray(values)).to(self.loaded.device)
 
+    @property
+    def origin(self) -> np.ndarray:
+        """Where the first column of each row stands on its axis of positions."""
+        return self.n_encoded[self.alive] - self.pads
+
+    def _place(self) -> None:
+        """Say where the columns stand: which of them are padding, and on the axis of positions."""
+        self.mask: Tensor | None = None
+        if self.pads.any():
+            columns = np.arange(self.ids.shape[1])[None, :]
+            self.mask = self.index((columns >= self.pads[:, None]).astype(np.int64))
+        self.axis = Axis(self.index(self.origin), self.index(self.n_prompt[self.alive]))
+
     def encoder_axis(self) -> Axis:
         """The columns of what an encoder reads of the same sequences."""
-        return Axis(self.index(np.zeros_like(self.n_encoded)), self.index(self.n_encoded))
+        n_encoded = self.n_encoded[self.alive]
+        return Axis(self.index(np.zeros_like(n_encoded)), self.index(n_encoded))
 
     def _forget(self) -> None:
         """Start with an empty cache."""
@@ -117,9 +139,9 @@ class Batch:
     def passing(self, start: int, end: int) -> Iterator[None]:
         """Inside the block columns start..end are read: edited, with the rotary factors of the sequences' length."""
         if self.editing is not None:
-            origin = self.n_encoded[self.alive] - self.pads
             columns = np.arange(start - self.again(start), end)
-            self.editing.expect(columns + origin[:, None], self.n_prompt[self.alive])
+            positions = columns + self.origin[:, None]
+            self.editing.expect(positions, self.n_prompt[self.alive], self.recipes[self.alive])
         switch = self.stack.switch
         with switch.beyond() if self._beyond and switch is not None else nullcontext():
             yield
@@ -140,14 +162,49 @@ class Batch:
                 self.read(start, end)
 
     def take(self, rows: Int[Tensor, " taken"]) -> None:
-        """Go on with these rows, which may be fewer, in another order, or repeated."""
+        """Go on with these rows, which may be fewer, in another order, or repeated.
+
+        Columns that are padding for all of them are dropped, where sequences may join.
+        """
         host = rows.cpu().numpy()
         self.alive, self.pads = self.alive[host], self.pads[host]
-        self.ids = self.ids[rows]
-        self.mask = None if self.mask is None else self.mask[rows]
-        self.axis = self.axis.of_rows(rows)
+        dropped = int(self.pads.min()) if len(host) and self.reading.may_join else 0
+        self.ids = self.ids[rows, dropped:]
+        self.pads, self.end = self.pads - dropped, self.end - dropped
+        self._place()
         self.encoded = {name: None if held is None else held[rows] for name, held in self.encoded.items()}
-        if self.editing is not None:
-            self.editing.take(host)
         if self.cache is not None and len(host):
+            if dropped:
+                keep_columns(self.cache, self.end)
             select_rows(self.cache, rows)
+
+    def join(self, other: "Batch") -> None:
+        """Go on with the rows of another batch of the same sequences too, of which everything has been read as here.
+
+        Their last columns come to stand beside each other.
+        """
+        width = max(int((batch.end - batch.pads).max()) for batch in (self, other))
+        if self.cache is not None and other.cache is not None:
+            join_caches(self.cache, other.cache, width)
+        self.ids = torch.cat([batch._moved(width, self.room) for batch in (self, other)])
+        self.pads = np.concatenate([batch.pads + width - batch.end for batch in (self, other)])
+        self.alive = np.concatenate((self.alive, other.alive))
+        self.end = width
+        self._place()
+        if self.encoded:
+            self.encoded = self._encoded_beside(other)
+
+    def _moved(self, width: int, room: int) -> Int[Tensor, "row column"]:
+        """The ids with the last column read as column `width` - 1, and `room` columns behind it."""
+        first = self.ids.gather(1, self.index(self.pads)[:, None])
+        moved = first.repeat(1, width + room)
+        n = min(width, self.end)
+        moved[:, width - n : width] = self.ids[:, self.end - n : self.end]
+        return moved
+
+    def _encoded_beside(self, other: "Batch") -> dict[str, Tensor | None]:
+        """What was read of an encoder, of the rows of both batches, padded on the right."""
+        states = beside([batch.encoded["encoder_hidden_states"] for batch in (self, other)], dim=1)
+        real = np.arange(states.shape[1])[None, :] < self.n_encoded[self.alive][:, None]
+        mask = None if real.all() else self.index(real.astype(np.int64))
+        return {"encoder_hidden_states": states, "encoder_attention_mask": mask}

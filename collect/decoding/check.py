@@ -4,7 +4,7 @@ A short probe goes through the model as collected sequences do: left-padded, in 
 ending before the other. Where that is not what the model computes alone, stricter readings are tried.
 """
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
@@ -15,17 +15,19 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ...lake.errors import ConfigError
+from ..models.cache import can_join
 from ..models.model import LoadedModel
 from .batch import Batch
 from .reading import Reading
 from .replay import encode
 from .sequence import Sequence
+from .waiting import Waiting
 
 LENGTHS = (7, 1, 7)
 """Tokens of the probe's prompts. Beside the first, the second begins behind the first chunk; a prompt of one token
 looks like a step of generation."""
 N_GENERATED = (1, 2, 2)
-"""Tokens that follow them, so that the first sequence leaves before the other."""
+"""Tokens that follow them, so that the first sequence leaves before the other; then the third joins, if it may."""
 CHUNK = 4
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 """Largest relative error of a token's state or logits (definitions A17), by the model's number format."""
@@ -69,6 +71,11 @@ def reading_notice(loaded: LoadedModel, reading: Reading) -> str | None:
     """What to tell whoever collects with a model that cannot be read freely; None if it can."""
     if not reading.limits:
         return None
+    if reading.limits == Reading(separate=True).limits:
+        return (
+            f"{type(loaded.model).__name__} does not compute the same where a sequence takes the place of one that has "
+            f"ended. So {reading.limits[0]}: right, but slower."
+        )
     return (
         f"{type(loaded.model).__name__} does not compute the same in a padded batch, in chunks or through a cache as "
         f"alone. So {' and '.join(reading.limits)}: right, but slower."
@@ -94,7 +101,7 @@ class _Check:
         self._check_head()
         reasons: list[str] = []
         uncached = self.loaded.decoder.cache_name is None or _clamps_time_steps(self.loaded.decoder.module)
-        for reading in READINGS:
+        for reading in self._readings():
             if uncached and not reading.uncached:
                 continue
             limited = replace(reading, switch=self.fixed.switch, column_scale=self.fixed.column_scale)
@@ -109,6 +116,17 @@ class _Check:
             f"{self.name} cannot be collected: however it is read, in a batch or alone, token by token or again from "
             f"the start, it does not compute what it computes in one plain pass over the sequence ({reasons[-1]})."
         )
+
+    def _readings(self) -> Iterator[Reading]:
+        """From the cheapest to the dearest; who remembers what cannot be put together takes no others in."""
+        joins = (cache := self.loaded.cache()) is not None and can_join(cache)
+        for reading in READINGS:
+            if not reading.may_join:
+                yield reading
+                continue
+            if joins and self.fixed.may_join:
+                yield reading
+            yield replace(reading, separate=True)
 
     def _check_head(self) -> None:
         """ConfigError unless the logits are those of the final states."""
@@ -166,7 +184,7 @@ class _Check:
 
     def _difference(self, reading: Reading) -> str:
         """How what we compute under a reading differs from plain passes; empty if it does not."""
-        members = (0, 2, 1) if reading.equal_lengths or reading.alone else (0, 1)
+        members = (0, 2, 1) if reading.equal_lengths or reading.alone else (0, 1, 2) if reading.may_join else (0, 1)
         groups: dict[Hashable, list[int]] = {}
         for index in members:
             sequence = self.sequences[index]
@@ -183,23 +201,37 @@ class _Check:
         return ""
 
     def _ours(self, reading: Reading, group: list[int]) -> list[Tensor]:
-        """States of every token that the decoder reads of some of the probe's sequences, in one batch."""
+        """States of every token that the decoder reads of some of the probe's sequences, in one batch.
+
+        Where sequences may join, the third waits until the first has ended.
+        """
         sequences = [self.sequences[index] for index in group]
-        batch = Batch(self.loaded, sequences, reading, room=max(N_GENERATED))
-        batch.encoded = encode(self.loaded, sequences)
-        chunks = [batch.read(start, end) for start, end in batch.spans(0, batch.width, CHUNK)]
-        prompts = torch.cat(chunks, dim=1)
-        found = [[prompts[row, pad:]] for row, pad in enumerate(batch.pads)]
-        for step in range(max(N_GENERATED)):
-            stay = np.array([row for row, i in enumerate(batch.alive) if step < len(sequences[i].generated)], np.int64)
-            if len(stay) == 0:
-                break
+        found: list[list[Tensor]] = [[] for _ in sequences]
+        waiting = Waiting(len(sequences), 2 if reading.may_join else len(sequences))
+        batch = self._opened(reading, sequences, waiting.take(0), found)
+        while True:
+            stay = [row for row, i in enumerate(batch.alive) if len(found[i]) <= len(sequences[i].generated)]
             if len(stay) < len(batch.alive):
-                batch.take(batch.index(stay))
-            batch.append(batch.index(np.array([sequences[i].generated[step] for i in batch.alive])), CHUNK)
+                batch.take(batch.index(np.array(stay, np.int64)))
+            if len(stay) == 0:
+                return [torch.cat(states) for states in found]
+            if len(joining := waiting.take(len(stay))):
+                batch.join(self._opened(reading, sequences, joining, found))
+            tokens = [sequences[i].generated[len(found[i]) - 1] for i in batch.alive]
+            batch.append(batch.index(np.array(tokens)), CHUNK)
             for i, states in zip(batch.alive, batch.read(batch.end - 1, batch.end), strict=True):
                 found[i].append(states)
-        return [torch.cat(states) for states in found]
+
+    def _opened(
+        self, reading: Reading, sequences: list[Sequence], members: np.ndarray, found: list[list[Tensor]]
+    ) -> Batch:
+        """A batch of some sequences whose prompts are read; their states are added to what was `found`."""
+        batch = Batch(self.loaded, sequences, reading, room=max(N_GENERATED), members=members)
+        batch.encoded = encode(self.loaded, [sequences[i] for i in members])
+        prompts = torch.cat([batch.read(start, end) for start, end in batch.spans(0, batch.width, CHUNK)], dim=1)
+        for i, states, pad in zip(members, prompts, batch.pads, strict=True):
+            found[i].append(states[pad:])
+        return batch
 
     def _largest_error(self, index: int, states: Tensor) -> float:
         """Of the prompt's and the generated tokens' states and logits."""

@@ -1,13 +1,15 @@
 """Reads prompts and writes completions, one batch at a time, handing over a block of rows after every pass.
 
-Knows nothing of tables or runs. Sequences that end leave the batch after their last token has been read too.
+Knows nothing of tables or runs. Sequences that end leave the batch after their last token has been read too; others
+that wait take their places.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from ..models.editing.edits import Editing
@@ -25,6 +27,7 @@ from .sampling import Sampling, choose, uniform_draws
 from .sequence import Limits, Sequence
 from .stop_rule import StopWatch
 from .timings import Timings
+from .waiting import Waiting
 
 
 class BatchDecoder:
@@ -57,80 +60,100 @@ class BatchDecoder:
         """Let go of what batches have in common: where a run was interrupted must not be seen in its numbers."""
         self.prefix = None
 
-    def run(self, sequences: list[Sequence]) -> Iterator[Block]:
-        """Read the prompts and generate; fills in the outcome of every one of `sequences`."""
+    def run(self, sequences: list[Sequence], n_rows: int | None = None) -> Iterator[Block]:
+        """Read the prompts and generate; fills in the outcome of every one of `sequences`.
+
+        At most `n_rows` of them (None: all) run at a time; the others wait for a place, in their order.
+        """
         self.started = time.perf_counter()
         self.sequences = sequences
         for sequence in sequences:
             sequence.begin()
-        self.batch = Batch(self.loaded, sequences, self.reading, room=self.limits.max_new_tokens)
+        self.waiting = Waiting(len(sequences), n_rows or len(sequences))
+        self.editings = {s.name: Editing(s, [sequence.edits for sequence in sequences]) for s in self.loaded.stacks}
         self.watch = StopWatch(self.limits.rules, len(sequences))
         self.row_processors: RowProcessors | None = None
         if self.settings is not None:
             parts = (self.settings, self.sampling, sequences, self.limits, self.loaded.device)
             self.row_processors = row_processors(*parts)
         with ExitStack() as entered:
-            for editing in self._editings(sequences):
-                entered.enter_context(editing.attached())
-            yield from self._read_and_write()
+            for editing in self.editings.values():
+                if editing:
+                    entered.enter_context(editing.attached())
+            self.batch = yield from self._opened(self.waiting.take(0))
+            if self.limits.max_new_tokens > 0:
+                yield from self._generate()
+                return
+            self._describe_next(np.arange(len(sequences)))
+            for sequence in sequences:
+                sequence.finish_reason = "none"
 
-    def _editings(self, sequences: list[Sequence]) -> list[Editing]:
-        """The edits of each stack; the batch tells those of the decoder where its passes stand."""
-        found = [Editing(stack, [sequence.edits for sequence in sequences]) for stack in self.loaded.stacks]
-        if found[-1]:
-            self.batch.editing = found[-1]
-        if len(found) == 2 and found[0]:
-            n_encoded = self.batch.n_encoded
-            columns = np.broadcast_to(np.arange(n_encoded.max()), (len(sequences), n_encoded.max()))
-            found[0].expect(columns, n_encoded)
-        return [editing for editing in found if editing]
-
-    def _read_and_write(self) -> Iterator[Block]:
-        self.observed.decoder.begin(self.batch.axis, self.batch.encoder_axis())
+    def _opened(self, members: np.ndarray, n_running: int = 0) -> Generator[Block, None, Batch]:
+        """A batch of sequences that join `n_running` others, read as far as the first choice."""
+        batch = Batch(self.loaded, self.sequences, self.reading, room=self.limits.max_new_tokens, members=members)
+        decoder, *encoder = reversed([editing if editing else None for editing in self.editings.values()])
+        batch.editing, batch.encoder_editing = decoder, encoder[0] if encoder else None
+        self.observed.decoder.begin(batch.axis, batch.encoder_axis())
         prefill = Prefill(
-            self.observed, self.batch, reads_only=self.limits.max_new_tokens == 0, budget=self.budget,
+            self.observed, batch, reads_only=self.limits.max_new_tokens == 0, budget=self.budget,
             timings=self.timings,
             prefix=self.prefix,
         )  # fmt: skip
         yield from prefill.run()
         self.last_states, self.prefix = prefill.last_states, prefill.prefix
-        if self.limits.max_new_tokens == 0:
-            self._describe_next(np.arange(len(self.sequences)))
-            for sequence in self.sequences:
-                sequence.finish_reason = "none"
-            return
-        yield from self._generate()
+        for row, index in enumerate(members):
+            self.sequences[index].batch_size, self.sequences[index].batch_index = (
+                n_running + len(members),
+                n_running + row,
+            )
+        return batch
 
     def _index(self, values: np.ndarray) -> Tensor:
         return self.batch.index(values)
 
     def _generate(self) -> Iterator[Block]:
-        """Choose, read, drop what has ended; until nothing is left."""
-        step = 0
+        """Choose, read, let what has ended make room for what waits; until nothing is left."""
         logits = self.loaded.unembed(self.last_states)
-        waiting: dict[str, Tensor] = {}
+        pending: dict[str, Tensor] = {}
         while len(self.batch.alive):
-            steps = step + self.batch.n_given[self.batch.alive]
+            steps = np.array([len(self.sequences[index].generated) for index in self.batch.alive])
             # The states of the last pass wait for this transfer, so that each step makes one.
             with self.timings.measure("choose"):
                 packet = self._choose(logits, steps)
-                host = to_host({**packet, **waiting})
-            if waiting:
-                yield self._step_states({name: host[name] for name in waiting})
+                host = to_host({**packet, **pending})
+            if pending:
+                yield self._step_states({name: host[name] for name in pending})
             healthy = host["healthy"]
             yield self._step_predictions(host, steps, packet, healthy)
             stopped = self.watch.after_step(self.batch.alive, host)
             ended = self._ended(host["token_id"], healthy, stopped)[healthy]
             self._leave(~healthy)
-            if len(self.batch.alive) == 0:
-                return
-            waiting, logits = self._read(host["token_id"][healthy], ended)
-            step += 1
+            pending = {}
+            if len(self.batch.alive):
+                pending, logits = self._read(host["token_id"][healthy], ended)
+            joining = self.waiting.take(len(ended) - int(ended.sum()))
+            if pending and (ended.any() or len(joining)):
+                yield self._step_states(to_host(pending))
+                pending = {}
             if ended.any():
-                yield self._step_states(to_host(waiting))
-                waiting = {}
                 self._describe_next(np.flatnonzero(ended), logits)
                 logits = logits[self._leave(ended)]
+            if len(joining):
+                logits = yield from self._join(joining, logits)
+
+    def _join(self, members: np.ndarray, logits: Tensor) -> Generator[Block, None, Tensor]:
+        """Read what comes before the first choice of sequences that waited; returns the logits of all that run then."""
+        decoder, batch = self.observed.decoder, self.batch
+        before = decoder.last_states
+        joining = yield from self._opened(members, len(batch.alive))
+        new = self.loaded.unembed(self.last_states)
+        if len(batch.alive) == 0:
+            self.batch = joining
+            return new
+        with self.timings.measure("join"):
+            batch.join(joining)
+            decoder.join(before, batch.axis, batch.encoder_axis())
+            return torch.cat((logits, new))
 
     def _read(self, token_ids: np.ndarray, ended: np.ndarray) -> tuple[dict[str, Tensor], Tensor]:
         """Feed the chosen tokens; returns their reduced states and the next logits."""
@@ -238,6 +261,6 @@ class BatchDecoder:
         stay = np.flatnonzero(~leaving)
         index = self._index(stay)
         if len(stay) < len(self.batch.alive):
-            self.observed.decoder.keep_rows(index)
             self.batch.take(index)
+            self.observed.decoder.keep_rows(index, self.batch.axis, self.batch.encoder_axis())
         return index

@@ -40,7 +40,9 @@ class Prefill:
         self.observed = observed
         self.loaded = observed.loaded
         self.batch = batch
-        self.sequences = batch.sequences
+        self.sequences = [batch.sequences[index] for index in batch.alive]
+        self.n_prompt, self.n_given = batch.n_prompt[batch.alive], batch.n_given[batch.alive]
+        self.observed_from = batch.observed_from[batch.alive]
         self.reads_only = reads_only
         self.budget = budget
         self.timings = timings
@@ -58,7 +60,11 @@ class Prefill:
         matrix, real = encoder_matrix(self.sequences)
         ids = self.batch.index(matrix)
         mask = None if real.all() else self.batch.index(real.astype(np.int64))
-        observed = self.observed.wishes.prompt and not self.batch.observed_from.any()
+        observed = self.observed.wishes.prompt and not self.observed_from.any()
+        if self.batch.encoder_editing is not None:
+            columns = np.broadcast_to(np.arange(real.shape[1]), real.shape)
+            n_encoded = self.batch.n_encoded[self.batch.alive]
+            self.batch.encoder_editing.expect(columns, n_encoded, self.batch.alive)
         with self.timings.measure("encode"):
             if observed:
                 states = encoder.forward(0, ids.shape[1], in_prompt=True, input_ids=ids, attention_mask=mask)
@@ -99,14 +105,15 @@ class Prefill:
         """Begin with `width` columns that are read already, where all rows begin alike; else leave all as it is."""
         batch, decoder = self.batch, self.observed.decoder
         lengths = width - batch.pads
-        if lengths.max() < LEAST_SHARED or not shared(self.sequences, lengths):
-            return False
-        if not can_share(self.loaded, batch.reading, batch.ids.shape[1]):
-            return False
         longest = int(lengths.argmax())
         sequence, n = self.sequences[longest], int(lengths[longest])
+        if n < LEAST_SHARED or not can_share(self.loaded, batch.reading, batch.ids.shape[1]):
+            return False
+        known = self.prefix is not None and self.prefix.begins(sequence, n)
+        if not (shared(self.sequences, lengths) or (known and len(self.sequences) == 1)):
+            return False
         with self.timings.measure("prefill"):
-            if self.prefix is None or not self.prefix.begins(sequence, n):
+            if self.prefix is None or not known:
                 self.prefix = Prefix.read(batch, sequence, n, self.budget.chunk, partial(pass_over, decoder))
             batch.cache = self.prefix.seed(lengths, width)
         # What was read before stands in another batch.
@@ -121,15 +128,16 @@ class Prefill:
         """
         batch = self.batch
         if not self.observed.wishes.prompt:
-            firsts = batch.width - batch.n_given - 1
+            firsts = batch.width - self.n_given - 1
             return firsts, firsts
-        begins = batch.observed_from - batch.origin
+        begins = self.observed_from - batch.origin
         return np.maximum(batch.pads, begins), np.maximum(batch.pads, begins - 1)
 
     def _prompt_edges(self, stack: ObservedStack) -> Iterator[Block]:
         for kind, edges in stack.prompt_edges().items():
             host = to_host(edges)
-            yield EdgeBlock(host.pop("row"), host.pop("query"), host, stack.stack.name, kind)
+            row = self.batch.alive[host.pop("row")]
+            yield EdgeBlock(row, host.pop("query"), host, stack.stack.name, kind)
 
     def _prompt_states(
         self, stack: ObservedStack, select: np.ndarray, start: int, end: int, *, origin: np.ndarray
@@ -140,11 +148,11 @@ class Prefill:
         whole = len(select) == n_new * len(self.sequences)
         index = None if whole else self.batch.index(select)
         positions = columns + origin[rows]
-        last = select[positions == (self.batch.n_prompt + self.batch.n_given)[rows] - 1]
+        last = select[positions == (self.n_prompt + self.n_given)[rows] - 1]
         scopes = {None: index, "prompt": index}
         members: dict[str, np.ndarray] = {}
-        if self.batch.n_given.any():
-            in_prompt = positions < self.batch.n_prompt[rows]
+        if self.n_given.any():
+            in_prompt = positions < self.n_prompt[rows]
             members = {"prompt": in_prompt, "generated": ~in_prompt}
             scopes |= {scope: self.batch.index(select[mask]) for scope, mask in members.items()}
         if self.reads_only:
@@ -152,7 +160,7 @@ class Prefill:
             members["last"] = np.isin(select, last)
         with self.timings.measure("summaries"):
             values = to_host(stack.rows(index, scopes))
-        return StateBlock(rows, positions, values, stack.stack.name, members)
+        return StateBlock(self.batch.alive[rows], positions, values, stack.stack.name, members)
 
     def _keep_basin(self, stack: ObservedStack) -> None:
         """Give every sequence the basin ratios of its prompt, which has been read to its end."""
@@ -174,7 +182,8 @@ class Prefill:
                 block_bytes = self.budget.block_bytes
                 found = distributions(logits, targets, k=self.observed.wishes.topk, block_bytes=block_bytes)
                 host = to_host(found._asdict())
-            yield PredictionBlock(rows[part], columns[part] + 1 + self.batch.origin[rows[part]], host)
+            positions = columns[part] + 1 + self.batch.origin[rows[part]]
+            yield PredictionBlock(self.batch.alive[rows[part]], positions, host)
 
 
 def forward(decoder: ObservedStack, batch: Batch, start: int, end: int, *, in_prompt: bool) -> Tensor:

@@ -44,6 +44,7 @@ class Prefix:
         one.n_prompt = np.array([sequence.n_prompt])
         one.cache = batch.loaded.whole_cache()
         one.editing = batch.editing
+        one.recipes = batch.recipes[[sequence is other for other in batch.sequences]]
         first = batch.index(np.zeros(1, dtype=np.int64))
         one.encoded = {name: None if held is None else held[first] for name, held in batch.encoded.items()}
         for start, end in one.spans(0, one.width, chunk):

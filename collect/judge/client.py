@@ -8,7 +8,7 @@ from typing import Any
 
 from ...lake.errors import ConfigError, UsageError
 from .limits import MILLION, Limits, Price
-from .template import MOST_TOKENS, Case, messages, most_prompt_tokens
+from .template import MOST_TOKENS, Case, messages
 from .verdict import Verdict, read_verdict
 
 OPENROUTER = "https://openrouter.ai/api/v1"
@@ -37,6 +37,21 @@ class Service:
                 "--key-env, or judge without a service: --judge local or --judge known."
             )
         return key
+
+
+@dataclass(frozen=True)
+class Request:
+    """One call: what is said, how long the reply may be, and how it is read."""
+
+    messages: list[dict[str, str]]
+    most_tokens: int
+    read: Callable[[str | None, str | None], Verdict]
+    """Of text and finish_reason; a reason says that the reply is not what was asked for."""
+
+    @property
+    def most_prompt_tokens(self) -> int:
+        """No tokenizer makes more tokens of a text than it has bytes; a service adds some for each message."""
+        return sum(len(m["content"].encode("utf-8", "surrogatepass")) + 16 for m in self.messages)
 
 
 @dataclass
@@ -81,12 +96,16 @@ class Judge:
             )
 
     def ask(self, case: Case) -> Reply:
-        """The verdict on one case; failures are replies too. Every attempt counts and may cost."""
+        """The verdict on one case."""
+        return self.request(Request(messages(case), MOST_TOKENS, read_verdict))
+
+    def request(self, wanted: Request) -> Reply:
+        """What comes of one call; failures are replies too. Every attempt counts and may cost."""
         started = time.perf_counter()
         reply = Reply(Verdict(None, None, LIMIT), final=False)
         wait = FIRST_WAIT_S
         while reply.attempts < ATTEMPTS:
-            worst = self.price.of(most_prompt_tokens(case), MOST_TOKENS) if self.price else 0.0
+            worst = self.price.of(wanted.most_prompt_tokens, wanted.most_tokens) if self.price else 0.0
             if not self.limits.reserve(worst):
                 if reply.attempts:
                     reply.verdict = Verdict(None, None, f"{reply.verdict.reason}; then {LIMIT}")
@@ -94,7 +113,7 @@ class Judge:
             reply.attempts += 1
             cost: float | None = None
             try:
-                retry, cost = self._attempt(case, reply)
+                retry, cost = self._attempt(wanted, reply)
             finally:
                 self.limits.settle(worst, cost)
             if cost is not None:
@@ -107,13 +126,13 @@ class Judge:
         reply.latency_ms = (time.perf_counter() - started) * 1000
         return reply
 
-    def _attempt(self, case: Case, reply: Reply) -> tuple[float | None, float | None]:
+    def _attempt(self, wanted: Request, reply: Reply) -> tuple[float | None, float | None]:
         """One request: seconds to wait before the next (0: as usual; None: there is none), and what it cost."""
         import openai
 
         try:
             answer = self._client.chat.completions.create(
-                model=self.service.model, messages=messages(case), max_tokens=MOST_TOKENS, temperature=0
+                model=self.service.model, messages=wanted.messages, max_tokens=wanted.most_tokens, temperature=0
             )
         except openai.APIStatusError as error:
             reply.verdict = Verdict(None, None, f"{NO_SERVICE}: HTTP {error.status_code}")
@@ -134,9 +153,9 @@ class Judge:
         except (openai.APIError, ValueError, AttributeError, TypeError) as error:  # a body that is no such reply
             reply.verdict = Verdict(None, None, f"the service's answer is no chat completion ({type(error).__name__})")
             return 0.0, None
-        return None, self._read(answer, reply)
+        return None, self._read(answer, wanted, reply)
 
-    def _read(self, answer: Any, reply: Reply) -> float | None:
+    def _read(self, answer: Any, wanted: Request, reply: Reply) -> float | None:
         """Take verdict, tokens and cost out of a body, whatever it is; returns the cost if it is known."""
         usage = getattr(answer, "usage", None)
         reply.prompt_tokens, reply.completion_tokens = (
@@ -149,7 +168,7 @@ class Judge:
             reply.verdict = Verdict(None, None, "the service's answer has no choices")
         else:
             content = getattr(message, "content", None)
-            reply.verdict = read_verdict(content if isinstance(content, str) else None, choice.finish_reason)
+            reply.verdict = wanted.read(content if isinstance(content, str) else None, choice.finish_reason)
         reply.final = True
         cost = getattr(usage, "cost", None)
         if isinstance(cost, int | float) and not isinstance(cost, bool) and cost >= 0:

@@ -47,8 +47,3 @@ def messages(case: Case) -> list[dict[str, str]]:
     code = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
     shown = "\n\n".join(f"<<<{name} {code}>>>\n{text}\n<<<END OF {name} {code}>>>" for name, text in parts)
     return [{"role": "system", "content": INSTRUCTIONS}, {"role": "user", "content": shown}]
-
-
-def most_prompt_tokens(case: Case) -> int:
-    """No tokenizer makes more tokens of a text than it has bytes; a service adds some for each message."""
-    return sum(len(m["content"].encode("utf-8", "surrogatepass")) + 16 for m in messages(case))

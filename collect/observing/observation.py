@@ -114,12 +114,22 @@ class ObservedStack:
             # A decoder that reads an encoder has one prompt token, which sees itself alone.
             self._edges = {surveys: StrongestEdges(*self.wishes.edges, axis, self._keys[surveys])}
 
-    def keep_rows(self, rows: Tensor) -> None:
-        """Forget the rows that left the batch."""
-        self.axis = self.axis.of_rows(rows)
-        self._keys = {kind: axis.of_rows(rows) for kind, axis in self._keys.items()}
+    def keep_rows(self, rows: Tensor, axis: Axis, read: Axis) -> None:
+        """Forget the rows that left the batch, whose columns now stand there."""
+        self.axis, self._keys = axis, {SELF: axis, CROSS: read}
         if self._before is not None:
             self._before = [states[:, rows] for states in self._before]
+
+    @property
+    def last_states(self) -> list[Tensor] | None:
+        """What the next token of each row is compared with."""
+        return self._before
+
+    def join(self, before: list[Tensor] | None, axis: Axis, read: Axis) -> None:
+        """Go on with rows that passed before, of which `before` are the last states, beside those of now."""
+        self.axis, self._keys = axis, {SELF: axis, CROSS: read}
+        if before is not None and self._before is not None:
+            self._before = [torch.cat(pair, dim=1) for pair in zip(before, self._before, strict=True)]
 
     def forward(
         self, start: int, end: int, *, in_prompt: bool, again: int = 0, **inputs: Any

@@ -120,7 +120,7 @@ def pull_back_values(
     heads = loaded.n_heads
     ids = torch.zeros(heads, 1, dtype=torch.long, device=loaded.device)
     with torch.enable_grad():
-        values, leaves = _values(loaded, ids, lambda state: state.detach().clone().requires_grad_())
+        values, leaves = values_of(loaded, ids, lambda layer, state: state.detach().clone().requires_grad_())
         pulled = []
         for layer, vector in enumerate(vectors):
             value = values[layer]
@@ -142,7 +142,7 @@ def _zero_values(loaded: LoadedModel) -> list[Float[Tensor, "value_head d_value"
     rows = torch.stack((torch.zeros_like(x), x, y, x + y)).unsqueeze(1)
     ids = torch.zeros(4, 1, dtype=torch.long, device=loaded.device)
     with torch.no_grad():
-        values, _ = _values(loaded, ids, lambda state: rows)
+        values, _ = values_of(loaded, ids, lambda layer, state: rows)
     zeros = []
     for layer in range(loaded.n_layers):
         zero, at_x, at_y, at_both = values[layer][:, :, 0]
@@ -156,16 +156,16 @@ def _zero_values(loaded: LoadedModel) -> list[Float[Tensor, "value_head d_value"
     return zeros
 
 
-def _values(
-    loaded: LoadedModel, ids: Tensor, replace: Callable[[Tensor], Tensor]
+def values_of(
+    loaded: LoadedModel, ids: Tensor, replace: Callable[[int, Tensor], Tensor]
 ) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
-    """Values `[row value_head 1 d_value]` of a pass whose attentions read what `replace` makes of their input."""
+    """Values `[row value_head 1 d_value]` of a pass whose attentions read what `replace(layer, input)` gives."""
     observer, leaves = LastQuery(values=True), {}
 
     def hook(layer: int) -> Callable:
         def before(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
             given = args[0] if args else kwargs["hidden_states"]
-            leaves[layer] = replace(given)
+            leaves[layer] = replace(layer, given)
             if args:
                 return (leaves[layer], *args[1:]), kwargs
             return args, kwargs | {"hidden_states": leaves[layer]}

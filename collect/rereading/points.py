@@ -28,14 +28,19 @@ class PointOptions:
     steps: tuple[int, ...] | None = None
     closest: int | None = 200
     tokens: tuple[int, int] | None = None
+    at: tuple[Point, ...] = ()
+    """Exactly these, whatever else is said."""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for the parameters of an analysis."""
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+        plain = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+        return plain | {"at": None} if self.at else {name: value for name, value in plain.items() if name != "at"}
 
 
 def choose_points(lake: Lake, run_id: str, options: PointOptions) -> list[Point]:
     """The generated tokens that the options mean, as the positions before them, sorted by sequence and position."""
+    if options.at:
+        return sorted(options.at, key=lambda point: (point.sequence_id, point.position))
     if options.closest is not None and options.closest < 1:
         raise UsageError(f"--points must be at least 1, not {options.closest}.")
     steps = (
@@ -66,6 +71,19 @@ def choose_points(lake: Lake, run_id: str, options: PointOptions) -> list[Point]
         chosen = chosen.sort("margin", "sequence_id", "position", nulls_last=True).head(options.closest)
     rows = chosen.sort("sequence_id", "position").select("sequence_id", "position", "a", "b").rows()
     return [Point(sequence_id, position - 1, int(a), int(b)) for sequence_id, position, a, b in rows]
+
+
+def sensitive_points(lake: Lake, run_id: str, analysis_id: str, n: int) -> list[Point]:
+    """The `n` points of a sensitivity where one other token moved the answer most; whole windows only."""
+    rows = (
+        lake.scan("path_sensitivity", run_id)
+        .filter((pl.col("analysis_id") == analysis_id) & pl.col("complete"))
+        .sort(["divergence", "sequence_id", "step"], descending=[True, False, False])
+        .head(n)
+        .select("sequence_id", "position", "token_id", "alternative_id")
+        .collect()
+    )
+    return [Point(sequence_id, position - 1, a, b) for sequence_id, position, a, b in rows.iter_rows()]
 
 
 def _only(steps: pl.DataFrame, column: str, wanted: Sequence[int] | None, run_id: str) -> pl.DataFrame:

@@ -1,6 +1,8 @@
 """One run: plan it, collect it segment by segment, resume it; the only file that knows both models and the lake."""
 
 import time
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -49,7 +51,8 @@ class Collection:
     """A configured collection: the model is loaded, the prompts are counted, nothing has been written yet.
 
     Without `weights` it can only be estimated: the model is a shell made from its configuration. `lake` is the one that
-    stored directions and sequences are looked up in.
+    stored directions and sequences are looked up in, `loaded` the model where it is there already, `experiment` the
+    `id` and `step` under which the run is found again.
     """
 
     def __init__(
@@ -61,8 +64,11 @@ class Collection:
         source: PromptSource | None = None,
         weights: bool = True,
         lake: Lake | None = None,
+        loaded: LoadedModel | None = None,
+        experiment: Mapping[str, str] | None = None,
     ) -> None:
         self.config = config
+        self.experiment = experiment
         self.callbacks = callbacks or Callbacks()
         self.notices: list[str] = []
         self.timings = Timings()
@@ -70,12 +76,14 @@ class Collection:
         for text in remarks(self.source.describe()):
             self.notice(text)
         with self.timings.measure("load"):
-            self.loaded: LoadedModel = self._load() if weights else self._outline()
+            self.loaded: LoadedModel = loaded or (self._load() if weights else self._outline())
         if self.loaded.gaps:
             self.notice(f"{config.model}: {self.loaded.gaps.sentence()} (--allow-missing).")
         with self.timings.measure("check"):
             # A shell cannot be tried: its plan is that of a model without limits.
             reading = Reading() if self.loaded.is_shell else choose_reading(self.loaded)
+            if plan is not None and plan.reading.separate:
+                reading = replace(reading, separate=True)
         if (limits := reading_notice(self.loaded, reading)) is not None:
             self.notice(limits)
         self.settings = GenerationSettings.of(self.loaded.model.generation_config)
@@ -153,7 +161,8 @@ class Collection:
         about = run_json(
             run_id, self.loaded, self.config, self.source, self.plan, self.unmeasured, self.notices, self.edits
         )
-        return about | {"generation_config": self.settings.record(applied=self.config.generation_config)}
+        part = {} if self.experiment is None else {"experiment": dict(self.experiment)}
+        return about | {"generation_config": self.settings.record(applied=self.config.generation_config)} | part
 
     def collect_into(self, run: RunWriter, share: frozenset[int] | None = None) -> Collected:
         """Collect the segments (of a share) that are not committed yet and record the completion."""
@@ -231,10 +240,11 @@ class Collection:
         if not compare:
             return
         self.timings.add("instrumented", (time.perf_counter() - began) * 1000, "strict")
+        n_rows = self.plan.batch_size
         with self.timings.measure("warm_up"):
-            replay(self.loaded, runner.batches[:1], self.plan.reading, chunk=self.plan.chunk)
+            replay(self.loaded, runner.batches[:1], self.plan.reading, chunk=self.plan.chunk, n_rows=n_rows)
         with self.timings.measure("baseline"):
-            replay(self.loaded, runner.batches, self.plan.reading, chunk=self.plan.chunk)
+            replay(self.loaded, runner.batches, self.plan.reading, chunk=self.plan.chunk, n_rows=n_rows)
 
     def _resume_command(self, run: RunWriter) -> str:
         return resume_command(run.run_id, dict(self.config))
@@ -283,7 +293,9 @@ class Collection:
         )  # fmt: skip
 
 
-def resume_run(lake: Lake, run: str, *, callbacks: Callbacks | None = None, **typed: Any) -> Collected | None:
+def resume_run(
+    lake: Lake, run: str, *, callbacks: Callbacks | None = None, loaded: LoadedModel | None = None, **typed: Any
+) -> Collected | None:
     """Complete an interrupted run; None if it is complete already. ConfigError if its inputs have changed.
 
     `typed` are settings that reach outside the lake, given again by whoever resumes a run that was not begun on this
@@ -300,7 +312,7 @@ def resume_run(lake: Lake, run: str, *, callbacks: Callbacks | None = None, **ty
         if recorded is None or plan is None:
             raise ConfigError(f"run.json of run {run_id} has no source or plan: it cannot be resumed. Start a new run.")
         source = open_source(config, recorded, lake=lake)
-        collection = Collection(config, callbacks, plan=Plan.from_json(plan), source=source, lake=lake)
+        collection = Collection(config, callbacks, plan=Plan.from_json(plan), source=source, lake=lake, loaded=loaded)
         check_same(dict(about), collection.loaded, collection.source, collection.edits)
         return collection.collect_into(writer)
     finally:

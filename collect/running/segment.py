@@ -1,7 +1,7 @@
 """One segment of a run: its work items through the model, its rows into the store."""
 
 from collections import Counter
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +13,7 @@ from ...lake.segments import SegmentWriter
 from ..configuration.config import CollectConfig
 from ..decoding.blocks import StateBlock
 from ..decoding.loop import BatchDecoder
+from ..decoding.reading import Group
 from ..decoding.sequence import Sequence
 from ..decoding.timings import Timings
 from ..embedding.embedder import PROMPT, Embedder, Scope, SequenceText, embed_texts
@@ -46,7 +47,7 @@ class SegmentRunner:
     texts: list[SequenceText] = field(default_factory=list)
     """What is to be embedded of the segment."""
     batches: list[list[Sequence]] = field(default_factory=list)
-    """The batches of the last segment, with what became of their sequences."""
+    """The batches of the last segment, with what became of their sequences; longer where sequences join."""
 
     def run(self, segment: SegmentWriter, first_item: int, items: list[TokenizedPrompt]) -> None:
         """Collect all samples of `items`, the first of which is work item `first_item` of the run."""
@@ -54,9 +55,11 @@ class SegmentRunner:
         self.decoder.forget()
         lengths = [item.n_opening for item in items]
         shared = _shared_parents(items)
+        generates, reading = self.config.max_new_tokens > 0, self.plan.reading
         groups = batches(
-            lengths, self.config.samples, self.plan.batch_size, lambda i: (self._group(items[i]), shared[i])
-        )
+            lengths, self.config.samples, self.plan.batch_size, lambda i: (self._group(items[i]), shared[i]),
+            lambda group: generates and reading.joins(group[0]),
+        )  # fmt: skip
         for number, group in enumerate(groups):
             batch = [self._sequence(first_item + i, sample, items[i]) for i, sample in group]
             self.batches.append(batch)
@@ -70,7 +73,7 @@ class SegmentRunner:
         n_tokens = sum(row["n_prompt_tokens"] + row["n_generated_tokens"] for row in self.rows)
         segment.count(n_sequences=len(self.rows), n_tokens=n_tokens)
 
-    def _group(self, item: TokenizedPrompt) -> Hashable:
+    def _group(self, item: TokenizedPrompt) -> Group:
         """Items of the same group may share batches."""
         loaded = self.observed.loaded
         n_encoded = 0 if loaded.encoder is None else len(item.ids)
@@ -91,7 +94,7 @@ class SegmentRunner:
         n_layers = {stack.name: stack.n_layers for stack in self.observed.loaded.stacks}
         rows = BatchRows(segment, self.observed.wishes, batch, n_layers)
         with torch.inference_mode():
-            for block in self.decoder.run(batch):
+            for block in self.decoder.run(batch, self.plan.batch_size):
                 with self.timings.measure("rows"):
                     rows.add(block)
                 self.on_block(len(block.rows) if isinstance(block, StateBlock) else 0)
@@ -100,9 +103,9 @@ class SegmentRunner:
             completions = [self.text.completion(sequence.generated, sequence.read_ids) for sequence in batch]
             tokens = token_columns(batch, items, completions, self.text)
             rows.write_tokens(tokens)
-        for index, (sequence, item, completion) in enumerate(zip(batch, items, completions, strict=True)):
+        for sequence, item, completion in zip(batch, items, completions, strict=True):
             row = sequence_row(sequence, item, completion, self.config, self.source)
-            row |= {"batch_size": len(batch), "batch_index": index}
+            row |= {"batch_size": sequence.batch_size, "batch_index": sequence.batch_index}
             if self.embedder is not None:
                 ends = self.text.char_ends(sequence.generated, completion, sequence.read_ids)
                 self.texts.append(sequence_text(row, ends))

@@ -42,7 +42,7 @@ _KINDS: dict[str, Any] = {
     "run_id": str, "format_version": int, "schema_version": int, "created_at": Time | None, "tag": str | None,
     "kind": str | None, "seed": int | None, "model": dict[str, Any] | None, "config": dict[str, Any] | None,
     "versions": dict[str, Any] | None, "plan": dict[str, Any] | None, "source": dict[str, Any] | None,
-    "unmeasured": dict[str, Any] | None,
+    "unmeasured": dict[str, Any] | None, "experiment": dict[str, Any] | None,
 }  # fmt: skip
 
 
@@ -63,6 +63,8 @@ class RunJson(TypedDict, total=False):
     versions: dict[str, Any] | None
     plan: dict[str, Any] | None
     source: dict[str, Any] | None
+    experiment: dict[str, Any] | None
+    """`id` and `step`, of a run that belongs to an experiment."""
     unmeasured: dict[str, Any] | None
     """What could not be measured, and why, by table."""
     notices: list[str]
@@ -87,6 +89,8 @@ def check_run_json(body: Mapping[str, Any], run_id: str, what: str) -> None:
     """DamageError for values of types that do not belong there, NewerFormatError for a run of a later version."""
     check_types(body, _KINDS, what)
     check_types(body.get("model") or {}, _MODEL_KINDS, f"{what} (its model)")
+    experiment = {"id": str | None, "step": str | None}
+    check_types(body.get("experiment") or {}, experiment, f"{what} (its experiment)")
     kinds = {"format": str | None, "records": list[dict[str, Any]] | None}
     check_types(body.get("source") or {}, kinds, f"{what} (its source)")
     segments = (body.get("plan") or {}).get("segments")

@@ -8,7 +8,13 @@ _DIRECTION = columns(
 )
 
 _PLACE = columns(
-    ("method", TEXT, "mean-difference, logistic or lda; in scores also the name of a baseline.", None, True),
+    (
+        "method",
+        TEXT,
+        "mean-difference, logistic, lda, singular, random or given; in scores also the name of a baseline.",
+        None,
+        True,
+    ),
     ("site", TEXT, "Site of the states; null for a baseline."),
     ("layer", I32, "Block of the states, 0 to L-1; null for a baseline."),
     ("at", TEXT, "prompt (its last token), answer (its last token) or mean (of the answer); null for a baseline."),
@@ -29,6 +35,7 @@ DIRECTIONS = Table(
     + columns(
         ("label", TEXT, "What is told apart: a column of `sequences`, `column=value`, or labels.", None, True),
         ("norm", F64, "Length of the vector.", "model units"),
+        ("control_of", TEXT, "Of a random direction: the one it stands beside, of equal length; null otherwise."),
         ("n_right", I64, "Sequences whose label is true.", "sequences"),
         ("n_wrong", I64, "Sequences whose label is false.", "sequences"),
         (

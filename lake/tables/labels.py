@@ -9,7 +9,7 @@ LABELS = Table(
     "The run's own grades stay in `sequences`.",
     (RUN, SEQUENCE, ANALYSIS)
     + columns(
-        ("prompt_id", TEXT, "The sequence's prompt: first 16 hex digits of SHA-256 over it as given.", None, True),
+        ("prompt_id", TEXT, "First 16 hex digits of SHA-256 over the prompt as given; null where it is not known."),
         ("correct", BOOL, "The verdict; null where there is none."),
         ("source_run_id", TEXT, "Run whose sequences the verdict comes from; null if it was given for this run."),
         ("label_reason", TEXT, "Why, in the words of whoever gave it."),
@@ -29,7 +29,7 @@ GRADES = Table(
     "One row per sequence that another grader judged later; the run's own grades stay in `sequences`.",
     (RUN, SEQUENCE, ANALYSIS)
     + columns(
-        ("prompt_id", TEXT, "The sequence's prompt: first 16 hex digits of SHA-256 over it as given.", None, True),
+        ("prompt_id", TEXT, "First 16 hex digits of SHA-256 over the prompt as given; null where it is not known."),
         ("grader", TEXT, "Name and version of the grader.", None, True),
         ("predicted_answer", TEXT, "The answer that was read; null where none could be."),
         ("correct", BOOL, "Whether it is the reference; null without a reference."),

@@ -33,3 +33,5 @@ class RunRow(TypedDict):
     n_sequences: int
     n_tokens: int
     error: str | None
+    experiment_id: str | None
+    experiment_step: str | None

@@ -34,6 +34,8 @@ RUNS = Table(
             ("n_sequences", I64, "Sequences committed so far.", "sequences"),
             ("n_tokens", I64, "Token rows committed so far (prompt and generated).", "tokens"),
             ("error", TEXT, "Why the run failed; null otherwise."),
+            ("experiment_id", TEXT, "Experiment that the run belongs to; null without one."),
+            ("experiment_step", TEXT, "What it is in that experiment: greedy:128, sampled:1:8:128, oracles..."),
         ),
     ),
     key=("run_id",),

@@ -32,6 +32,10 @@ class Table:
     compressed: bool = True
     vector: str | None = None
 
+    def __post_init__(self) -> None:
+        if floats := [one.name for one in self.columns if one.name in self.key and pa.types.is_floating(one.type)]:
+            raise TypeError(f"{self.name}: the key column {floats[0]} is a float: equal values need not be equal.")
+
     @cached_property
     def schema(self) -> pa.Schema:
         """The Arrow schema that readers see (vectors as plain binary)."""

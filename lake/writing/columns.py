@@ -72,6 +72,8 @@ _NUMPY = {
 
 def _converted(table: Table, column: Column, value: Several) -> pa.Array:
     try:
+        if column.name in table.key and pa.types.is_integer(column.type):
+            _check_whole(value)
         if isinstance(value, np.ndarray) and value.ndim == 2 and pa.types.is_list(column.type):
             flat = pa.array(np.ascontiguousarray(value).reshape(-1))
             offsets = np.arange(0, value.size + 1, value.shape[1] or 1, dtype=np.int32)
@@ -93,6 +95,14 @@ def _converted(table: Table, column: Column, value: Several) -> pa.Array:
         kind = getattr(value, "dtype", None) or getattr(value, "type", None) or type(value).__name__
         raise UsageError(f"{table.name}.{column.name} must be {column.type}, not {kind}: {error}") from error
     return array
+
+
+def _check_whole(value: Several) -> None:
+    """Arrow would take 3.0 out of a list for 3: a key that has been a float may have lost its last digits."""
+    if isinstance(value, np.ndarray) and value.dtype == object:
+        value = value.tolist()
+    if isinstance(value, list | tuple) and (floats := [one for one in value if isinstance(one, float | np.floating)]):
+        raise TypeError(f"{floats[0]!r} is a float, and keys are whole numbers")
 
 
 def _check_kind(given: pa.DataType, wanted: pa.DataType) -> None:

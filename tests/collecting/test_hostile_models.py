@@ -11,13 +11,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from random_embedder import save_random_embedder
 from random_models import random_model, save
 
 from tracelake.collect.configuration.config import CollectConfig
+from tracelake.collect.embedding.embedder import Embedder
+from tracelake.collect.models.loading.load import open_config
 from tracelake.collect.running.collector import Collection
 from tracelake.lake import Lake
-from tracelake.lake.errors import LakeError
+from tracelake.lake.errors import ConfigError, LakeError
 
 WRONG: tuple[Any, ...] = (None, -1, 0, 10**12, 1.5, "x", "../../etc/passwd", [], {}, [[1]], True, "\u202e\x1b[2J")
 FILES = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors")
@@ -88,6 +92,73 @@ def test_no_folder_ends_in_a_traceback(sound: Path, tmp_path: Path, every: int, 
     record_property("folders", refused + ran)
     record_property("refused", refused)
     assert refused > 1
+
+
+@pytest.fixture(scope="module")
+def embedder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_random_embedder(tmp_path_factory.mktemp("embedders"))
+
+
+def embedder_cases(folder: Path) -> Iterator[tuple[Path, bytes]]:
+    """A file of the embedder and its new content."""
+    for path in sorted(folder.rglob("*.json")):
+        data = path.read_bytes()
+        body = json.loads(data)
+        yield from ((path, content) for content in (*CONTENTS, data[: len(data) // 2]))
+        if path.name != "tokenizer.json" and isinstance(body, dict):
+            yield from ((path, json.dumps({**body, key: value}).encode()) for key in sorted(body) for value in WRONG)
+
+
+@pytest.mark.parametrize("every", [29, pytest.param(1, marks=pytest.mark.slow)])
+def test_no_embedder_ends_in_a_traceback_or_in_other_vectors(
+    embedder: Path, tmp_path: Path, every: int, record_property
+) -> None:
+    """It is refused, or gives unit vectors; nothing of it is random: two loads give the same."""
+    n_refused = n_embedded = 0
+    for path, content in list(embedder_cases(embedder))[::every]:
+        folder = shutil.copytree(embedder, tmp_path / "embedder")
+        (folder / path.relative_to(embedder)).write_bytes(content)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                first, second = (Embedder(str(folder), "cpu").embed(["one and two", "two"])[0] for _ in range(2))
+            except LakeError:
+                n_refused += 1
+            else:
+                n_embedded += 1
+                np.testing.assert_allclose(np.linalg.norm(first, axis=1), 1, atol=1e-5, err_msg=str(content[:200]))
+                np.testing.assert_array_equal(first, second, err_msg=str(content[:200]))
+        shutil.rmtree(folder)
+    record_property("embedders", n_refused + n_embedded)
+    record_property("embedders refused", n_refused)
+    assert n_refused > 1 and n_embedded > 1
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"num_hidden_layers": 2}, "would be random: encoder.layer.1"),
+        ({"vocab_size": 9}, "would be random: embeddings.word_embeddings.weight"),
+        ({"num_hidden_layers": 10**12}, "has num_hidden_layers = 1,000,000,000,000"),
+        ({"layer_norm_eps": float("nan")}, "not finite"),
+        ({"pad_token_id": 99}, "could not be loaded"),
+    ],
+)
+def test_an_embedder_whose_files_do_not_fit(embedder: Path, tmp_path: Path, change: dict[str, Any], said: str) -> None:
+    folder = shutil.copytree(embedder, tmp_path / "embedder")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | change))
+    with pytest.raises(LakeError, match=said):
+        Embedder(str(folder), "cpu")
+
+
+@pytest.mark.parametrize("key", ["num_hidden_layers", "num_key_value_heads", "head_dim"])
+def test_counts_that_no_model_has_are_refused_before_a_module_is_made(sound: Path, tmp_path: Path, key: str) -> None:
+    folder = shutil.copytree(sound, tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {key: 10**12}))
+    with pytest.raises(ConfigError, match=f"has {key} = 1,000,000,000,000"):
+        open_config(str(folder))
 
 
 def test_an_embedder_folder_that_is_none(tmp_path: Path) -> None:

@@ -14,10 +14,10 @@ from typer.testing import CliRunner
 
 from tracelake.cli import app
 from tracelake.collect.judge import client as judge_client
-from tracelake.collect.judge.client import ATTEMPTS, Judge, Reply, Service
+from tracelake.collect.judge.client import ATTEMPTS, Judge, Reply, Request, Service
 from tracelake.collect.judge.judge_run import JudgeOptions, judge_run
 from tracelake.collect.judge.limits import Limits, Price
-from tracelake.collect.judge.template import MOST_TOKENS, Case, messages, most_prompt_tokens, template_digest
+from tracelake.collect.judge.template import MOST_TOKENS, Case, messages, template_digest
 from tracelake.collect.judge.verdict import read_verdict
 from tracelake.collect.judge.without_service import best_threshold
 from tracelake.lake import Lake
@@ -49,7 +49,7 @@ def asked(server: JudgeServer, model: str, timeout_s: float = 10.0) -> tuple[Rep
 
 
 COST = PRICE.of(USAGE["prompt_tokens"], USAGE["completion_tokens"])
-WORST = PRICE.of(most_prompt_tokens(CASE), MOST_TOKENS)
+WORST = PRICE.of(Request(messages(CASE), MOST_TOKENS, read_verdict).most_prompt_tokens, MOST_TOKENS)
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,11 @@ def test_a_solution_cannot_talk_the_judge_round() -> None:
 
 def test_the_worst_cost_bounds_what_a_call_can_cost() -> None:
     case = Case("p", "\U0001f600" * 50, 1, 2, "x" * 200, "é" * 100, 0)
-    assert most_prompt_tokens(case) >= sum(len(m["content"].encode()) for m in messages(case)) > 600
+    assert (
+        Request(messages(case), MOST_TOKENS, read_verdict).most_prompt_tokens
+        >= sum(len(m["content"].encode()) for m in messages(case))
+        > 600
+    )
 
 
 def test_parallel_calls_never_overshoot() -> None:

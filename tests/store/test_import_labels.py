@@ -63,6 +63,17 @@ def test_verdicts_by_item_hold_for_all_of_its_sequences(name: str, lake: Lake, t
     assert lake.verify("deep").ok
 
 
+def test_sequences_whose_prompt_is_not_known_are_labelled_too(tmp_path: Path) -> None:
+    """Logs of interfaces can lack the prompt."""
+    lake = Lake.create(tmp_path / "lake")
+    with lake.start_run("logged", {"plan": {"segments": [[0, 1]]}}) as run:
+        with run.segment(0, (0, 1)) as segment:
+            segment.append("sequences", {"sequence_id": [0], "item_id": "a"})
+        run.finish()
+    import_labels(lake, written(tmp_path, "v.csv", [{"item_id": "a", "correct": True}]))
+    assert lake.sql("select prompt_id, correct from labels").rows() == [(None, True)]
+
+
 def test_verdicts_stand_beside_the_grades(lake: Lake, tmp_path: Path) -> None:
     rows = [{"sequence_id": i, "correct": word} for i, word in enumerate(["yes", "1", "Wrong", "TRUE", ""])]
     import_labels(lake, written(tmp_path, "v.csv", rows))

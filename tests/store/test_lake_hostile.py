@@ -85,7 +85,7 @@ def rewritten(root: Path, bodies: dict[str, Any]) -> None:
         if isinstance(body, dict):
             body["previous"] = body.get("previous") and digests.get(last.get(writer, ""), digests[""])
             if writer == "derived" and isinstance(body.get("heads"), dict) and "w0" in body["heads"]:
-                with contextlib.suppress(TypeError, IndexError):
+                with contextlib.suppress(TypeError, LookupError):
                     body["heads"]["w0"][1] = digests[last["w0"]] if body["heads"]["w0"][1] else body["heads"]["w0"][1]
         text_ = json.dumps(body, separators=(",", ":")).encode()
         digests[name] = hashlib.sha256(text_).hexdigest()

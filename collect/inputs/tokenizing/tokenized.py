@@ -97,7 +97,10 @@ class PromptTokenizer:
         if beginning.text is not None and beginning.one_token:
             given = (*given, self._one_token(beginning.text))
         elif beginning.text is not None:
-            whole = (item.text if item.rendered is None else item.rendered) + beginning.text
+            before, text = (item.text if item.rendered is None else item.rendered), beginning.text
+            if beginning.joined and not before[-1:].isspace() and not text[:1].isspace():
+                text = f" {text}"
+            whole = before + text
             n, own = len(item.ids), item.ids.tolist()
             # A chat template writes special tokens itself, the words of --prompt-template do not.
             plain = item.rendered is None
@@ -105,7 +108,7 @@ class PromptTokenizer:
             ids = next((one["input_ids"] for one in both if list(one["input_ids"][:n]) == own), None)
             if ids is None:
                 retokenised = True
-                ids, n = self.tokenizer(beginning.text, add_special_tokens=False, verbose=False)["input_ids"], 0
+                ids, n = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"], 0
             given = (*given, *ids[n:])
             if len(given) == 0:
                 raise ConfigError(f"Item {item.prompt.item_id}: the given text has no tokens.")

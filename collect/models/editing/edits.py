@@ -137,9 +137,8 @@ class Editing:
         own = [tuple(edit for edit in recipe if edit.stack == stack.name) for recipe in recipes]
         self._distinct = list({tuple(edit.digest for edit in recipe): recipe for recipe in own}.values())
         names = [tuple(edit.digest for edit in recipe) for recipe in self._distinct]
-        self._recipe_of: np.ndarray | None = None
-        if len(self._distinct) > 1:
-            self._recipe_of = np.array([names.index(tuple(edit.digest for edit in recipe)) for recipe in own])
+        self._recipes = np.array([names.index(tuple(edit.digest for edit in recipe)) for recipe in own])
+        self._recipe_of = self._recipes
         self._bound: dict[tuple[str, int], BoundEdit] = {}
         self._places: tuple[np.ndarray, np.ndarray] | None = None
         self._masks: dict[str, np.ndarray] = {}
@@ -147,14 +146,13 @@ class Editing:
     def __bool__(self) -> bool:
         return any(self._distinct)
 
-    def take(self, rows: np.ndarray) -> None:
-        """Go on with these rows of the batch, which may be repeated."""
-        if self._recipe_of is not None:
-            self._recipe_of = self._recipe_of[rows]
+    def expect(self, positions: np.ndarray, n_prompt: np.ndarray, rows: np.ndarray | None = None) -> None:
+        """Say where the columns of the next passes stand, `[row column]`, and how long the prompt of each row is.
 
-    def expect(self, positions: np.ndarray, n_prompt: np.ndarray) -> None:
-        """Say where the columns of the next passes stand, `[row column]`, and how long the prompt of each row is."""
+        `rows`: whose recipe each row of the passes has, where they are not all of them in their order.
+        """
         self._places, self._masks = (positions, n_prompt), {}
+        self._recipe_of = self._recipes if rows is None else self._recipes[rows]
 
     @contextmanager
     def attached(self) -> Iterator["Editing"]:
@@ -205,7 +203,7 @@ class Editing:
     def _members(self, scope: str, recipe: int, shape: torch.Size) -> np.ndarray:
         """Which rows and columns of a pass change, `[row column]`."""
         inside = self._inside(scope, (shape[0], shape[1]))
-        if self._recipe_of is None:
+        if len(self._distinct) == 1:
             return inside
         if len(self._recipe_of) != shape[0]:
             raise ConfigError(f"Edits were given for {len(self._recipe_of)} rows, but the batch has {shape[0]}.")

@@ -13,7 +13,7 @@ from ...tinymath import WEIGHTS
 from ..fingerprints import folder_digest
 from ..model import DTYPES, LoadedModel
 from ..weights import WeightGaps
-from .load_errors import FIRST_PASS, check_files, loading
+from .load_errors import FIRST_PASS, check_counts, check_files, loading
 
 BUNDLED = "tinymath"
 
@@ -105,6 +105,8 @@ def open_config(name: str, *, revision: str | None = None, trust_remote_code: bo
     check_files(name, Path(source))
     with loading(name, "configuration"):
         config = AutoConfig.from_pretrained(source, **options)
+    for part in {id(one): one for one in (config, config.get_text_config())}.values():
+        check_counts(f"model {name!r}", part.to_dict())
     with loading(name, "tokenizer"):
         return config, AutoTokenizer.from_pretrained(source, **options)
 

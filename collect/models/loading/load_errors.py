@@ -3,9 +3,10 @@
 import json
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
@@ -19,19 +20,26 @@ GIVE = (
     "(which needs network or a filled cache)."
 )
 FAULTS = (OSError, ValueError, ImportError, RuntimeError, LookupError, AttributeError, TypeError, ArithmeticError,
-          StrictDataclassError, SafetensorError)  # fmt: skip
+          AssertionError, StrictDataclassError, SafetensorError)  # fmt: skip
 """What transformers raises when files or settings are wrong: it names no base of its own."""
+
+
+PARTS = {"layer", "layers", "head", "heads", "expert", "experts"}
+MOST_PARTS = 100_000
+"""More layers, heads or experts than this are a damaged number, not a model."""
 
 
 @contextmanager
 def loading(name: str, part: str) -> Iterator[None]:
     """Errors of the block as our own; `part` is what is being read: configuration, tokenizer or weights."""
-    with _log() as messages:
+    with load_reports() as reports:
         try:
             yield
         except LakeError:
             raise
         except FAULTS as error:
+            unmade = [name for report in reports for name in weights_reported(report, "CONVERSION")]
+            messages = [f"{name} cannot be put together from the checkpoint" for name in unmade]
             raise _explained(name, part, error, messages) from error
 
 
@@ -44,6 +52,19 @@ def check_files(name: str, folder: Path) -> None:
                     f"Model {name!r}: {file.name} is a Git LFS pointer, its content was never downloaded. "
                     f"Run `git lfs pull` in {folder}."
                 )
+
+
+def check_counts(whose: str, settings: Mapping[str, Any]) -> None:
+    """ConfigError for more layers, heads or experts than a model can have.
+
+    Modules are made one by one before any weight is looked at: a number of layers like 10**12 would fill the memory.
+    """
+    for key, value in settings.items():
+        if PARTS & set(key.split("_")) and type(value) is int and value > MOST_PARTS:
+            raise ConfigError(
+                f"The configuration of {whose} has {key} = {value:,}; nothing has that many parts. Its config.json is "
+                "damaged, or was never meant to be loaded."
+            )
 
 
 def _explained(name: str, part: str, error: BaseException, messages: list[str]) -> LakeError:
@@ -128,27 +149,28 @@ def _first_sentence(error: BaseException) -> str:
 
 
 @contextmanager
-def _log() -> Iterator[list[str]]:
-    """The conversion errors that transformers only logs while it loads weights; nothing is printed."""
+def load_reports() -> Iterator[list[str]]:
+    """The reports that transformers only logs while it loads weights; nothing is printed."""
     logger = logging.getLogger("transformers.modeling_utils")
-    messages: list[str] = []
+    reports: list[str] = []
 
     class Collecting(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            messages.extend(_conversion_errors(record.getMessage()))
+            reports.append(record.getMessage())
 
     handler, level, propagate = Collecting(), logger.level, logger.propagate
     logger.addHandler(handler)
     logger.setLevel(logging.WARNING)
     logger.propagate = False
     try:
-        yield messages
+        yield reports
     finally:
         logger.removeHandler(handler)
         logger.setLevel(level)
         logger.propagate = propagate
 
 
-def _conversion_errors(report: str) -> list[str]:
-    rows = [line.split("|") for line in report.splitlines() if "| CONVERSION" in line]
-    return [f"{row[0].strip()} cannot be put together from the checkpoint" for row in rows]
+def weights_reported(report: str, status: str) -> list[str]:
+    """Names of the weights that a report lists as `status`: MISSING, MISMATCH, UNEXPECTED or CONVERSION."""
+    rows = [line.split("|") for line in report.splitlines() if f"| {status}" in line]
+    return [row[0].strip() for row in rows]

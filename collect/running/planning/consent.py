@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from ....lake.errors import ConfigError, UsageError
 from ...configuration.config import CollectConfig
 from ...configuration.edit import EditSetting
+from ...configuration.given_form import names_stored
 from ...inputs.wording import TEMPLATES
 
 WITHOUT_REACH = frozenset(
@@ -34,6 +35,7 @@ HARMLESS: dict[str, Callable[[Any], bool]] = {
     "corpus": lambda value: isinstance(value, str) and re.fullmatch(r"tinymath(:\w+)?", value) is not None,
     "prompt_template": lambda value: value in TEMPLATES,
     "attn_implementation": lambda value: value in ("eager", "sdpa"),
+    "given": lambda value: isinstance(value, str) and names_stored(value),
     "edit": lambda value: not any(EditSetting.parse(text).is_file for text in value),
 }
 """Values with nothing outside of this program behind them."""

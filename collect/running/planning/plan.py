@@ -92,7 +92,8 @@ class Plan:
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Plan":
         """The plan of a run that was started earlier."""
-        return cls(**{**values, "reading": Reading(**values.get("reading", {}))})
+        # A run that was planned before sequences could join goes on without.
+        return cls(**{**values, "reading": Reading(**{"separate": True, **values.get("reading", {})})})
 
 
 @dataclass(frozen=True)
@@ -280,15 +281,24 @@ def estimate(plan: Plan, config: CollectConfig, keep: Keep, loaded: LoadedModel)
 
 
 def batches(
-    lengths: Sequence[int], n_samples: int, batch_size: int, group: Callable[[int], Hashable] = lambda index: None
+    lengths: Sequence[int],
+    n_samples: int,
+    batch_size: int,
+    group: Callable[[int], Hashable] = lambda index: None,
+    joins: Callable[[Any], bool] = lambda group: False,
 ) -> list[list[tuple[int, int]]]:
     """Group a segment's (item offset, sample) pairs into batches of similar prompt length, the longest first.
 
-    Items of unequal `group` (of their index) share no batch. A function of the plan and the tokens alone, so that a
-    resumed run makes the same batches.
+    Items of unequal `group` (of their index) share no batch; a group that `joins` stays whole, and its sequences wait
+    for a place. A function of the plan and the tokens alone, so that a resumed run makes the same batches.
     """
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
     groups: dict[Hashable, list[tuple[int, int]]] = {}
     for i in order:
         groups.setdefault(group(i), []).extend((i, sample) for sample in range(n_samples))
-    return [rows[start : start + batch_size] for rows in groups.values() for start in range(0, len(rows), batch_size)]
+    return [
+        rows[start : start + size]
+        for key, rows in groups.items()
+        for size in (len(rows) if joins(key) else batch_size,)
+        for start in range(0, len(rows), size)
+    ]

@@ -1,0 +1,1 @@
+"""Features followed through the layers: links between dictionaries, tracks, and how tracks diverge."""

@@ -1,0 +1,1 @@
+"""Experiments: steps that collect runs and ask about them, above the floors that do one or the other."""
