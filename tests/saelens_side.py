@@ -127,10 +127,11 @@ def load(folder: Path) -> None:
     y = y.reshape(len(x), -1)
     save(folder, x, f, y)
     target = torch.from_numpy(np.load(folder / "target.npy")) if (folder / "target.npy").exists() else x
-    explained = ExplainedVarianceCalculator()
-    for start in range(0, len(x), 100):
-        explained.add_batch(sae_output=y[start : start + 100], hidden_acts=target[start : start + 100])
-    (folder / "explained.json").write_text(json.dumps(float(explained.compute())))
+    if target.shape == y.shape:  # not of a transcoder whose target nobody gave
+        explained = ExplainedVarianceCalculator()
+        for start in range(0, len(x), 100):
+            explained.add_batch(sae_output=y[start : start + 100], hidden_acts=target[start : start + 100])
+        (folder / "explained.json").write_text(json.dumps(float(explained.compute())))
     (folder / "metadata.json").write_text(json.dumps(sae.cfg.metadata.to_dict()))
 
 
