@@ -415,8 +415,11 @@ def append(segment: SegmentWriter, name: str, rows: pl.DataFrame) -> None:
         segment.append_vectors(
             name, columns=columns, vectors=np.stack(rows[vector].to_list()).astype(np.float32), dtype="float32"
         )
-    else:
-        segment.append(name, columns)
+        return
+    laid_out = [c for c in TABLES[name].partitions if c in columns]
+    for values, piece in rows.group_by(laid_out, maintain_order=True) if laid_out else [((), rows)]:
+        given = {c: piece[c].to_arrow() for c in columns} | dict(zip(laid_out, values, strict=True))
+        segment.append(name, given)
 
 
 @contextmanager
