@@ -17,7 +17,7 @@ RUN, SAE = "wide-read", "sae-1"
 
 def measure_lookup(result: Result, folder: Path, options: Any) -> None:
     """`feature_contexts` on files in the order of features, after they were checked once."""
-    n_files, rows = (1, 200_000) if options.quick else (4, FILE_ROWS)
+    n_files, rows = (1, 200_000) if options.quick else (2, FILE_ROWS)
     lake = _lake(folder / "features", n_files, rows)
     opened = tracelake.open(lake.path)
     total = sum(entry.size for entry in lake.snapshot().files("feature_activations"))
@@ -58,7 +58,7 @@ def _lake(path: Path, n_files: int, rows: int) -> Lake:
         feature = np.sort(rng.integers(first, end, rows)).astype(np.int32)
         order = np.arange(rows)
         columns = {
-            "sae_id": SAE, "analysis_id": analysis.analysis_id, "feature": feature, "sequence_id": order // n_tokens,
+            "sae_id": SAE, "analysis_id": analysis.analysis_id, "feature": feature, "sequence_id": order * 0,
             "position": (order % n_tokens).astype(np.int32), "activation": rng.random(rows, dtype=np.float32),
         }  # fmt: skip
         commit_analysis(lake, analysis, {"feature_activations": columns}, replace=False, partial=True)

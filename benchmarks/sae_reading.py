@@ -22,10 +22,10 @@ WIDTH, ROWS, PER_SEQUENCE = 768, 131_072, 1_024
 
 def measure_reading(result: Result, folder: Path, options: Any) -> None:
     """Harvest, loader, waiting."""
-    repeats = options.repeats or (1 if options.quick else 5)
-    harvest(result, folder, 16_384 if options.quick else 65_536, repeats)
+    repeats = options.repeats or (1 if options.quick else 3)
+    harvest(result, folder, 16_384 if options.quick else 49_152, repeats)
     loader(result, folder / "wide", 8_192 if options.quick else ROWS, repeats)
-    waiting(result, folder / "harvest", 4_000 if options.quick else 200_000)
+    waiting(result, folder / "harvest", 4_000 if options.quick else 120_000)
 
 
 def harvest(result: Result, folder: Path, n_tokens: int, repeats: int) -> None:
@@ -67,9 +67,8 @@ def harvest(result: Result, folder: Path, n_tokens: int, repeats: int) -> None:
         table.add(name, round(n_tokens / sample.median), sample.spread)
     ratio = speed_ratio(samples["harvest"], samples["bare"], work=work)
     result.promise("Harvest of all layers over the bare forward pass", 0.7, ratio)
-    result.notes.append(
-        f"The harvest without loading the model ({loading:.2f} s). By round: {ratio_range(samples['harvest'], samples['bare'], work=work)}."
-    )
+    rounds = ratio_range(samples["harvest"], samples["bare"], work=work)
+    result.notes.append(f"The harvest without loading the model ({loading:.2f} s), by round: {rounds}.")
 
 
 def loader(result: Result, path: Path, n_rows: int, repeats: int) -> None:

@@ -9,6 +9,7 @@ from tracelake.collect.running.collector import Collection
 from tracelake.collect.tinymath.problems import problems
 from tracelake.collect.tinymath.vocabulary import plain_text
 from tracelake.lake import Lake
+from tracelake.lake.writer import RunWriter
 
 DIM, WIDTH, ACTIVE = 16, 48, 3
 
@@ -20,31 +21,42 @@ def planted(rng: np.random.Generator, n: int, dictionary: np.ndarray, active: in
     return ((dictionary[chosen] * weights).sum(1) + 0.3).astype(np.float32)
 
 
+def write_planted(
+    run: RunWriter,
+    index: int,
+    rng: np.random.Generator,
+    *,
+    sites: dict[tuple[int, str], int] | None = None,
+    n: int = 60,
+) -> None:
+    """Segment `index`: n sequences of 50 planted tokens, of which every sixth validates."""
+    ids = np.arange(index * n, (index + 1) * n)
+    with run.segment(index, (index * n, (index + 1) * n)) as segment:
+        split = ["validation" if i % 6 == 5 else "train" for i in ids]
+        counts = {"n_prompt_tokens": np.full(n, 50, np.int32), "n_generated_tokens": np.zeros(n, np.int32)}
+        segment.append("sequences", {"sequence_id": ids, "split": split, **counts})
+        position = np.tile(np.arange(50, dtype=np.int32), n)
+        keys = {"sequence_id": np.repeat(ids, 50), "position": position, "stack": "decoder"}
+        for place, ((layer, site), dim) in enumerate((sites or {(0, "resid_post"): DIM}).items()):
+            directions = np.random.default_rng(7 + place).normal(size=(WIDTH, dim))
+            directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+            if place == 0:
+                vectors = first = planted(rng, 50 * n, directions, ACTIVE)
+            else:  # every further site is a linear map of the first one
+                vectors = first @ directions[:DIM].astype(np.float32)
+            segment.append_vectors(
+                "activations", columns=keys, vectors=vectors, dtype="float32", layer=layer, site=site
+            )
+
+
 def lake_of(path: Path, *, sites: dict[tuple[int, str], int] | None = None, model: str = "m", n: int = 60) -> Lake:
-    """A run whose sequences of 50 tokens are planted; every sixth sequence validates."""
+    """A run of two such segments."""
     lake = Lake.create(path)
     rng = np.random.default_rng(3)
     about = {"name": model, "n_layers": 2, "weights_sha256": model * 8}
-    name = f"read-{len(lake.runs())}"
-    with lake.start_run(name, {"kind": "read", "model": about}) as run:
+    with lake.start_run(f"read-{len(lake.runs())}", {"kind": "read", "model": about}) as run:
         for index in range(2):
-            ids = np.arange(index * n, (index + 1) * n)
-            with run.segment(index, (index * n, (index + 1) * n)) as segment:
-                split = ["validation" if i % 6 == 5 else "train" for i in ids]
-                counts = {"n_prompt_tokens": np.full(n, 50, np.int32), "n_generated_tokens": np.zeros(n, np.int32)}
-                segment.append("sequences", {"sequence_id": ids, "split": split, **counts})
-                position = np.tile(np.arange(50, dtype=np.int32), n)
-                keys = {"sequence_id": np.repeat(ids, 50), "position": position, "stack": "decoder"}
-                for place, ((layer, site), dim) in enumerate((sites or {(0, "resid_post"): DIM}).items()):
-                    directions = np.random.default_rng(7 + place).normal(size=(WIDTH, dim))
-                    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
-                    if place == 0:
-                        vectors = first = planted(rng, 50 * n, directions, ACTIVE)
-                    else:  # every further site is a linear map of the first one
-                        vectors = first @ directions[:DIM].astype(np.float32)
-                    segment.append_vectors(
-                        "activations", columns=keys, vectors=vectors, dtype="float32", layer=layer, site=site
-                    )
+            write_planted(run, index, rng, sites=sites, n=n)
         run.finish()
     return lake
 

@@ -82,7 +82,7 @@ def make_saelens(root: Path, generator: torch.Generator) -> None:
             sae.fold_activation_norm_scaling_factor(float(D_IN**0.5 / x.norm(dim=1).mean()))
         if kind == "whitened":  # the file that lies beside its checkpoints
             matrix, mean = torch.randn(D_IN, D_IN, generator=generator), torch.randn(D_IN, generator=generator)
-            inverse = torch.linalg.inv(matrix)
+            inverse = torch.linalg.inv(matrix).contiguous()
             save_file({"mean": mean, "matrix": matrix, "inverse_matrix": inverse}, root / kind / WHITENING)
             sae.fold_activation_whitening(mean, matrix, inverse)
         given = x.reshape(ROWS, 4, D_IN // 4) if kind == "hook_z" else x
@@ -127,10 +127,11 @@ def load(folder: Path) -> None:
     y = y.reshape(len(x), -1)
     save(folder, x, f, y)
     target = torch.from_numpy(np.load(folder / "target.npy")) if (folder / "target.npy").exists() else x
-    explained = ExplainedVarianceCalculator()
-    for start in range(0, len(x), 100):
-        explained.add_batch(sae_output=y[start : start + 100], hidden_acts=target[start : start + 100])
-    (folder / "explained.json").write_text(json.dumps(float(explained.compute())))
+    if target.shape == y.shape:  # not of a transcoder whose target nobody gave
+        explained = ExplainedVarianceCalculator()
+        for start in range(0, len(x), 100):
+            explained.add_batch(sae_output=y[start : start + 100], hidden_acts=target[start : start + 100])
+        (folder / "explained.json").write_text(json.dumps(float(explained.compute())))
     (folder / "metadata.json").write_text(json.dumps(sae.cfg.metadata.to_dict()))
 
 

@@ -15,6 +15,7 @@ from ..derived_views import view_definitions
 from ..saved_query import find
 from .choice import Chosen, choose
 from .facts import model_facts, overview, run_row, settings, shown, tiles
+from .features import feature_section
 from .figures import Figure, Figures, with_legend_above, with_rule
 from .health import flags, health_section, outcome
 from .page import render
@@ -124,6 +125,7 @@ class _Making:
             "graded": bool(found["graded"]),
             "charts": self._charts(bool(found["graded"])),
             "missing": self._missing() | _computed(self.run_id),
+            "features": feature_section(self.connection, self.run_id),
             "sequences": sections,
             "scale": scale,
             "shown_ids": {choice.sequence_id for choice in chosen},
@@ -149,6 +151,7 @@ class _Making:
             "attention_weight_by_head": {},
             "path_profiles": {},
             "shared_trajectories": {},
+            "feature_density": {},
             "time_accounts": {},
         }
         graded_only = {"confidence_calibration": {}, "risk_by_outcome": {"profile": self.profile}}

@@ -11,18 +11,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 import torch
 from failing_disk import FailingDisk
 from mortal_disk import Killed, MortalDisk
-from sae_lakes import lake_of
+from sae_lakes import lake_of, write_planted
 from safetensors.torch import load
 
 from tracelake.analysis.sae.training.options import TrainOptions
 from tracelake.analysis.sae.training.trainer import Trained, resume_training, start_training
 from tracelake.lake import Lake
-from tracelake.lake.errors import DiskFullError
+from tracelake.lake.errors import DiskFullError, StoppedError
 from tracelake.lake.storage.local import LocalStore
 
 OPTIONS: dict[str, Any] = {
@@ -156,6 +157,24 @@ def test_killed_between_commits(tmp_path: Path, moments: tuple[int, ...]) -> Non
     resume_training(lake, broken[0])
     check_equal(lake, whole, broken[0])
     assert lake.verify("deep").ok
+
+
+def test_a_run_that_grows_meanwhile_is_read_as_it_was(tmp_path: Path) -> None:
+    """Trained on one segment, stopped; a second one comes; what is resumed does not see it."""
+    lake, rng = Lake.create(tmp_path), np.random.default_rng(3)
+    calls = iter(range(1000))
+    with lake.start_run("read-0", {"kind": "read", "model": {"name": "m", "n_layers": 2}}) as run:
+        write_planted(run, 0, rng)
+        whole = start_training(lake, ["read-0"], TrainOptions(**OPTIONS))
+        with pytest.raises(StoppedError):
+            start_training(lake, ["read-0"], TrainOptions(**OPTIONS), should_stop=lambda: next(calls) >= 6)
+        write_planted(run, 1, rng)
+        run.finish()
+    broken = next(row["run_id"] for row in lake.runs() if row["status"] == "interrupted")
+    resume_training(lake, broken)
+    check_equal(lake, whole, broken)
+    later = start_training(lake, ["read-0"], TrainOptions(**OPTIONS))
+    assert later.validation_fvu != whole.validation_fvu
 
 
 def _n_commits(lake: Lake, whole: Trained) -> int:

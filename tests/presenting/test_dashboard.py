@@ -59,7 +59,9 @@ def charts(app) -> int:
 
 
 @needs_streamlit
-@pytest.mark.parametrize(("name", "least"), [("Run", 8), ("Sequence", 4), ("Charts", 1), ("Compare", 4), ("SQL", 1)])
+@pytest.mark.parametrize(
+    ("name", "least"), [("Run", 8), ("Sequence", 4), ("Charts", 1), ("Compare", 4), ("SQL", 1), ("Feature", 1)]
+)
 def test_every_view_shows_its_charts(name: str, least: int, view) -> None:
     app = view(name)
     assert healthy(app)
@@ -73,6 +75,16 @@ def test_another_run_can_be_chosen(view) -> None:
     assert healthy(app)
     assert app.title[0].value == literal(OTHER)
     assert "32" not in app.metric[0].value and app.metric[0].value == str(N)
+
+
+@needs_streamlit
+def test_a_feature_has_its_card_and_its_token_marked(view) -> None:
+    app = view("Feature")
+    assert healthy(app) and any("see<mark> a</mark> here" in one.proto.body for one in app.get("html"))
+    app.number_input(key="feature").set_value(3).run()
+    assert healthy(app) and "never active" in str(app.dataframe[0].value)
+    app.sidebar.selectbox(key="run").set_value(OTHER).run()
+    assert healthy(app) and "lake sae features" in app.info[0].value
 
 
 @needs_streamlit

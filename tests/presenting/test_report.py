@@ -117,6 +117,14 @@ def test_a_chart_on_the_page_is_the_saved_querys(lake: OpenLake, page: Page) -> 
     assert spec["width"] == "container"
 
 
+def test_features_stand_on_the_page_with_the_token_marked(lake: OpenLake, page: Page, tmp_path: Path) -> None:
+    stats = tables()["feature_stats"].filter(run_id=RUN).filter(pl.col("n_active") > 0)
+    assert page.attributes.count(("class", "feature")) == min(12, stats.height) > 0
+    text = written(lake, tmp_path)
+    assert "see<mark> a</mark> here" in text and "precision 0.90, recall 0.60" in text
+    assert "<mark>" not in written(lake_without(tmp_path / "l", "feature_stats", "feature_examples"), tmp_path)
+
+
 def test_packing_keeps_rows() -> None:
     values = [{"a": 1, "b": None, "c": "x"}, {"a": 2_000_001, "b": 0.123456, "c": "y"}]
     columns = packed({"data": {"values": values}, "mark": "bar"})["data"]["columns"]
@@ -223,6 +231,8 @@ def nasty(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Page]:
     texts = pl.Series(NASTY)
     for table, names in {
         "token_steps": ("token",),
+        "feature_stats": ("label",),
+        "feature_examples": ("text",),
         "sequences": ("prompt", "completion", "answer", "predicted_answer", "item_id", "finish_reason", "origin"),
     }.items():
         index = pl.int_range(pl.len()) % size
