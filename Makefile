@@ -36,7 +36,7 @@ help:
 	@echo "make bench      measure speeds and sizes (benchmarks/)"
 	@echo "make gpu        compare and measure on a GPU (benchmarks/gpu.py), at most eight minutes"
 	@echo "make docs       write the generated pages of docs/ again"
-	@echo "make tour       run the commands of README.md again and write their output"
+	@echo "make tour       run the commands of README.md and docs/sampling.md again and write their output"
 	@echo "make format     format and sort imports"
 	@echo "make tinymath   train the bundled model again (an hour or so), measure it, write its card"
 	@echo "make clean      remove builds and caches; .venv and lakes stay"
@@ -141,7 +141,7 @@ GPU_PYTHON ?= $(BIN)/python
 gpu:
 	$(GPU_PYTHON) benchmarks/gpu.py
 
-# The output on README.md and its picture, from a new demonstration lake.
+# The output on README.md and docs/sampling.md and the picture, from new lakes.
 tour: $(DEV_STAMP)
 	$(BIN)/python docs/tour.py
 

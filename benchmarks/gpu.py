@@ -93,11 +93,12 @@ def faithful(result: Result, device: str, architectures: list[str]) -> None:
         *("head entropy (bits)", "heads with too few keys", "the plain pass against float32 (relative)"),
     )
     worst = {"float32": 0.0, "bfloat16": 0.0}
-    for name in architectures:
+    for name, joined in [(name, False) for name in architectures] + [(architectures[0], True)]:
         for dtype in worst:
-            found = compare(name, dtype, device)
+            found = compare(name, dtype, device, joined=joined)
+            shown = f"{name}, joined batches" if joined else name
             table.add(
-                name, dtype, found.tokens, found.logprob, found.entropy_bits, found.states, found.identity,
+                shown, dtype, found.tokens, found.logprob, found.entropy_bits, found.states, found.identity,
                 found.head_entropy_bits, found.keys, found.rounding,
             )  # fmt: skip
             scale = 1.0 if dtype == "float32" else max(found.rounding, 1e-6)
@@ -147,6 +148,7 @@ def speeds(result: Result, scratch: Path, device: str, options: Any) -> None:
         cases = {"generate, bare": with_peak(timed(generate), peaks, "generate, bare", device), **cases}
         samples = interleave(cases, options.repeats or (1 if options.small else 2), warm_up=False)
         show(result, batch, samples, peaks, 2 * batch * (n_prompt + n_new), 2 * batch * n_new)
+        finish(result, options)
 
 
 def autoencoders(result: Result, scratch: Path, device: str, options: Any) -> None:
@@ -264,7 +266,6 @@ def main() -> None:
         autoencoders(result, Path(folder), device, options)
         finish(result, options)
         speeds(result, Path(folder), device, options)
-    finish(result, options)
 
 
 if __name__ == "__main__":

@@ -86,9 +86,10 @@ def prompts() -> tuple[str, ...]:
 
 def collected(model: Path, lake: Lake, dtype: str, device: str, **options: Any) -> tuple[str, Collection]:
     """A committed run over the prompts in batches of unequal lengths."""
+    settings = {"max_new_tokens": 24, "batch_size": 4, **options}
     config = CollectConfig(
-        model=str(model), prompt=prompts(), keep=KEEP, max_new_tokens=24, batch_size=4, dtype=dtype, device=device,
-        store_dtype="float32" if dtype == "float32" else "auto", **options,
+        model=str(model), prompt=prompts(), keep=KEEP, dtype=dtype, device=device,
+        store_dtype="float32" if dtype == "float32" else "auto", **settings,
     )  # fmt: skip
     collection = Collection(config)
     return collection.start(lake, assume_yes=True).run_id, collection
@@ -171,12 +172,22 @@ def _worst(so_far: float, values: np.ndarray) -> float:
     return max(so_far, float(np.nan_to_num(np.abs(values), nan=np.inf).max()))
 
 
-def compare(architecture: str, dtype: str, device: str) -> Differences:
-    """Collect with one architecture and number format on `device`, then read its tokens plainly there."""
+def compare(architecture: str, dtype: str, device: str, *, joined: bool = False) -> Differences:
+    """Collect with one architecture and number format on `device`, then read its tokens plainly there.
+
+    `joined`: sequences end at different steps, and others take their places in the batch.
+    """
+    options: dict[str, Any] = {}
+    if joined:
+        ends = tuple(prompt_texts(torch.arange(1, D_VOCAB - 1, 8)[None], D_VOCAB)[0].split())
+        options = {"samples": 4, "temperature": 1.0, "batch_size": 3, "stop": ends}
     with tempfile.TemporaryDirectory() as folder:
         model = save_random(CONFIGS[architecture], Path(folder) / "model")
         lake = Lake.create(Path(folder) / "lake")
-        run_id, _ = collected(model, lake, dtype, device)
+        run_id, _ = collected(model, lake, dtype, device, **options)
+        n_joins = lake.sql("select coalesce(sum(count), 0) from operations where name = 'join'").item()
+        if joined != (n_joins > 0):
+            raise RuntimeError(f"{n_joins} joins where {'some' if joined else 'none'} were meant.")
         plain = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, dtype), attn_implementation="eager")
         return differences(lake, run_id, plain.to(device).eval())
 

@@ -10,7 +10,7 @@ from measurement import Result
 RESULTS = Path(__file__).parent / "results"
 ORDER = (
     *("collection", "plain_script", "store", "checked_reads", "queries", "startup", "memory", "sizes"),
-    *("trajectories", "branching", "second_order", "tracks", "sae"),
+    *("trajectories", "branching", "sampling", "second_order", "tracks", "sae"),
 )
 ELSEWHERE = ("gpu",)
 """Benchmarks that need another machine."""

@@ -25,10 +25,14 @@ SAMPLING = {
     "all": "All steps of the sampling experiment, 2 to 8, that the configuration does not switch off.",
 }
 """Names of the experiment's verbs, and their help."""
+CORRECTNESS = {
+    "correctness": "Right and wrong answers, directions, layers and neurons that matter, in seven steps.",
+}
 Config = Annotated[Path, typer.Option(metavar="FILE", help="YAML file of settings: docs/experiments.md.")]
 Steps = Annotated[str | None, typer.Option(metavar="N,N", help="Only these steps, by number.")]
 DryRun = Annotated[
-    bool, typer.Option(help="Print tokens, bytes, branches and requests with their worst cost; write nothing.")
+    bool,
+    typer.Option(help="Print tokens, bytes, branches, measured minutes, requests and their worst cost."),
 ]
 Trial = Annotated[
     bool, typer.Option("--try", help="A small trial first: one problem, one sample, ten tokens, no judge.")
@@ -120,9 +124,10 @@ def _costs_text(costs: "tuple[Cost, ...]") -> str:
             f"{one.step:<5}{one.part[:33]:<34}{one.n_sequences:>12,}{bound + format(one.n_tokens, ','):>14}"
             f"{bound + format(one.n_bytes, ','):>16}{one.n_branches or '':>10}{one.n_calls or '':>10}  {usd}".rstrip()
         )
+    lines += [f"{one.part}: about {one.minutes:.1f} minutes" for one in costs if one.minutes is not None]
     n_bytes, usd = sum(one.n_bytes for one in costs), sum(one.worst_usd or 0 for one in costs)
     return "\n".join([*lines, f"in all at most {n_bytes:,} bytes and {usd:.2f} USD"])
 
 
-for _name, _about in SAMPLING.items():
+for _name, _about in (SAMPLING | CORRECTNESS).items():
     app.command(_name)(_verb(_name, _about))

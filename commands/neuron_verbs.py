@@ -118,7 +118,20 @@ def neuron_ablation(
     _tell("neuron-ablation", found, as_json)
 
 
-ANALYSES: tuple[Callable[..., None], ...] = (neuron_pca, neuron_words, neuron_ablation)
+def direction_tokens(
+    run: AnyRun = "latest",
+    top: Annotated[int, typer.Option(help="Tokens of each sign.")] = 20,
+    model: Model = None,
+    device: Device = "cpu",
+    as_json: AsJson = False,
+    lake: LakePath = HERE,
+) -> None:
+    """The tokens that each stored direction points to, and from, through the unembedding."""
+    found = open_lake(lake).direction_tokens(run, top=top, model=model, device=device)
+    report(found.computed, f"direction-tokens: {found.n_directions:,} directions", found.notices, vars(found), as_json)
+
+
+ANALYSES: tuple[Callable[..., None], ...] = (direction_tokens, neuron_pca, neuron_words, neuron_ablation)
 """The verbs of `lake analyze`."""
 
 

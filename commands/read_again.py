@@ -1,6 +1,7 @@
 """The verbs that run a run's model over its stored sequences again: two of `lake analyze`, and `lake experiment`."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -88,13 +89,18 @@ def second_order(
     scaling: Annotated[str, typer.Option(help="plain, or state: divided by the length of the final state.")] = "plain",
     by: Annotated[list[str] | None, typer.Option(help="Keep the effects by head or by token too; may repeat.")] = None,
     top: Annotated[int, typer.Option(help="With --by head: how many neurons of each layer.")] = 256,
+    vectors: Annotated[
+        str | None, typer.Option(metavar="N|FILE", help="Write effect vectors [N, neurons, d] of these too, as .npy.")
+    ] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for these files.")] = Path(),
     model: Model = None,
     device: Device = "cpu",
     as_json: AsJson = False,
     lake: LakePath = HERE,
 ) -> None:
     """What every neuron of every layer adds to a direction through the attention heads of later layers."""
-    result = open_lake(lake).second_order(
+    opened = open_lake(lake)
+    result = opened.second_order(
         direction, run, at=at, scaling=scaling, by=by or (), top=top, model=model, device=device,
         on_progress=progress("sequences"),
     )  # fmt: skip
@@ -102,7 +108,15 @@ def second_order(
     if result.scores.closing_error is not None:
         notices.insert(0, f"the closing identity holds within {result.scores.closing_error:.1g}.")
     words = f"second-order: {result.scores.n_sequences:,} sequences"
-    report(result.scores.computed, words, notices, result.as_dict(), as_json)
+    facts = result.as_dict()
+    if vectors is not None:
+        written = opened.effect_vectors(
+            output, run, neurons=vectors, scores=result.scores.analysis_id, direction=direction, model=model,
+            device=device, on_progress=progress("sequences"),
+        )  # fmt: skip
+        notices.append(f"{len(written.files)} files in {written.folder}: {written.files[-1]} says what they are.")
+        facts["files"] = list(written.files)
+    report(result.scores.computed, words, notices, facts, as_json)
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""Run the commands of README.md on a new demonstration lake and write what they print: `python docs/tour.py`.
+"""Run the commands of README.md and docs/sampling.md on new lakes and write what they print: `python docs/tour.py`.
 
 A `console` block that begins with `$ lake ...` is such a command; the rest of the block is its output. The pictures
 that `lake chart` makes on the way go to `docs/images/`. Not part of the installed package.
@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-README = ROOT / "README.md"
+README, SAMPLING = ROOT / "README.md", ROOT / "docs" / "sampling.md"
 BLOCK = re.compile(r"^```console\n\$ (?P<body>.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -52,12 +52,17 @@ def rewritten(text: str, folder: Path) -> str:
     return BLOCK.sub(lambda match: _block(_parts(match["body"])[0], folder), text)
 
 
+def rewrite(page: Path, folder: Path) -> None:
+    """Write the page again with fresh output."""
+    page.write_text(rewritten(page.read_text(encoding="utf-8"), folder), encoding="utf-8")
+
+
 def _block(command: str, folder: Path) -> str:
     return f"```console\n$ {command}\n{run(command, folder)}```"
 
 
 def main() -> None:
-    """Make the demonstration lake, or take a folder that has one, and rewrite the README."""
+    """Make the demonstration lake, or take a folder that has one, and rewrite the pages."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, help="folder with a ./lakehouse made by `lake demo`")
     given = parser.parse_args().folder
@@ -65,7 +70,9 @@ def main() -> None:
         folder = given or Path(scratch)
         if given is None:
             run("lake demo", folder)
-        README.write_text(rewritten(README.read_text(encoding="utf-8"), folder), encoding="utf-8")
+        rewrite(README, folder)
+        shutil.copytree(ROOT / "examples", folder / "examples", dirs_exist_ok=True)
+        rewrite(SAMPLING, folder)
         (ROOT / "docs" / "images").mkdir(exist_ok=True)
         for picture in folder.glob("*.png"):
             shutil.copy(picture, ROOT / "docs" / "images" / picture.name)

@@ -10,6 +10,8 @@ from .read_again import ReadAgain, Told, quietly
 if TYPE_CHECKING:
     from ..analysis.question import Answer
     from ..collect.ablation.layers import AblationResult
+    from ..collect.neurons.vectors import VectorFiles
+    from ..collect.rereading.direction_tokens import DirectionTokens
     from .neuron_analyses import NeuronAnswer
 
 
@@ -51,6 +53,37 @@ class NeuronLake(ReadAgain):
         options = AblationOptions(tuple(sites), tuple(actions), layers, scope, means_from, oracle, limit)
         problems = ablate(self, run, options, self._model(run, model, device), on_progress=on_progress)
         return Ablation(problems, ask(self, problems.run_id, LayerAblations(ablation_id=problems.analysis_id)))
+
+    def direction_tokens(
+        self, run: str = "latest", *, top: int = 20, model: str | None = None, device: str = "cpu"
+    ) -> "DirectionTokens":
+        """The tokens that each stored direction points to and from (table `direction_tokens`)."""
+        from ..collect.rereading.direction_tokens import direction_tokens
+
+        return direction_tokens(self, run, top, self._model(run, model, device, dtype="float32"))
+
+    def effect_vectors(
+        self,
+        folder: str | Path,
+        run: str = "latest",
+        *,
+        neurons: int | str,
+        scores: str | None = None,
+        direction: str | None = None,
+        model: str | None = None,
+        device: str = "cpu",
+        on_progress: Told = quietly,
+    ) -> "VectorFiles":
+        """Write the effect vectors [N, neurons, d] of chosen neurons as .npy files, one per layer."""
+        from functools import cache
+
+        from ..collect.neurons.paths import find_scores, neuron_paths
+        from ..collect.neurons.vectors import write_vectors
+
+        load = cache(self._model(run, model, device, dtype="float32"))
+        scored = find_scores(self, run, scores, direction)
+        paths = neuron_paths(self, scored, str(neurons), load, on_progress=on_progress)
+        return write_vectors(self, scored, paths, load(), Path(folder))
 
     def neuron_pca(
         self,

@@ -88,7 +88,7 @@ def plain_metrics(tracks: list[dict], n_layers: int) -> dict[str, float]:
         density.append(len(there))
     births, deaths = len(tracks), sum(t["dead"] for t in tracks)
     steady = [1 / (1 + float(np.var(t["activations"]))) for t in tracks if len(t["layers"]) >= 2]
-    return {
+    numbers = {
         "entropy_mean": np.mean(entropy), "entropy_max": max(entropy), "entropy_std": np.std(entropy),
         "entropy_final": entropy[-1], "total_births": births, "total_deaths": deaths,
         "birth_rate": births / n_layers, "death_rate": deaths / n_layers,
@@ -103,3 +103,4 @@ def plain_metrics(tracks: list[dict], n_layers: int) -> dict[str, float]:
         "density_mean": np.mean(density), "density_max": max(density), "density_std": np.std(density),
         "max_concurrent_tracks": max(density),
     }  # fmt: skip
+    return {name: float(value) for name, value in numbers.items()}

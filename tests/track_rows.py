@@ -65,9 +65,11 @@ def _detection(rng: np.random.Generator) -> dict[str, list[dict]]:
             value = 0.5 + 0.08 * number
             found = {"label": "correct", "score": score, "n": 128, "n_prompts": 32, "value": value}
             found |= {"ci_low": value - 0.05, "ci_high": value + 0.05}
-            if signal == "tracks":
-                found |= {"gain": 0.01, "gain_low": -0.02, "gain_high": 0.04, "p_holm": 0.6, "sentence": "adds nothing"}
-            rows["detections"] += [about | found, about | found | {"control": "labels shuffled", "value": 0.5}]
+            gained = {"gain": 0.01, "gain_low": -0.02, "gain_high": 0.04, "p_holm": 0.6, "sentence": "adds nothing"}
+            rows["detections"] += [
+                about | found | (gained if signal == "tracks" else {}),
+                about | found | {"control": "labels shuffled", "value": 0.5},
+            ]
         rows["risk_coverage"] += [
             about | {"place": c, "coverage": c / 10, "risk": c / 40, "threshold": 1 - c / 10} for c in range(1, 11)
         ]

@@ -1,5 +1,6 @@
 """ROC and calibration curves with bands, and permutation importances; knows arrays."""
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -84,6 +85,6 @@ def importances(signal: Signal, made: "HeldOut") -> list[dict[str, Any]]:
                 values[:, column] = np.random.default_rng(number).permutation(values[:, column])
                 part = Block(block.name, block.columns, values, block.lacking)
                 mixed[repeat, outside] = predict(detector, part, np.arange(len(outside)))
-        lost = scores.gain(whole, scores.auroc(Told(mixed, told.labels, told.prompt, told.fold)))
+        lost = scores.gain(whole, scores.auroc(replace(told, probability=mixed)))
         rows.append({"column": name, "value": lost.value, "ci_low": lost.low, "ci_high": lost.high})
     return rows

@@ -63,7 +63,8 @@ def held_out(
             detector, place = fit("majority" if one_class else model, blocks, inside, training)
             probability[repeat, outside] = predict(detector, blocks[place], outside)
             detectors.append((detector, place, outside, repeat))
-    return HeldOut(Told(probability, every, design.prompt, design.fold), tuple(detectors))
+    told = Told(probability, every, design.prompt, design.fold, scores.FITTED_HERE)
+    return HeldOut(told, tuple(detectors))
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import polars as pl
@@ -23,7 +23,7 @@ from .signals import BASE, chosen_names
 from .splits import repeated_folds
 from .token_signals import LEVEL
 
-VERSION = 1
+VERSION = 2
 LEAST_PROMPTS = 20
 """Fewer prompts with an answer of either label than this, and nothing is told apart."""
 LEAST_IN_LEVEL = 20
@@ -86,7 +86,7 @@ class Detection(Question):
         """All tables that a signal may come from."""
         return [(table, {}) for table in (*READ, *(("labels",) if self.label == GIVEN else ()))]
 
-    def parameters(self, run_ids: Sequence[str]) -> dict[str, object]:
+    def parameters(self, run_ids: Sequence[str]) -> dict[str, Any]:
         """All options, and the version of the numbers."""
         return dict(vars(self)) | {"version": VERSION}
 

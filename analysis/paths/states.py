@@ -95,12 +95,16 @@ def read_states(snapshot: Snapshot, site: str, layer: int, sequences: pl.DataFra
         order = np.lexsort((position, sequence))
         order = order[(ids[place] == sequence)[order]]
         if len(order):
-            states = States(place[order], position[order] - n_prompt[place[order]], vectors[order])
+            sorted_already = len(order) == len(sequence) and bool((np.diff(order) == 1).all())
+            chosen = vectors if sorted_already else vectors[order]
+            states = States(place[order], position[order] - n_prompt[place[order]], chosen)
             _check_finite(states, ids, site, layer)
             yield states
 
 
 def _check_finite(states: States, ids: np.ndarray, site: str, layer: int) -> None:
+    if np.isfinite(states.vectors.sum(dtype=np.float64)):  # one pass: what is not finite stays so in a sum
+        return
     broken = ~np.isfinite(states.vectors).all(axis=1)
     if broken.any():
         some = np.unique(ids[states.place[broken]])[:5].tolist()

@@ -76,17 +76,37 @@ def pool(
     counts = [np.zeros(len(n_answer), np.int64) for _ in poolings]
     for states in read_states(snapshot, site, layer, sequences):
         sums = sums or [np.zeros((len(n_answer), states.vectors.shape[1])) for _ in poolings]
-        for pooling, total, count in zip(poolings, sums, counts, strict=True):
-            place = states.place
-            rows = np.flatnonzero(pooling.picked(states.step, n_answer[place], start[place]))
-            if len(rows):
-                starts = np.flatnonzero(np.diff(place[rows], prepend=-1))
-                total[place[rows][starts]] += np.add.reduceat(states.vectors[rows].astype(np.float64), starts)
-                count += np.bincount(place[rows], minlength=len(count))
+        place = states.place
+        picked = np.stack([one.picked(states.step, n_answer[place], start[place]) for one in poolings])
+        for count, own in zip(counts, picked, strict=True):
+            count += np.bincount(place[own], minlength=len(count))
+        rows = np.flatnonzero(picked.any(axis=0))
+        if len(rows):
+            _add(
+                sums, states.vectors if len(rows) == len(place) else states.vectors[rows], place[rows], picked[:, rows]
+            )
     return [
         _pooled(total, count, pooling.expected(n_answer, start))
         for pooling, total, count in zip(poolings, sums, counts, strict=bool(sums))
     ]
+
+
+def _add(
+    sums: Sequence[Float[np.ndarray, "sequence dim"]],
+    vectors: Float[np.ndarray, "row dim"],
+    place: Int[np.ndarray, " row"],
+    picked: Bool[np.ndarray, "pooling row"],
+) -> None:
+    """Add each row to the sums that picked it; rows that the same sums picked are added up once."""
+    changed = (np.diff(place, prepend=-1) != 0) | np.concatenate(
+        [[True], (picked[:, 1:] != picked[:, :-1]).any(axis=0)]
+    )
+    starts = np.flatnonzero(changed)
+    stops = np.append(starts[1:], len(place))
+    # Six times as fast as np.add.reduceat along this axis.
+    parts = np.stack([vectors[i:j].sum(axis=0, dtype=np.float64) for i, j in zip(starts, stops, strict=True)])
+    for total, own in zip(sums, picked[:, starts], strict=True):
+        np.add.at(total, place[starts][own], parts[own])
 
 
 def _pooled(total: np.ndarray, count: np.ndarray, expected: np.ndarray) -> Pooled:

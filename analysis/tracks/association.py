@@ -18,7 +18,7 @@ SILENT = 1e-6
 """A last activation up to this has no ratio to the next one."""
 AUDIBLE = 0.1
 """After a silent one, an activation above this costs the whole activation term."""
-CELLS = 1 << 19
+CELLS = 1 << 16
 """Costs (unit x track x feature) computed at one time."""
 
 
@@ -179,23 +179,36 @@ def _costs(
 ) -> Float[np.ndarray, "unit track feature"]:
     """What it costs each feature to go on with each track; infinite where either slot is empty."""
     by_cosine, by_activation, by_place = rules.weights
-    cosine = np.zeros((*alive.track.shape, offered.feature.shape[1]))
-    lived = alive.track >= 0
-    for last in range(max(0, layer - 1 - rules.gap), layer):
-        here = lived & (alive.layer == last)
-        if here.all():
-            cosine = dictionaries.cosines(last, alive.feature, layer, offered.feature)
-        elif here.any():
-            cosine = np.where(
-                here[:, :, None], dictionaries.cosines(last, alive.feature, layer, offered.feature), cosine
-            )  # fmt: skip
+    costs = by_cosine * (1 - _cosines(alive, offered, layer, dictionaries, rules.gap))
     a, b = alive.activation[:, :, None], offered.activation[:, None, :]
-    spoken = a > SILENT
-    change = np.abs(a - b) / np.where(spoken, a + b, 1)
-    change = np.where(spoken, change, b > AUDIBLE)
-    shift = np.abs(alive.place[:, :, None] - offered.place[:, None, :])
-    costs = by_cosine * (1 - cosine) + by_activation * change + by_place * shift
-    return np.where(lived[:, :, None] & (offered.feature >= 0)[:, None, :], costs, np.inf)
+    change = np.abs(a - b)
+    if (silent := a <= SILENT).any():
+        change = np.where(silent, b > AUDIBLE, change / np.where(silent, 1, a + b))
+    else:
+        change /= a + b
+    change *= by_activation
+    costs += change
+    if by_place and (alive.place.any() or offered.place.any()):
+        costs += by_place * np.abs(alive.place[:, :, None] - offered.place[:, None, :])
+    for empty in ((alive.track < 0)[:, :, None], (offered.feature < 0)[:, None, :]):
+        if empty.any():
+            costs[np.broadcast_to(empty, costs.shape)] = np.inf
+    return costs
+
+
+def _cosines(
+    alive: _Alive, offered: LayerFeatures, layer: int, dictionaries: Dictionaries, gap: int
+) -> Float[np.ndarray, "unit track feature"]:
+    """Cosines of the decoder rows of each track's last feature, whichever layer that is of, and of each offered one."""
+    if not gap:
+        return dictionaries.cosines(layer - 1, alive.feature, layer, offered.feature)
+    cosine = np.zeros((*alive.track.shape, offered.feature.shape[1]))
+    for last in range(max(0, layer - 1 - gap), layer):
+        here = (alive.track >= 0) & (alive.layer == last)
+        if here.any():
+            found = dictionaries.cosines(last, np.where(here, alive.feature, -1), layer, offered.feature)
+            cosine = np.where(here[:, :, None], found, cosine)
+    return cosine
 
 
 def _assign(

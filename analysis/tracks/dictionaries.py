@@ -37,7 +37,9 @@ class Dictionaries:
             return rows[feature] @ next_rows[next_feature].swapaxes(1, 2)
         if (layer, to) not in self._tables:
             self._tables[layer, to] = rows @ next_rows.T
-        return self._tables[layer, to][feature[:, :, None], next_feature[:, None, :]]
+        # Empty slots (-1) wrap around: their cosine is never looked at.
+        place = feature[:, :, None] * len(next_rows) + next_feature[:, None, :]
+        return self._tables[layer, to].ravel().take(place, mode="wrap")
 
 
 def unit_rows(decoder: Float[np.ndarray, "feature dim"]) -> Float[np.ndarray, "feature dim"]:

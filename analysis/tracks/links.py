@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -51,7 +51,7 @@ class Links(Question):
         """Weights are named by the ids of the autoencoders; no row is read."""
         return []
 
-    def parameters(self, run_ids: Sequence[str]) -> dict[str, object]:
+    def parameters(self, run_ids: Sequence[str]) -> dict[str, Any]:
         """All options."""
         return dict(vars(self)) | {"version": VERSION}
 

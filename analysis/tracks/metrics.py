@@ -89,10 +89,10 @@ def layer_frame(points: pl.DataFrame, tracks: pl.DataFrame, n_units: int, n_laye
 
 
 def _summary(name: str, *kinds: str) -> list[pl.Expr]:
-    """Over the layers of a unit; the standard deviation is the population's."""
+    """Over the layers of a unit, which are in order; the standard deviation is the population's."""
     column = pl.col(name)
     made = {
         "mean": column.mean(), "max": column.max(), "min": column.min(), "std": column.std(ddof=0),
-        "final": column.sort_by("layer").last(),
+        "final": column.last(),
     }  # fmt: skip
     return [made[kind].alias(f"{name}_{kind}") for kind in kinds]

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from ...lake import Lake
 from ...lake.errors import UsageError
@@ -96,7 +96,7 @@ class HypothesisTracks(Question):
         features = [("sae_features", {"sae_id": one}) for one in str(self.saes).split(",")]
         return [("sequences", {}), *features, ("activations", {})]
 
-    def parameters(self, run_ids: Sequence[str]) -> dict[str, object]:
+    def parameters(self, run_ids: Sequence[str]) -> dict[str, Any]:
         """All options, and the version of the numbers."""
         return dict(vars(self)) | {"version": VERSION}
 

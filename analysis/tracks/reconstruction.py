@@ -1,5 +1,7 @@
 """How far each layer's reconstruction is from the state, and the eight numbers of its course through the layers."""
 
+from typing import Any
+
 import numpy as np
 import polars as pl
 from jaxtyping import Float
@@ -34,7 +36,7 @@ def squared_errors(
     active = features.join(numbered.lazy(), on=["sequence_id", "position"]).select("token", "feature", "activation")
     rows = active.collect()
     cells = (rows["token"].to_numpy(), rows["feature"].to_numpy())
-    code = csr_matrix((rows["activation"].to_numpy(), cells), shape=(tokens.height, sae.d_sae))
+    code: Any = csr_matrix((rows["activation"].to_numpy(), cells), shape=(tokens.height, sae.d_sae))
     for keys, vectors in read_commits(snapshot, TABLES["activations"], {"site": sae.site, "layer": sae.layer}):
         place = pl.DataFrame({
             "sequence_id": keys["sequence_id"].to_numpy(), "position": keys["position"].to_numpy(),

@@ -31,7 +31,7 @@ def tracks_frame(points: pl.DataFrame, n_layers: int, gap: int) -> pl.DataFrame:
             pl.col("activation").max().alias("max"),
             pl.col("activation").mean().alias("mean"),
             pl.col("activation").var(ddof=0).alias("variance"),
-            pl.col("activation").sort_by("layer").last().alias("final"),
+            pl.col("activation").last().alias("final"),  # points are sorted by layer, and groups keep their order
         )
         .with_columns(pl.when(n_layers - 1 - last > gap).then(last).alias("death"))
         .sort("unit", "track")

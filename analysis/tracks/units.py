@@ -56,7 +56,8 @@ def chosen_rows(features: pl.LazyFrame, spans: pl.DataFrame, choice: Choice) -> 
             "position",
             "feature",
             pl.col("activation").cast(pl.Float64),
-            ((position - pl.col("first")) / pl.col("count")).alias("place"),
+            # All features of a token are at one place.
+            (pl.lit(0.0) if choice.unit == "token" else (position - pl.col("first")) / pl.col("count")).alias("place"),
         )
     )
     if choice.unit == "sequence" and choice.pool == "max":
@@ -85,7 +86,7 @@ def layer_features(
         activation = activation / means[feature]
     order = np.lexsort((feature, -activation, unit))
     kept = order[_place_in_unit(unit[order]) < choice.top_k]
-    columns = [column[kept] for column in (unit, feature, activation, place)]
+    columns: list[np.ndarray] = [column[kept] for column in (unit, feature, activation, place)]
     if choice.zeros:
         filled = _silent(columns[0], columns[1], len(units), min(choice.top_k, d_sae))
         silence = np.zeros(len(filled[0]))
@@ -113,4 +114,5 @@ def _silent(unit: np.ndarray, feature: np.ndarray, n_units: int, top_k: int) -> 
     low = feature < top_k
     silent[unit[low], feature[low]] = False
     lacking = top_k - np.bincount(unit, minlength=n_units)
-    return np.nonzero(silent & (np.cumsum(silent, axis=1) <= lacking[:, None]))
+    unit, feature = np.nonzero(silent & (np.cumsum(silent, axis=1) <= lacking[:, None]))
+    return unit, feature

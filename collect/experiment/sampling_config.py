@@ -125,7 +125,9 @@ class SteeringSection(BaseModel):
     )
     n_directions: int = Field(1, ge=1, description="How many singular vectors.")
     by: str = Field("correct", description="The groups of mean_diff: a truth column, or COLUMN=VALUE.")
-    at: Literal["prompt", "answer", "mean"] = Field("prompt", description="Whose states differ (mean_diff).")
+    at: Literal["answer", "mean"] = Field(
+        "mean", description="Whose states differ: the last token of answers, or their means."
+    )
     directions: tuple[str, ...] = Field((), description="Ids of stored directions, or .npy and .safetensors files.")
     target_layer: int | None = Field(
         None, description="Where directions are found and added; if not given that of all."

@@ -27,7 +27,7 @@ def to_host(tensors: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
 
 def packed(tensors: Mapping[str, Tensor]) -> UInt8[Tensor, " byte"]:
     """The bytes of all tensors, one after the other."""
-    return torch.cat([tensor.contiguous().view(-1).view(torch.uint8) for tensor in tensors.values()])
+    return torch.cat([_flat(tensor).view(torch.uint8) for tensor in tensors.values()])
 
 
 def unpacked(content: np.ndarray, like: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
@@ -39,6 +39,11 @@ def unpacked(content: np.ndarray, like: Mapping[str, Tensor]) -> dict[str, np.nd
         found[name] = content[start:end].copy().view(_NUMPY[tensor.dtype]).reshape(tuple(tensor.shape))
         start = end
     return found
+
+
+def _flat(tensor: Tensor) -> Tensor:
+    # A single element is contiguous whatever its stride is, and keeps a stride that forbids another view of its bytes.
+    return tensor.contiguous().as_strided((tensor.numel(),), (1,))
 
 
 def _array(tensor: Tensor) -> np.ndarray:

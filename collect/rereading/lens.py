@@ -217,10 +217,12 @@ class Lens:
             span = slice(start, start + self._block)
             ids = token_ids[span].clamp_min(0)
             final = self._logits(rows, self.last, span)
-            final_logprob.append(final.log_softmax(-1).gather(-1, ids[:, None])[:, 0])
+            target = final.log_softmax(-1)
+            weight = target.exp()
+            final_logprob.append(target.gather(-1, ids[:, None])[:, 0])
             for layer in self.layers:
                 logits = final if layer == self.last else self._logits(rows, layer, span)
-                divergence = torch.zeros_like(final[:, 0]) if layer == self.last else kl_bits(final, logits)
+                divergence = torch.zeros_like(final[:, 0]) if layer == self.last else kl_bits(target, weight, logits)
                 parts[layer].append((distribution(logits, ids, k=self.topk), divergence))
         if final_logprob:
             self._check(torch.cat(final_logprob).double().cpu().numpy(), following)
@@ -243,10 +245,10 @@ class Lens:
             )
 
 
-def kl_bits(final: Float[Tensor, "n d_vocab"], lens: Float[Tensor, "n d_vocab"]) -> Float[Tensor, " n"]:
-    """KL(final || lens) of two sets of logits, in bits."""
-    target = final.log_softmax(-1)
-    weight = target.exp()
+def kl_bits(
+    target: Float[Tensor, "n d_vocab"], weight: Float[Tensor, "n d_vocab"], lens: Float[Tensor, "n d_vocab"]
+) -> Float[Tensor, " n"]:
+    """KL(final || lens) in bits: of the final log-probabilities and probabilities, and of the lens' logits."""
     # A masked logit is -inf in both: its term is 0 by definition.
     apart = torch.where(weight > 0, target - lens.log_softmax(-1), 0.0)
     return ((weight * apart).sum(-1) / LN2).clamp_min(0)

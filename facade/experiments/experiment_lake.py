@@ -11,7 +11,7 @@ from .session import Cost, StepResult
 
 if TYPE_CHECKING:
     from ...collect.running.collector import Callbacks
-    from .sampling_session import SamplingSession
+    from .session import Session
 
 
 def _quietly(text: str) -> None:
@@ -57,11 +57,12 @@ class ExperimentLake(QueriedLake):
         `trial`, one problem, one sample, ten tokens and no judge; `dry_run`, only what it will
         take; `changes`, settings by dotted key that win over the configuration's.
         """
-        from .sampling import STEPS, open_session
+        from . import correctness, sampling
         from .session import chosen_steps, run_steps
 
-        wanted = chosen_steps(STEPS, name, steps)
-        session, notices = open_session(self, config, runs, trial, changes or {}, callbacks, told)
+        kind: Any = correctness if name == correctness.NAME else sampling
+        wanted = chosen_steps(kind.STEPS, name, steps)
+        session, notices = kind.open_session(self, config, runs, trial, changes or {}, callbacks, told)
         for notice in notices:
             told(f"note: {notice}")
         if dry_run:
@@ -69,12 +70,17 @@ class ExperimentLake(QueriedLake):
             return Experiment(session.experiment_id, costs=costs, notices=tuple(notices))
         if not wanted:
             raise ConfigError(f"There is no step of {name} to run.")
-        results = run_steps(session, wanted, named=name != "all" or steps is not None)
+        results = run_steps(session, wanted, named=_is_named(name, steps))
         return Experiment(session.experiment_id, tuple(results), notices=tuple(notices))
 
 
-def _runs(session: "SamplingSession", step: Any, name: str, steps: str | None) -> bool:
-    return name != "all" or steps is not None or step.enabled(session)
+def _is_named(name: str, steps: str | None) -> bool:
+    """Whether its steps are asked for one by one, and not as all that the configuration does not switch off."""
+    return name not in ("all", "correctness") or steps is not None
+
+
+def _runs(session: "Session", step: Any, name: str, steps: str | None) -> bool:
+    return _is_named(name, steps) or step.enabled(session)
 
 
 def _once(costs: Any) -> tuple[Cost, ...]:

@@ -19,13 +19,13 @@ def variance(session: Session) -> None:
 
 def oracle(session: Session) -> None:
     """Step 3: how far greedy answers are from an oracle's solutions."""
-    greedy = session.greedy()
-    session.ask("oracle", [greedy, read_oracles(session)], **session.pooling(), layer=str(session.target))
+    oracles, greedy = read_oracles(session), session.greedy()
+    session.ask("oracle", [greedy, oracles], **session.pooling(), layer=str(session.target))
 
 
 def forced(session: Session) -> None:
     """Step 4: how far they are when they are forced to begin with a share of the oracle's tokens."""
-    greedy, oracles = session.greedy(), read_oracles(session)
+    oracles, greedy = read_oracles(session), session.greedy()
     for share in session.config.manifold_exp.oracle_percentage:
         run = session.collect(*forced_part(session, oracles, share))
         session.ask("oracle", [greedy, oracles, run], **session.pooling(), layer=str(session.target))

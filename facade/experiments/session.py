@@ -57,6 +57,8 @@ class Cost:
     """None where only the number of calls is limited."""
     stored: bool = False
     """Whether it is in the lake already."""
+    minutes: float | None = None
+    """Of wall time, from one batch that was measured; None where none was."""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 def steering(session: Session) -> None:
     """What adding each direction changes, against the unsteered answers and against random directions."""
     section = session.config.steering
+    check_named(session)
     base = session.sampled(section.temperature, section.max_new_tokens)
     directions = directions_of(session, base)
     if not directions:
@@ -48,6 +49,18 @@ def directions_of(session: Session, base: str) -> "list[StoredDirection]":
         answer = session.ask("directions", base, method="mean-difference", **options)
         return [] if answer is None else read_directions(session, base, answer.analysis_id)
     return [_stored(session, base, name) for name in section.directions]
+
+
+def check_named(session: Session) -> None:
+    """The directions that the configuration names are there: known before anything is collected."""
+    from ...analysis.directions.stored import checked_vector, stored_directions
+    from ...collect.configuration.edit import is_vector_file
+    from ...collect.models.editing.edit_files import read_vector
+
+    named = session.config.steering.directions
+    stored_directions(session.lake, ids=[one for one in named if not is_vector_file(one)])
+    for one in filter(is_vector_file, named):
+        checked_vector(read_vector(one).float().numpy(), Path(one).name)
 
 
 def target(session: Session) -> int:

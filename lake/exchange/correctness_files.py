@@ -103,7 +103,7 @@ def export_correctness(
     """Write the nine files into `folder`; nothing is written for a run that lacks a class, states or tokens."""
     graded = _graded(lake, run, max_length, normalize)
     about = lake.run_json(graded.run_id)
-    prefix = _prefix(graded.rows, about)
+    prefix = file_prefix(graded.rows, about)
     correct = graded.correct
     if correct.all() or not correct.any():
         which = "right" if correct.all() else "wrong"
@@ -151,7 +151,8 @@ def _graded(lake: "Lake", run: str, max_length: int, normalize: bool) -> _Graded
     return _Graded(lake, run_id, rows, max_length, normalize)
 
 
-def _prefix(rows: "pl.DataFrame", about: Mapping[str, Any]) -> str:
+def file_prefix(rows: "pl.DataFrame", about: Mapping[str, Any]) -> str:
+    """dataset_split_model, with which all names of a run's files begin."""
     parts = (
         rows["dataset"][0] or "prompts",
         rows["split"][0] or "all",

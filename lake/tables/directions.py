@@ -99,3 +99,25 @@ DIRECTION_PROJECTIONS = Table(
     key=("run_id", "sequence_id", "position", "analysis_id", "direction_id"),
     kind="derived",
 )
+
+DIRECTION_TOKENS = Table(
+    "direction_tokens",
+    "One row per direction, sign and token: the tokens that become most, and least, probable along the direction.",
+    (RUN, ANALYSIS)
+    + _DIRECTION
+    + columns(
+        ("sign", TEXT, "toward (along the direction) or away (against it).", None, True),
+        ("place", I32, "0-based order, the strongest first.", None, True),
+        ("token_id", I32, "Vocabulary id."),
+        ("token", TEXT, "What the token adds to a text, for display."),
+        (
+            "score",
+            F64,
+            "Inner product of the direction at length 1 with the token's row of the unembedding less their mean; a "
+            "direction of the residual stream is taken through the final norm's centring and gain first.",
+            "logits",
+        ),
+    ),
+    key=("run_id", "analysis_id", "direction_id", "sign", "place"),
+    kind="derived",
+)

@@ -10,7 +10,7 @@
 -- scale: x 0..1, y 0..1
 -- reference: diagonal
 -- param run RUN = latest  The run: id, unique prefix, tag or latest.
--- param signals TEXT = 'telemetry,tracks,telemetry+tracks'  Signals, separated by commas.
+-- param signals TEXT = telemetry,tracks,telemetry+tracks  Signals, separated by commas.
 -- param model TEXT = logistic  Kind of detector.
 -- param analysis TEXT = NULL  The analysis_id (see `analyses`); the newest of its kind if not given.
 WITH chosen AS (

@@ -8,7 +8,7 @@
 -- tooltip: threshold
 -- scale: x 0..1, y zero
 -- param run RUN = latest  The run: id, unique prefix, tag or latest.
--- param signals TEXT = 'majority,telemetry,tracks,telemetry+tracks,consistency'  Signals, separated by commas.
+-- param signals TEXT = telemetry,tracks,telemetry+tracks,consistency  Signals, separated by commas.
 -- param model TEXT = logistic  Kind of detector (signals with one of their own are always shown).
 -- param analysis TEXT = NULL  The analysis_id (see `analyses`); the newest of its kind if not given.
 WITH chosen AS (

@@ -6,10 +6,10 @@
 -- x: layer:O  layer
 -- y: value:Q  mean over answers
 -- color: outcome:N
--- facet: measure:N
 -- band: low, high  95 % interval
--- tooltip: n_prompts
+-- tooltip: measure, n_prompts
 -- param run RUN = latest  The run: id, unique prefix, tag or latest.
+-- param measure TEXT = entropy  entropy (bits), competition (tracks above 0.5) or dominance (largest share).
 -- param analysis TEXT = NULL  The analysis_id (see `analyses`); the newest of its kind if not given.
 WITH chosen AS (
     SELECT coalesce($analysis, max_by(t.analysis_id, a.created_at)) AS analysis_id
@@ -36,16 +36,16 @@ answers_ AS (
         s.prompt_id,
         u.layer,
         CASE WHEN s.correct THEN 'right' ELSE 'wrong' END AS outcome,
-        avg(CASE WHEN total > 0 THEN greatest(log2(total) - weighted / total, 0) ELSE 0 END) AS "1 entropy (bits)",
-        avg(competing) AS "2 tracks above 0.5",
-        avg(CASE WHEN total > 0 THEN largest / total ELSE 0 END) AS "3 largest share"
+        avg(CASE WHEN total > 0 THEN greatest(log2(total) - weighted / total, 0) ELSE 0 END) AS entropy,
+        avg(competing) AS competition,
+        avg(CASE WHEN total > 0 THEN largest / total ELSE 0 END) AS dominance
     FROM units AS u
     JOIN sequences AS s ON s.run_id = $run AND s.sequence_id = u.sequence_id
     WHERE s.correct IS NOT NULL
     GROUP BY s.prompt_id, s.sequence_id, u.layer, outcome
 ),
 long AS (
-    UNPIVOT answers_ ON "1 entropy (bits)", "2 tracks above 0.5", "3 largest share" INTO NAME measure VALUE value
+    UNPIVOT answers_ ON entropy, competition, dominance INTO NAME measure VALUE value
 ),
 prompts AS (
     SELECT prompt_id, layer, outcome, measure, avg(value) AS value FROM long GROUP BY ALL
@@ -59,5 +59,6 @@ SELECT
     avg(value) + 1.96 * stddev_samp(value) / sqrt(count(*)) AS high,
     count(*) AS n_prompts
 FROM prompts
+WHERE measure = $measure
 GROUP BY layer, outcome, measure
 ORDER BY measure, outcome, layer

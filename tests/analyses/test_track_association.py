@@ -1,6 +1,7 @@
 """Tracks and their 26 numbers: two worked examples, and a plain tracker on random units."""
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from tracelake.analysis.tracks.tracks import points_frame, tracks_frame
 
 H = 0.5**0.5
 EXAMPLE: list[list[Feature]] = [[(0, 3, 0), (1, 1, 0)], [(5, 2, 0), (6, 0.6, 0), (7, 0.4, 0)], [(2, 2, 0), (3, 4, 0)]]
-SOURCE = {"weights": (0.6, 0.2, 0.0), "match": 0.5, "birth": 0.5, "death": 0.0, "gap": 0}
+SOURCE: dict[str, Any] = {"weights": (0.6, 0.2, 0.0), "match": 0.5, "birth": 0.5, "death": 0.0, "gap": 0}
 
 
 def example_decoders() -> list[np.ndarray]:
@@ -101,7 +102,14 @@ def test_equals_plain_tracker(method: str, profile: str, gap: int, death: float)
     decoders = [rng.normal(size=(d_sae, 6)) + 1.2 for _ in range(n_layers)]
     units = random_units(rng, n_units, n_layers, d_sae, silent=profile == "source")
     weights = (0.6, 0.2, 0.0 if profile == "source" else 0.2)
-    rules = {"method": method, "weights": weights, "match": 0.5, "birth": 0.5, "death": death, "gap": gap}
+    rules: dict[str, Any] = {
+        "method": method,
+        "weights": weights,
+        "match": 0.5,
+        "birth": 0.5,
+        "death": death,
+        "gap": gap,
+    }
     points = follow(padded(units), Dictionaries(decoders), Rules(**rules))
     rows = numbers(points, n_units, n_layers, gap)
     n_matched = 0
@@ -166,4 +174,4 @@ def test_permuting_keeps_the_rows_of_a_dictionary() -> None:
     for layer in (1, 2):
         assert not np.allclose(mixed.rows[layer], plain.rows[layer])
         np.testing.assert_array_equal(mixed.rows[layer], again.rows[layer])
-        np.testing.assert_allclose(*(np.sort(one.rows[layer], axis=0) for one in (mixed, plain)))
+        np.testing.assert_allclose(np.sort(mixed.rows[layer], axis=0), np.sort(plain.rows[layer], axis=0))

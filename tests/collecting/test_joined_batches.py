@@ -152,7 +152,7 @@ def test_a_hybrid_cache_joins_too(tmp_path: Path) -> None:
 def test_given_tokens_edits_and_stop_rules_belong_to_their_rows(
     model_folder: Callable[[str], Path], tmp_path: Path, architecture: str
 ) -> None:
-    settings = {"own": True, "stop_when": ("entropy_bits > 1.2 for 2",), "repetition_penalty": 1.3}
+    settings = {"own": True, "stop_when": ("margin < 0.3 for 3",), "repetition_penalty": 1.3}
     joined, collection = collect(model_folder(architecture), tmp_path / "joined", **settings)
     separate, _ = collect(model_folder(architecture), tmp_path / "separate", separate=True, **settings)
     assert_joined(joined)

@@ -124,7 +124,7 @@ def test_the_run_says_how_it_was_read_and_resumes_so(tmp_path: Path) -> None:
     assert any("read again at every step" in notice for notice in about["notices"])
     assert about["notices"] == list(run.notices)
     assert Plan.from_json(about["plan"]).reading == Reading(whole_prompts=True, uncached=True)
-    assert Plan.from_json({k: v for k, v in about["plan"].items() if k != "reading"}).reading == Reading()
+    assert Plan.from_json({k: v for k, v in about["plan"].items() if k != "reading"}).reading == Reading(separate=True)
     with pytest.raises(ConfigError, match="read otherwise"):
         Collection(
             CollectConfig(model=str(folder), prompt=PROMPTS),

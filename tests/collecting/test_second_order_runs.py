@@ -134,6 +134,13 @@ def test_ranks_equal_the_activations_by_hand(model_folder: Callable[[str], Path]
     for architecture in ("gpt2", "llama"):
         lake = collected(tmp_path / architecture, model_folder(architecture), keep=("tokens", "activations:mlp_post"))
         result = rank_neurons(lake, "made", lambda lake=lake: load_run_model(lake, lake.resolve_run("made")))
+        assert any("stored activations of mlp_post" in notice for notice in result.notices)
+        bare = collected(tmp_path / f"{architecture}-bare", model_folder(architecture))
+        read = rank_neurons(bare, "made", lambda lake=bare: load_run_model(lake, lake.resolve_run("made")))
+        assert not read.notices and read.n_prompts == result.n_prompts
+        ours, theirs = (one.scan("neuron_ranks").sort("layer", "neuron").collect() for one in (lake, bare))
+        for name in ("mean_abs", "variance", "score"):
+            np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-3)
         model = random_model(architecture)
         for layer in range(N_LAYERS):
             rows = lake.sql(

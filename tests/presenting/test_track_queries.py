@@ -36,11 +36,7 @@ def test_divergence_in_plain_python(full: Connection) -> None:
     for (layer, outcome, _), values in prompts.items():
         wanted.setdefault((layer, outcome), []).append(mean(values))
     rows = find("track_divergence").run(full, run=RUN)
-    found = {
-        (row["layer"], row["outcome"]): row["value"]
-        for row in rows.iter_rows(named=True)
-        if row["measure"] == "1 entropy (bits)"
-    }
+    found = {(row["layer"], row["outcome"]): row["value"] for row in rows.iter_rows(named=True)}
     assert found.keys() == wanted.keys()
     for key, values in wanted.items():
         assert found[key] == pytest.approx(mean(values), rel=1e-5)
@@ -72,7 +68,7 @@ def test_detections_of_the_newest_analysis(full: Connection) -> None:
     quality = find("detection_quality").run(full, run=RUN)
     assert quality.height == 4 * len(SIGNALS) and set(quality["kind"]) == {"signal", "labels shuffled"}
     risks = find("risk_by_coverage").run(full, run=RUN)
-    assert {"majority", "telemetry", "tracks"} <= set(risks["signal"])
+    assert set(risks["signal"]) == {"telemetry", "tracks", "telemetry+tracks", "consistency"}
     roc = find("detection_roc").run(full, run=RUN)
     assert roc["signal"].unique(maintain_order=True).to_list() == ["telemetry", "telemetry+tracks", "tracks"]
     assert roc.height == find("detection_calibration").run(full, run=RUN).height == 15
