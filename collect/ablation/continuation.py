@@ -21,7 +21,8 @@ from ..inputs.tokenizing.text import TokenText
 from ..models.editing.edits import applied
 from ..models.model import LoadedModel
 from ..observing.budget import Budget
-from ..observing.observation import ObservedModel, Wishes
+from ..observing.observation import ObservedModel
+from ..observing.wishes import Wishes
 from ..running.stopping import stop_finder
 from ..stored_sequences import StoredBatch, computing
 

@@ -8,7 +8,7 @@ import pyarrow as pa
 from ...lake.segments import SegmentWriter
 from ..decoding.blocks import Block, EdgeBlock, PredictionBlock
 from ..decoding.sequence import Sequence
-from ..observing.observation import Wishes
+from ..observing.wishes import Wishes
 from .stack_rows import StackRows, joined, nullable
 
 DISTRIBUTION_COLUMNS = ("logprob", "entropy_bits", "rank", "top1_prob", "margin", "top10_mass")

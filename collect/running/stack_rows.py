@@ -14,9 +14,9 @@ from ..decoding.blocks import PredictionBlock, StateBlock
 from ..decoding.sequence import Sequence
 from ..models.stack import DECODER
 from ..observing.edges import NOTHING
-from ..observing.observation import Wishes, summary_sites
 from ..observing.patterns import PatternWish
 from ..observing.summaries import STATE_STATISTICS
+from ..observing.wishes import Wishes, summary_sites
 
 FLUSH_BYTES = 64 * 2**20
 ATTENTION_COLUMNS = tuple(

@@ -15,8 +15,9 @@ from tracelake.collect.configuration.keep import Keep
 from tracelake.collect.models.fingerprints import tokenizer_digest
 from tracelake.collect.models.loading.load import load_model
 from tracelake.collect.observing.budget import Budget
-from tracelake.collect.observing.observation import ObservedModel, Wishes
+from tracelake.collect.observing.observation import ObservedModel
 from tracelake.collect.observing.vectors import vector_wishes
+from tracelake.collect.observing.wishes import Wishes
 from tracelake.collect.running.collector import Callbacks, Collection, resume_run
 from tracelake.lake import Lake
 from tracelake.lake.errors import ConfigError, StoppedError

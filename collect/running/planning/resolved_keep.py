@@ -9,9 +9,9 @@ from ...configuration.keep import EVERY_SITE, Keep
 from ...models.model import LoadedModel
 from ...models.sites.site_names import ATTENTION_SITES
 from ...observing.attention_layers import ObservableAttention, observable_attention
-from ...observing.observation import Wishes
 from ...observing.patterns import pattern_wishes
 from ...observing.vectors import check_attention_sites, each_once, vector_wishes, with_every_site
+from ...observing.wishes import Wishes
 from .plan import stored_dtype
 
 
