@@ -29,11 +29,11 @@ ENVIRONMENTS = Path(os.environ.get("TRACELAKE_EXCHANGE", HERE.parent / "build" /
 EQUAL = 1.03
 """Largest FVU of ours over theirs that counts as equal."""
 CASES = (
-    {"name": "TopK 128 to 1024", "arch": "topk", "d": 128, "width": 1024, "k": 32, "batch": 4096, "steps": 60,
-     "rounds": 5, "goals": {"saelens": 2.5, "dictionary_learning": 1.8}},
+    {"name": "TopK 128 to 1024", "arch": "topk", "d": 128, "width": 1024, "k": 32, "batch": 4096, "steps": 40,
+     "rounds": 4, "goals": {"saelens": 2.5, "dictionary_learning": 1.8}},
     {"name": "BatchTopK 128 to 1024", "arch": "batchtopk", "d": 128, "width": 1024, "k": 32, "batch": 4096,
-     "steps": 60, "rounds": 5, "goals": {"saelens": 4.0}},
-    {"name": "TopK 768 to 6144", "arch": "topk", "d": 768, "width": 6144, "k": 32, "batch": 2048, "steps": 12,
+     "steps": 40, "rounds": 4, "goals": {"saelens": 4.0}},
+    {"name": "TopK 768 to 6144", "arch": "topk", "d": 768, "width": 6144, "k": 32, "batch": 2048, "steps": 6,
      "rounds": 3, "goals": {"saelens": 4.0, "dictionary_learning": 3.5}},
 )  # fmt: skip
 
@@ -110,7 +110,7 @@ def compare(result: Result, peers: Peers, about: dict[str, Any], folder: Path, o
     about = about | {"lr": 2e-4 * (2**14 / about["width"]) ** 0.5}
     if options.quick:
         about |= {"steps": 4, "rounds": 2, "batch": 256}
-    n_rows = 200_000 if about["d"] < 512 else 40_000
+    n_rows = 100_000 if about["d"] < 512 else 16_000
     names = {"train": folder / f"{about['d']}.npy", "held_out": folder / f"{about['d']}_held_out.npy"}
     for seed, name in enumerate(names):
         if not names[name].exists():
@@ -131,6 +131,7 @@ def compare(result: Result, peers: Peers, about: dict[str, Any], folder: Path, o
                          "FVU", "a round")  # fmt: skip
     for name, sample in samples.items():
         table.add(name, round(each * about["batch"] / sample.median), round(found[name], 4), sample.spread)
+        print(about["name"], *table.rows[-1], flush=True)
     _promise(result, about, samples, found)
 
 
@@ -147,21 +148,27 @@ def _promise(result: Result, about: dict[str, Any], samples: dict[str, Sample], 
 
 def main() -> None:
     """Measure and store."""
-    options = arguments(__doc__).parse_args()
+    parser = arguments(__doc__)
+    parser.add_argument("--only", choices=("training", "reading", "lookup"), help="one part; its result has its name")
+    options = parser.parse_args()
     torch.set_num_threads(1)
     settings = {"threads": 1, "seconds": "of the processor", "rows": "planted, of mean length sqrt(d)"}
-    result = Result("sae", "Sparse autoencoders", settings)
-    with tempfile.TemporaryDirectory(dir=options.scratch) as name:
-        folder = Path(name)
-        if (ENVIRONMENTS / "saelens").is_dir():
+    name = "sae" if options.only is None else f"sae_{options.only}"
+    result = Result(name, "Sparse autoencoders", settings)
+    with tempfile.TemporaryDirectory(dir=options.scratch) as scratch:
+        folder = Path(scratch)
+        wanted = options.only in (None, "training")
+        if wanted and (ENVIRONMENTS / "saelens").is_dir():
             peers = Peers()
             for about in CASES[:1] if options.quick else CASES:
                 compare(result, peers, dict(about), folder, options)
             peers.close()
-        else:
+        elif wanted:
             result.notes.append("The other libraries are not installed (`make exchange`): nothing is compared.")
-        measure_reading(result, folder, options)
-        measure_lookup(result, folder, options)
+        if options.only in (None, "reading"):
+            measure_reading(result, folder, options)
+        if options.only in (None, "lookup"):
+            measure_lookup(result, folder, options)
     finish(result, options)
 
 

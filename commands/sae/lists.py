@@ -1,4 +1,4 @@
-"""Lists as they are typed after the options of `lake sae`."""
+"""Lists as they are typed after the options of `lake sae`, and what is said of a poor result."""
 
 from typing import Any
 
@@ -29,3 +29,8 @@ def layer_numbers(text: str | None) -> list[int]:
         except ValueError:
             raise UsageError(f"--layers {text!r}: give blocks like 0-5 or 3,-1.") from None
     return layers
+
+
+def remark(fvu: float) -> str:
+    """A warning behind an FVU of 1 or more; nothing behind others."""
+    return "" if fvu < 1 else " explains less than the mean of the vectors does: train on more tokens (more steps)"

@@ -8,7 +8,7 @@ from ...lake.errors import UsageError
 from ..terminal import HERE, AsJson, LakePath, print_json, say
 from ..toolkit.interrupt import Interrupt
 from ..toolkit.verify_option import reading
-from .lists import items, layer_numbers, numbers
+from .lists import items, layer_numbers, numbers, remark
 
 
 @reading
@@ -59,4 +59,6 @@ def run_saes(
     for one in done.evaluated:
         loss = one.metrics["ce_increase_nats"]
         print(f"{one.sae_id}  FVU {one.metrics['fvu']:.4f}  " + ("" if loss is None else f"CE {loss:+.4f} nats"))
+        if words := remark(one.metrics["fvu"]):
+            say(f"note: {one.sae_id}{words}")
     return None

@@ -15,7 +15,7 @@ from ..toolkit.whole_summaries import WholeSummaries
 from . import exchange as sae_exchange
 from . import measures as sae_measures
 from . import run as sae_run
-from .lists import items, layer_numbers, numbers
+from .lists import items, layer_numbers, numbers, remark
 
 if TYPE_CHECKING:
     from ...analysis.sae.training.options import TrainOptions
@@ -135,7 +135,7 @@ def _options(given: dict[str, Any]) -> "TrainOptions":
     same = (
         "site", "to_site", "skip", "target_l0", "tokens", "batch_size", "lr", "warmup", "decay", "clip",
         "sparsity_warmup", "dead_after", "center", "exclude", "shuffle_seed", "window", "commits", "device", "dtype",
-        "select", "tag",
+        "select", "tag", "revive",
     )  # fmt: skip
     return TrainOptions(
         **{name: given[name] for name in same},
@@ -169,7 +169,7 @@ def _report(facts: dict[str, Any], as_json: bool) -> None:
     if as_json:
         return print_json(facts)
     for sae_id, fvu in zip(facts.get("sae_ids", ()), facts.get("validation_fvu", ()), strict=True):
-        say(f"  {sae_id}  validation FVU {fvu:.4f}")
+        say(f"  {sae_id}  validation FVU {fvu:.4f}{remark(fvu)}")
     return print(facts["run_id"])
 
 
