@@ -162,12 +162,13 @@ def _matched(
     if rules.method == "none" or not alive.track.shape[1] or not offered.feature.shape[1]:
         return slot, np.full(offered.feature.shape, np.nan)
     costs = _costs(alive, offered, layer, dictionaries, rules)
+    there = (alive.track >= 0)[:, :, None] & (offered.feature >= 0)[:, None, :]
     if rules.method == "feature-id":
-        same = (alive.feature[:, :, None] == offered.feature[:, None, :]) & np.isfinite(costs)
+        same = (alive.feature[:, :, None] == offered.feature[:, None, :]) & there
         # Of two tracks with one last feature (possible after a gap) the lower number goes on.
         slot = np.where(same.any(axis=1), same.argmax(axis=1), -1)
     elif rules.method == "greedy":
-        _assign_greedily(slot, costs, alive, rules.match)
+        _assign_greedily(slot, np.where(there, costs, np.inf), alive, rules.match)
     else:
         _assign(slot, costs, (alive.track >= 0).sum(axis=1), (offered.feature >= 0).sum(axis=1), rules.match)
     slot[offered.activation < rules.death] = -1
@@ -177,9 +178,11 @@ def _matched(
 def _costs(
     alive: _Alive, offered: LayerFeatures, layer: int, dictionaries: Dictionaries, rules: Rules
 ) -> Float[np.ndarray, "unit track feature"]:
-    """What it costs each feature to go on with each track; infinite where either slot is empty."""
+    """What it costs each feature to go on with each track; any number where either slot is empty."""
     by_cosine, by_activation, by_place = rules.weights
-    costs = by_cosine * (1 - _cosines(alive, offered, layer, dictionaries, rules.gap))
+    costs = _cosines(alive, offered, layer, dictionaries, rules.gap)
+    costs *= -by_cosine
+    costs += by_cosine
     a, b = alive.activation[:, :, None], offered.activation[:, None, :]
     change = np.abs(a - b)
     if (silent := a <= SILENT).any():
@@ -190,9 +193,6 @@ def _costs(
     costs += change
     if by_place and (alive.place.any() or offered.place.any()):
         costs += by_place * np.abs(alive.place[:, :, None] - offered.place[:, None, :])
-    for empty in ((alive.track < 0)[:, :, None], (offered.feature < 0)[:, None, :]):
-        if empty.any():
-            costs[np.broadcast_to(empty, costs.shape)] = np.inf
     return costs
 
 
@@ -231,8 +231,11 @@ def _assign(
 def _assign_greedily(
     slot: Int[np.ndarray, "unit feature"], costs: Float[np.ndarray, "unit track feature"], alive: _Alive, match: float
 ) -> None:
-    """The strongest track takes the feature that costs it least, then the next one takes among the rest."""
-    units, free = np.arange(len(slot)), costs.copy()
+    """The strongest track takes the feature that costs it least, then the next one takes among the rest.
+
+    `costs` are infinite where a slot is empty; what is taken becomes so.
+    """
+    units, free = np.arange(len(slot)), costs
     order = np.argsort(np.where(alive.track >= 0, -alive.activation, np.inf), axis=1, kind="stable")
     for track in order.T:
         row = free[units, track]

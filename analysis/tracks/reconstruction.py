@@ -52,7 +52,7 @@ def squared_errors(
 def course(errors: Float[np.ndarray, "token layer"], layers: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """The eight numbers of each token, NaN where a layer's error is unknown or layers are too few; and the reasons."""
     n_layers = errors.shape[1]
-    known = np.isfinite(errors).all(axis=1)
+    known = np.isfinite(errors.sum(axis=1))
     safe = np.where(known[:, None], errors, 0.0)
     numbers = {
         "error_mean": safe.mean(axis=1), "error_std": safe.std(axis=1), "error_max": safe.max(axis=1),

@@ -1,6 +1,7 @@
 """Tracks and their 26 numbers: two worked examples, and a plain tracker on random units."""
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -63,7 +64,7 @@ def test_worked_example() -> None:
 def test_without_association() -> None:
     decoders = Dictionaries(example_decoders())
     with_association, none = (
-        numbers(follow(padded([EXAMPLE]), decoders, Rules(**(SOURCE | {"method": method}))), 1, 3)[0]
+        numbers(follow(padded([EXAMPLE]), decoders, replace(Rules(**SOURCE), method=method)), 1, 3)[0]
         for method in ("hungarian", "none")
     )
     expected = {"total_births": 6, "total_deaths": 4, "churn_ratio": 1.6667, "survival_rate": 0.3333,
