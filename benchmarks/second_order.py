@@ -15,7 +15,7 @@ from tracelake.collect.models.loading.load import load_model
 from tracelake.collect.rereading.frozen_pass import FrozenPass, read_frozen
 from tracelake.collect.rereading.head_paths import HeadPaths
 from tracelake.collect.rereading.neurons import NeuronSums
-from tracelake.collect.rereading.second_order import Scorer, SecondOrderOptions
+from tracelake.collect.rereading.scorer import Scorer, SecondOrderOptions
 from tracelake.collect.stored_sequences import StoredBatch, computing
 
 BATCH, LENGTH, FEW = 8, 64, 16

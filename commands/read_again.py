@@ -86,7 +86,9 @@ def second_order(
     at: Annotated[
         str, typer.Option(help="Where the final state is looked at: prompt or answer, their last token.")
     ] = "prompt",
-    scaling: Annotated[str, typer.Option(help="plain, or state: divided by the length of the final state.")] = "plain",
+    scaling: Annotated[
+        str, typer.Option(help="plain; state: over the final state's length; clip: that, with biases spread.")
+    ] = "plain",
     by: Annotated[list[str] | None, typer.Option(help="Keep the effects by head or by token too; may repeat.")] = None,
     top: Annotated[int, typer.Option(help="With --by head: how many neurons of each layer.")] = 256,
     vectors: Annotated[

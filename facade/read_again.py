@@ -113,7 +113,8 @@ class ReadAgain(QueriedLake):
         from ..analysis.neurons.effects import NeuronEffects
         from ..analysis.question import ask
         from ..collect.rereading.directions import find_direction
-        from ..collect.rereading.second_order import SecondOrderOptions, second_order
+        from ..collect.rereading.scorer import SecondOrderOptions
+        from ..collect.rereading.second_order import second_order
         from ..lake.errors import UsageError
 
         if unknown := [kind for kind in by if kind not in ("head", "token")]:

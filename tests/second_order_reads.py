@@ -13,7 +13,7 @@ from tracelake.collect.decoding.sequence import Sequence
 from tracelake.collect.models.model import LoadedModel
 from tracelake.collect.rereading.frozen_pass import FrozenPass, read_frozen
 from tracelake.collect.rereading.head_paths import HeadPaths
-from tracelake.collect.rereading.second_order import LayerScores, Scorer, SecondOrderOptions
+from tracelake.collect.rereading.scorer import LayerScores, Scorer, SecondOrderOptions
 from tracelake.collect.stored_sequences import StoredBatch, batches_of
 
 LENGTHS = (17, 3, 11, 3)

@@ -204,7 +204,8 @@ class Batch:
 
     def _encoded_beside(self, other: "Batch") -> dict[str, Tensor | None]:
         """What was read of an encoder, of the rows of both batches, padded on the right."""
-        states = beside([batch.encoded["encoder_hidden_states"] for batch in (self, other)], dim=1)
+        read = (batch.encoded["encoder_hidden_states"] for batch in (self, other))
+        states = beside([held for held in read if held is not None], dim=1)
         real = np.arange(states.shape[1])[None, :] < self.n_encoded[self.alive][:, None]
         mask = None if real.all() else self.index(real.astype(np.int64))
         return {"encoder_hidden_states": states, "encoder_attention_mask": mask}

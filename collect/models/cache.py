@@ -143,6 +143,7 @@ def join_caches(cache: Cache, other: Cache, width: int) -> None:
     if isinstance(cache, EncoderDecoderCache) and isinstance(other, EncoderDecoderCache):
         crossing = (cache.cross_attention_cache.layers, other.cross_attention_cache.layers)
         for layer, joining in zip(*crossing, strict=True):
+            assert isinstance(layer, CacheLayerMixin) and isinstance(joining, CacheLayerMixin)
             pairs = zip(_states(layer), _states(joining), strict=True)
             layer.keys, layer.values = (beside(pair, dim=2) for pair in pairs)
 

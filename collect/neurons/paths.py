@@ -15,7 +15,8 @@ from ..passes import ChunkRows, commit_chunks, is_whole, sequences_with_rows
 from ..rereading.directions import Direction, find_direction
 from ..rereading.frozen_pass import FrozenPass, read_frozen
 from ..rereading.head_paths import HeadPaths, width_of
-from ..rereading.second_order import BATCH_SIZE, CHUNK_SEQUENCES, HUNDRED, NEURON_BYTES, PLAIN, STATE
+from ..rereading.scorer import HUNDRED, PLAIN, STATE
+from ..rereading.second_order import BATCH_SIZE, CHUNK_SEQUENCES, NEURON_BYTES
 from ..rereading.targets import Target, choose_targets, cut_sequences
 from ..stored_sequences import StoredBatch, batches_of
 from .choice import Chosen, choose_neurons

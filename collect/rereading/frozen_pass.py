@@ -31,6 +31,10 @@ class FrozenPass:
     """The final-normed state at T."""
     real: Float[Tensor, "row column"]
     """1 for tokens, 0 for padding."""
+    means: list[Float[Tensor, "row column"]] = field(default_factory=list)
+    """Mean over the width of what each layer's attention norms."""
+    end_mean: Float[Tensor, " row"] = field(default_factory=lambda: torch.zeros(0))
+    """The same of what the final norm reads at T."""
     mlp_post: dict[int, Float[Tensor, "row column neuron"]] = field(default_factory=dict)
     """p(i,n) of each layer."""
     states: dict[str, list[Tensor]] = field(default_factory=dict)
@@ -85,6 +89,8 @@ def read_frozen(
         end=recorder.end[0],
         final=final,
         real=real,
+        means=[recorder.means[k] for k in range(n_layers)],
+        end_mean=recorder.end_mean[0],
         mlp_post=recorder.neurons,
         states=recorder.states,
     )
@@ -97,6 +103,8 @@ class _Recorder:
         self.paths, self.anatomy = paths, paths.loaded.decoder.anatomy
         self.keep_states, self.on_neurons = keep_states, on_neurons
         self.before: dict[int, Tensor] = {}
+        self.means: dict[int, Tensor] = {}
+        self.end_mean: list[Tensor] = []
         self.behind: dict[int, Tensor] = {}
         self.behind_mlp: dict[int, Tensor] = {}
         self.end: list[Tensor] = []
@@ -145,6 +153,7 @@ class _Recorder:
 
     def _enter(self, layer: int, state: Tensor) -> None:
         self.before[layer] = self.paths.norms.blocks[layer].before_attention.scale(state)
+        self.means[layer] = state.mean(-1)
         if self.keep_states:
             self.states["resid_pre"].append(state.clone())
 
@@ -157,6 +166,7 @@ class _Recorder:
     def _at_end(self, module: object, args: tuple, output: object) -> None:
         state = first_tensor(output)[:, -1]
         self.end.append(self.paths.norms.final.scale(state))
+        self.end_mean.append(state.mean(-1))
         if self.keep_states:
             self.states["end"].append(state.clone())
 

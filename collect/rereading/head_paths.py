@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ...lake.errors import ConfigError
 from ..models.block_norms import StreamNorms, stream_norms
 from ..models.model import LoadedModel
+from ..models.norms import Norm
 from ..observing.attention import observing
 from ..observing.last_query import LastQuery
 from .attribution import pull_back
@@ -43,16 +44,23 @@ class LayerPaths:
 class HeadPaths:
     """c(k,h) of all layers and heads for one direction, and what every neuron writes onto them."""
 
-    def __init__(self, loaded: LoadedModel, direction: Float[Tensor, " d_model"]) -> None:
-        """`direction` lies in the space of final-normed states; it is taken at unit length."""
+    def __init__(self, loaded: LoadedModel, direction: Float[Tensor, " d_model"], *, centred: bool = True) -> None:
+        """`direction` lies in the space of final-normed states; it is taken at unit length.
+
+        Not `centred`, norms take no mean away: whoever asks for that takes a share of it away himself.
+        """
         check_paths(loaded)
         self.loaded = loaded
         self.norms: StreamNorms = stream_norms(loaded)
         self.dtype = loaded.model.dtype
         self.direction = (direction.double() / direction.double().norm()).to(loaded.device)
-        self.u: Float[Tensor, " d_model"] = self.norms.final.pulled_back(self.direction)
+        self.centred = centred
+        self.u: Float[Tensor, " d_model"] = self._back(self.norms.final, self.direction)
         """C_f(g_f * d): the direction in front of the final norm, apart from its scale."""
         self.layers = self._layers()
+
+    def _back(self, norm: Norm, g: Float[Tensor, "... d_model"]) -> Float[Tensor, "... d_model"]:
+        return norm.pulled_back(g) if self.centred else norm.gained(g)
 
     def _layers(self) -> list[LayerPaths]:
         loaded, heads = self.loaded, self.loaded.n_heads
@@ -72,7 +80,7 @@ class HeadPaths:
         for layer, norms in enumerate(self.norms.blocks):
             before = norms.before_attention
             constant = constants[layer].double() + normed[layer].double() @ before.bias
-            into = before.pulled_back(normed[layer].double())
+            into = self._back(before, normed[layer].double())
             layers.append(LayerPaths(into, constant, outputs[layer], behinds[layer]))
         return layers
 

@@ -4,18 +4,15 @@ score_n = 100 x sum over later heads of <w_n, c(k,h)> x sum over tokens of B(k,h
 from one forward pass, and no tensor of tokens x neurons x width.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from ...lake import Lake
 from ...lake.derived import Analysis, input_digest
-from ...lake.errors import ConfigError, UsageError
+from ...lake.errors import ConfigError
 from ..decoding.check import choose_reading
 from ..models.model import LoadedModel
 from ..passes import ChunkRows, commit_chunks, is_whole, sequences_with_rows
@@ -24,35 +21,14 @@ from .directions import Direction
 from .frozen_pass import FrozenPass, closing_error, read_frozen
 from .head_paths import CLOSED, HeadPaths
 from .head_sums import HeadSums
-from .targets import ANSWER, PROMPT, Target, choose_targets, cut_sequences
+from .scorer import CLIP, LayerScores, Scorer, SecondOrderOptions
+from .spread_scores import SpreadScorer
+from .targets import Target, choose_targets, cut_sequences
 
-HUNDRED = 100.0
-PLAIN, STATE = "plain", "state"
 SECOND, DIRECT = "second_order", "direct"
 NEURON_BYTES = 256 * 2**20
 """Of neuron activations that are alive at one time: it sets how many sequences share a pass."""
 BATCH_SIZE, CHUNK_SEQUENCES = 8, 64
-
-
-@dataclass(frozen=True)
-class SecondOrderOptions:
-    """What is asked besides the direction."""
-
-    at: str = PROMPT
-    scaling: str = PLAIN
-    by_token: bool = False
-    by_head: bool = False
-    top: int = 256
-    """Neurons of each layer whose heads are kept, those with the largest mean absolute effect."""
-
-    def check(self) -> None:
-        """UsageError for options that cannot be."""
-        if self.at not in (PROMPT, ANSWER):
-            raise UsageError(f"--at is prompt or answer, not {self.at!r}.")
-        if self.scaling not in (PLAIN, STATE):
-            raise UsageError(f"--scaling is plain or state, not {self.scaling!r} (clip, of LayerNorm, is not built).")
-        if self.top < 1:
-            raise UsageError(f"--top must be at least 1, not {self.top}.")
 
 
 @dataclass
@@ -96,48 +72,11 @@ def second_order(
     return result
 
 
-@dataclass(frozen=True)
-class LayerScores:
-    """One batch, one layer."""
-
-    layer: int
-    second: Float[Tensor, "row neuron"]
-    direct: Float[Tensor, "row neuron"]
-    heads: Float[Tensor, "row path neuron"] | None
-    tokens: Float[Tensor, "row column"] | None
-
-
-class Scorer:
-    """Scores of batches for one direction; remembers what neurons write onto the paths."""
-
-    def __init__(self, paths: HeadPaths, options: SecondOrderOptions) -> None:
-        self.paths, self.options = paths, options
-        dtype = paths.dtype
-        self.onto = [paths.neurons(layer).to(dtype) for layer in range(len(paths.layers))]
-        self.direct = [paths.direct(layer).to(dtype) for layer in range(len(paths.layers))]
-
-    def scores(self, frozen: FrozenPass) -> Iterator[LayerScores]:
-        """Layer by layer."""
-        size = frozen.final.double().norm(dim=-1) if self.options.scaling == STATE else torch.ones_like(frozen.end)
-        factor = (HUNDRED / size.double()).unsqueeze(-1)
-        for layer in range(len(self.onto)):
-            yield self.layer_scores(frozen, layer, frozen.mlp_post.pop(layer), factor)
-
-    def layer_scores(
-        self, frozen: FrozenPass, layer: int, neurons: Float[Tensor, "row column neuron"], factor: Tensor
-    ) -> LayerScores:
-        """The effects of one layer's neurons at column T."""
-        direct = factor * self.direct[layer] * neurons[:, -1].double() / frozen.direct_scale(layer).unsqueeze(-1)
-        paths, onto = frozen.paths(layer), self.onto[layer]
-        if not paths.shape[1]:
-            tokens = torch.zeros_like(frozen.real, dtype=torch.float64) if self.options.by_token else None
-            return LayerScores(layer, torch.zeros_like(direct), direct, None, tokens)
-        reached = torch.bmm(paths.to(neurons.dtype), neurons).mul_(onto)
-        heads = factor.unsqueeze(-1) * reached if self.options.by_head else None
-        tokens = None
-        if self.options.by_token:
-            tokens = factor * (paths.double() * (neurons @ onto.T).transpose(1, 2).double()).sum(1)
-        return LayerScores(layer, factor * reached.sum(1, dtype=torch.float64), direct, heads, tokens)
+def scorer_of(paths: HeadPaths, options: SecondOrderOptions) -> Scorer:
+    """The scorer of a scaling."""
+    if options.scaling != CLIP:
+        return Scorer(paths, options)
+    return SpreadScorer(HeadPaths(paths.loaded, paths.direction, centred=False), options)
 
 
 class _Pass:
@@ -148,7 +87,7 @@ class _Pass:
     ) -> None:
         self.lake, self.analysis, self.paths, self.result = lake, analysis, paths, result
         self.options = options
-        self.scorer = Scorer(paths, options)
+        self.scorer = scorer_of(paths, options)
         self.reading = choose_reading(paths.loaded)
         self.head_sums = HeadSums(self.scorer.onto) if options.by_head else None
 

@@ -37,7 +37,11 @@ SECOND_ORDER_SCORES = Table(
             True,
         ),
         ("position", I32, "The position T whose final state is looked at.", "tokens"),
-        ("scaling", TEXT, "`plain`, or `state`: divided by the length of the final-normed state."),
+        (
+            "scaling",
+            TEXT,
+            "`plain`; `state`: over the final state's length; `clip`: that, with means and biases spread.",
+        ),
         ("total", F64, "Sum over all neurons of the layer."),
     )
     + (DTYPE, DIM)

@@ -20,7 +20,7 @@ WITH chosen AS (
 SELECT
     d.signal || coalesce(' (' || d.control || ')', '') AS signal,
     d.model,
-    CASE d.score WHEN 'auroc' THEN '1 overall' ELSE '2 within prompts' END AS score,
+    CASE d.score WHEN 'auroc' THEN 'overall' ELSE 'within prompts' END AS score,
     d.value,
     d.gain,
     d.gain_low,

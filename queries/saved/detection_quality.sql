@@ -23,7 +23,7 @@ SELECT
     d.model,
     d.control,
     CASE WHEN d.control IS NULL THEN 'signal' ELSE d.control END AS kind,
-    CASE d.score WHEN 'auroc' THEN '1 overall' ELSE '2 within prompts' END AS score,
+    CASE d.score WHEN 'auroc' THEN 'overall' ELSE 'within prompts' END AS score,
     d.value,
     d.ci_low,
     d.ci_high,

@@ -171,7 +171,7 @@ def test_a_planted_signal_is_found_and_adds() -> None:
     prompt = np.repeat(np.arange(60), 3)
     labels = rng.random(180) < 0.5
     noise = Block("noise", ("n",), rng.normal(size=(180, 1)))
-    planted = Block("planted", ("p",), labels[:, None] + rng.normal(size=(180, 1)))
+    planted = Block("planted", ("p",), 2 * labels[:, None] + rng.normal(size=(180, 1)))
     base = Signal("telemetry", (Block("t", ("t",), labels[:, None] + 2 * rng.normal(size=(180, 1))),))
     design = design_of(labels, prompt, 2)
     signal = Signal("s", (noise, planted))

@@ -21,8 +21,9 @@ from tracelake.collect.decoding.sequence import Sequence
 from tracelake.collect.decoding.waiting import Waiting
 from tracelake.collect.models.editing.changes import Add, Zero
 from tracelake.collect.models.editing.edits import Edit
-from tracelake.collect.running.collector import Callbacks, Collection, resume_run
+from tracelake.collect.running.collector import Collection, resume_run
 from tracelake.collect.running.planning.plan import Plan
+from tracelake.collect.running.progress import Callbacks
 from tracelake.collect.running.segment import SegmentRunner
 from tracelake.lake import TABLES, Lake
 from tracelake.lake.errors import StoppedError
@@ -45,8 +46,8 @@ EDITS = {
 class OwnRunner(SegmentRunner):
     """Work items that are given tokens and edited, each in its own way."""
 
-    def _sequence(self, item: int, *arguments: Any) -> Sequence:
-        sequence = super()._sequence(item, *arguments)
+    def _sequence(self, item: int, *arguments: Any, **named: Any) -> Sequence:
+        sequence = super()._sequence(item, *arguments, **named)
         sequence.given, sequence.edits = GIVEN.get(item, ()), EDITS.get(item, ())
         return sequence
 
@@ -56,8 +57,8 @@ class OwnCollection(Collection):
 
     own = False
 
-    def _runner(self, *arguments: Any) -> SegmentRunner:
-        runner = super()._runner(*arguments)
+    def _runner(self, *arguments: Any, **named: Any) -> SegmentRunner:
+        runner = super()._runner(*arguments, **named)
         kind = OwnRunner if self.own else SegmentRunner
         self.runner = kind(**{name: getattr(runner, name) for name in runner.__dataclass_fields__})
         return self.runner

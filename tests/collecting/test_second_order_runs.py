@@ -19,7 +19,8 @@ from tracelake.collect.rereading.directions import Direction, checked_direction,
 from tracelake.collect.rereading.frozen_pass import read_frozen
 from tracelake.collect.rereading.head_paths import HeadPaths
 from tracelake.collect.rereading.neurons import rank_neurons
-from tracelake.collect.rereading.second_order import Scorer, SecondOrderOptions, second_order
+from tracelake.collect.rereading.scorer import Scorer, SecondOrderOptions
+from tracelake.collect.rereading.second_order import second_order
 from tracelake.collect.stored_sequences import StoredBatch, load_run_model
 from tracelake.lake import Lake
 from tracelake.lake.errors import ConfigError, LakeError, NotFoundError, UsageError
@@ -237,8 +238,15 @@ def test_what_has_no_paths_is_refused(model_folder: Callable[[str], Path], tmp_p
     narrow = refusal(lake, direction=checked_direction("narrow", np.ones(7)))
     assert "has 7 elements, the final states of run" in str(narrow) and narrow.exit_code == 4
     assert "--at prompt" in str(refusal(lake, SecondOrderOptions(at="answer")))
-    for options in (SecondOrderOptions(at="end"), SecondOrderOptions(scaling="clip"), SecondOrderOptions(top=0)):
+    for options in (
+        SecondOrderOptions(at="end"),
+        SecondOrderOptions(scaling="huge"),
+        SecondOrderOptions(top=0),
+        SecondOrderOptions(scaling="clip", by_head=True),
+    ):
         assert refusal(lake, options).exit_code == 2
+    rms = refusal(collected(tmp_path / "llama", model_folder("llama")), SecondOrderOptions(scaling="clip"))
+    assert "RMSNorms" in str(rms) and rms.exit_code == 4
     encoder = refusal(collected(tmp_path / "t5", model_folder("t5")))
     assert "decoder-only" in str(encoder) and encoder.exit_code == 4
 

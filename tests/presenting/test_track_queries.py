@@ -63,7 +63,7 @@ def test_neighbours_on_both_sides(full: Connection) -> None:
 def test_detections_of_the_newest_analysis(full: Connection) -> None:
     gains = find("detection_gains").run(full, run=RUN)
     assert gains.select("signal", "score", "gain").rows() == [
-        ("tracks", "1 overall", 0.01), ("tracks", "2 within prompts", 0.01),
+        ("tracks", "overall", 0.01), ("tracks", "within prompts", 0.01),
     ]  # fmt: skip
     quality = find("detection_quality").run(full, run=RUN)
     assert quality.height == 4 * len(SIGNALS) and set(quality["kind"]) == {"signal", "labels shuffled"}

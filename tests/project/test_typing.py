@@ -16,12 +16,15 @@ from tracelake.analysis.question import QUESTIONS
 from tracelake.cli import app
 
 ROOT = Path(tracelake.__file__).resolve().parent
+EXPERIMENTS = ("variance", "oracle", "sensitivity", "attribution", "clusters", "steering", "all", "correctness")
 METHODS = {
     "collect": "collect", "runs": "runs", "verify": "verify", "rm": "remove", "vacuum": "vacuum", "show": "describe",
     "sql": "sql", "query": "query", "chart": "chart", "report": "report", "dashboard": "dashboard",
     "metrics": "metrics", "analyze list": "analyses", "analyze rm": "remove_analysis", "analyze embed": "embed",
     "analyze judge": "judge", "analyze lens": "lens", "analyze attribution": "attribution", "analyze grade": "grade",
     "analyze labels": "label", "experiment second-order": "second_order", "experiment neurons": "rank_neurons",
+    "experiment ablation": "ablate", "analyze direction-tokens": "direction_tokens", "analyze neuron-pca": "neuron_pca",
+    "analyze neuron-words": "neuron_words", "analyze neuron-ablation": "neuron_ablation",
     "sae train": "train_saes", "sae list": "sae", "sae rm": "remove", "sae eval": "evaluate_sae",
     "sae compare": "compare_saes", "sae features": "sae_features", "sae import": "import_sae",
     "sae export": "export_sae", "export correctness": "export_correctness",
@@ -29,7 +32,7 @@ METHODS = {
     "import inspect": "import_inspect", "sae run": "run_saes",
     "import corevital": "import_corevital", "import tsif": "import_tsif", "import labels": "import_labels",
     "export steps-jsonl": "export_steps", "export vectors": "export_vectors",
-}  # fmt: skip
+} | {f"experiment {name}": "experiment" for name in EXPERIMENTS}  # fmt: skip
 """Verbs of the command line and the method that does the same."""
 NOT_OF_A_LAKE = {"demo"}
 
