@@ -76,10 +76,10 @@ def planted(d: int, n: int, seed: int) -> np.ndarray:
 class Ours:
     """A learner on the same rows in the same order."""
 
-    def __init__(self, about: dict[str, Any], rows: torch.Tensor, select: str | None = None) -> None:
+    def __init__(self, about: dict[str, Any], rows: torch.Tensor) -> None:
         options = TrainOptions(
             archs=(about["arch"],), widths=(str(about["width"]),), ks=(about["k"],), batch_size=about["batch"],
-            lr=about["lr"], dead_after=10_000_000, select=select,
+            lr=about["lr"], dead_after=10_000_000,
         )  # fmt: skip
         [spec] = specs_of(options, [0], about["d"])
         centre = rows[:100_000].double().mean(0)
@@ -119,7 +119,8 @@ def compare(result: Result, peers: Peers, about: dict[str, Any], folder: Path, o
     rounds = options.repeats or about["rounds"]
     each = about["steps"] // rounds
     about |= {"steps": each * rounds}
-    ours = {"tracelake": Ours(about, rows), "tracelake, --select bfloat16": Ours(about, rows, "bfloat16")}
+    # `--select bfloat16` is left out: a processor without such instructions takes seconds for one product.
+    ours = {"tracelake": Ours(about, rows)}
     cases: dict[str, Callable[[], float]] = {name: lambda one=one: one.train(each) for name, one in ours.items()}
     for library in about["goals"]:
         peers.ask(make=library, library=library, rows=str(names["train"]), **about)
