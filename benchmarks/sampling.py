@@ -72,10 +72,8 @@ def compare_variance(result: Result, lake: Lake, options: Any) -> None:
 def compare_lens(result: Result, lake: Lake, folder: Path, options: Any) -> None:
     """Every layer of every token, over the unembedding of the same states alone, in the same pieces."""
     n_prompts, length = (2, 8) if options.quick else (8, 32)
-    config = CollectConfig(
-        model=str(folder), prompt=prompt_texts(prompt_ids(n_prompts, length)), max_new_tokens=0, device="cpu",
-        keep=("tokens", "activations:resid_post"),
-    )  # fmt: skip
+    settings = {"model": str(folder), "prompt": prompt_texts(prompt_ids(n_prompts, length)), "device": "cpu"}
+    config = CollectConfig(**settings, max_new_tokens=0, keep=("tokens", "activations:resid_post"))
     run = Collection(config).start(lake, assume_yes=True).run_id
     loaded = load_model(str(folder), device="cpu")
     readout = Readout.of(loaded)

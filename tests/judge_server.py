@@ -74,7 +74,7 @@ def true_verdict(body: dict[str, Any]) -> bool:
 
 
 class _Handler(BaseHTTPRequestHandler):
-    server: JudgeServer
+    server: JudgeServer  # pyright: ignore[reportIncompatibleVariableOverride]
     protocol_version = "HTTP/1.1"
 
     def log_message(self, format: str, *args: Any) -> None:

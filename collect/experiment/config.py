@@ -38,8 +38,8 @@ class ExperimentConfig(BaseModel):
     model_config = SECTION
 
     experiment_name: str = Field("", description="What you call it; in no result.")
-    model: ModelSection = Field(default_factory=ModelSection)
-    generation: GenerationSection = Field(default_factory=GenerationSection)
+    model: ModelSection = ModelSection(**{})
+    generation: GenerationSection = GenerationSection(**{})
     dataset: str = Field("tinymath:test", description="Problem set NAME:SPLIT, as of `lake collect --dataset`.")
     dataset_path: str | None = Field(None, description="File or folder of it as it was published, instead of the hub.")
     dataset_limit: int | None = Field(None, ge=1, description="Only the first N problems.")

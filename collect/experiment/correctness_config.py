@@ -73,10 +73,17 @@ class CorrectnessConfig(ExperimentConfig):
 
     train_dataset: str = Field("tinymath:train", description="Problems that directions and means are fitted on.")
     train_limit: int | None = Field(600, ge=1, description="Only the first N of them.")
+<<<<<<< HEAD
+    directions: DirectionsSection = DirectionsSection(**{})
+    ablation: AblationSection = AblationSection(**{})
+    second_order: SecondOrderSection = SecondOrderSection(**{})
+    neurons: NeuronsSection = NeuronsSection(**{})
+=======
     directions: DirectionsSection = Field(default_factory=lambda: DirectionsSection.model_validate({}))
     ablation: AblationSection = Field(default_factory=lambda: AblationSection.model_validate({}))
     second_order: SecondOrderSection = Field(default_factory=lambda: SecondOrderSection.model_validate({}))
     neurons: NeuronsSection = Field(default_factory=lambda: NeuronsSection.model_validate({}))
+>>>>>>> neurons
     report: str | None = Field(None, description="File that step 7 writes the run's report to; none: no step 7.")
 
     def trial(self) -> "CorrectnessConfig":

@@ -27,7 +27,11 @@ TEST, TRAIN = "test", "train"
 class CorrectnessSession(Session):
     """A session with its configuration and the model's depth."""
 
+<<<<<<< HEAD
+    config: CorrectnessConfig = field(default_factory=lambda: CorrectnessConfig(**{}))
+=======
     config: CorrectnessConfig = field(default_factory=lambda: CorrectnessConfig.model_validate({}))
+>>>>>>> neurons
     n_layers: int = 0
     measured: float | None = None
 

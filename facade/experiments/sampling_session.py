@@ -15,7 +15,7 @@ GREEDY = "greedy"
 class SamplingSession(Session):
     """A session with its configuration, the model's depth, and the stored runs that were named instead of new ones."""
 
-    config: SamplingConfig = field(default_factory=SamplingConfig)
+    config: SamplingConfig = field(default_factory=lambda: SamplingConfig(**{}))
     n_layers: int = 0
     n_problems: int = 0
     given_greedy: str | None = None

@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from judge_server import KEY, USAGE, JudgeServer, judge_server
 
 import tracelake
+from tracelake.collect.judge.oracle_run import Written
 from tracelake.collect.tinymath import problems
 from tracelake.facade.open_lake import OpenLake
 from tracelake.lake.errors import ConfigError, StoppedError
@@ -37,9 +39,9 @@ def lake(tmp_path: Path) -> OpenLake:
     return tracelake.open(str(tmp_path / "lake"))
 
 
-def write(lake: OpenLake, server: JudgeServer, model: str = "solver", **more: object) -> object:
-    options = {"key_env": "ORACLE_KEY", "usd_per_million": PRICE, "max_usd": 10.0} | more
-    return lake.write_oracles("greedy", model=model, base_url=server.base_url, **options)  # type: ignore[arg-type]
+def write(lake: OpenLake, server: JudgeServer, model: str = "solver", **more: Any) -> Written:
+    options: dict[str, Any] = {"key_env": "ORACLE_KEY", "usd_per_million": PRICE, "max_usd": 10.0} | more
+    return lake.write_oracles("greedy", model=model, base_url=server.base_url, **options)
 
 
 def test_solutions_are_written_once_graded_and_read_as_oracles(lake: OpenLake, server: JudgeServer) -> None:
