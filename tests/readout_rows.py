@@ -6,7 +6,10 @@ from datetime import UTC, datetime
 import numpy as np
 
 RUN, LAYERS, HEADS, NEURONS = "sampled-01", 6, 4, 12
-NAMES = ("lens", "attribution", "second-order", "neuron-effects", "neurons")
+NAMES = (
+    "lens", "attribution", "second-order", "neuron-effects", "neurons", "layer-ablations", "neuron-words",
+    "neuron-ablation",
+)  # fmt: skip
 
 
 def readout_rows(rng: np.random.Generator, sequences: list[dict]) -> dict[str, list[dict]]:
@@ -23,6 +26,7 @@ def readout_rows(rng: np.random.Generator, sequences: list[dict]) -> dict[str, l
         rows.setdefault("logit_contributions", []).extend(_contributions(rng, sequence))
         rows.setdefault("second_order_scores", []).extend(_scores(rng, sequence))
     rows["neuron_effects"] = [_effect(rng, layer, neuron) for layer in range(LAYERS) for neuron in range(NEURONS)]
+    rows |= _single_neurons(np.random.default_rng(1))
     rows["neuron_ranks"] = [
         {"run_id": RUN, "analysis_id": "neurons-1", "layer": layer, "neuron": neuron, "score": float(rng.gamma(1))}
         | {"mean_abs": 0.5, "variance": 0.1, "direct_effect": 0.7, "rank": neuron, "n_prompts": 4}
@@ -79,3 +83,45 @@ def _effect(rng: np.random.Generator, layer: int, neuron: int) -> dict:
     key |= {"neuron": neuron, "n_sequences": 4, "share_significant": 0.1, "direct_effect": float(rng.normal())}
     size = float(rng.gamma(1)) * (LAYERS - 1 - layer)
     return key | {"mean": 0.1 * size, "sd": size, "mean_abs": size, "difference": float(rng.normal()), "p_holm": 0.5}
+
+
+def _single_neurons(rng: np.random.Generator) -> dict[str, list[dict]]:
+    """Ablated layers, and two neurons with a component, words and a measured effect."""
+    places = [(site, layer) for site in ("attn_out", "mlp_out") for layer in range(LAYERS)]
+    return {
+        "layer_ablations": [
+            {
+                "run_id": RUN, "analysis_id": "layer-ablations-1", "ablation_id": "ablation-1", "site": site,
+                "layer": layer, "action": "zero", "scope": "all", "n_problems": 9, "n_graded": 9, "loss": 1.0,
+                "loss_change": float(rng.random()), "loss_ci_low": 0.0, "loss_ci_high": 1.0, "accuracy": 0.5,
+                "accuracy_change": -0.1, "accuracy_ci_low": -0.2, "accuracy_ci_high": 0.0,
+            }
+            for site, layer in places
+        ],
+        "neuron_components": [
+            {
+                "run_id": RUN, "analysis_id": "neuron-pca-1", "paths_id": "neuron-paths-1", "layer": 0,
+                "neuron": neuron, "n": 20, "top_k": 20, "smallest_norm": 0.1, "share": 0.8 + 0.1 * neuron,
+                "dtype": "float32", "dim": 2, "vector": [1.0, 0.0],
+            }
+            for neuron in range(2)
+        ],
+        "neuron_words": [
+            {
+                "run_id": RUN, "analysis_id": "neuron-words-1", "components_id": "neuron-pca-1", "layer": 0,
+                "neuron": neuron, "place": place, "token_id": place, "word": f"word{place}",
+                "coefficient": 0.5 - place, "explained": 0.2 + 0.2 * place,
+            }
+            for neuron in range(2)
+            for place in range(3)
+        ],
+        "effect_validation": [
+            {
+                "run_id": RUN, "analysis_id": "neuron-ablation-1", "paths_id": "neuron-paths-1", "layer": 0,
+                "neuron": neuron, "n_problems": 9, "predicted_second_order": float(rng.normal()),
+                "predicted_direct": 0.1, "measured": float(rng.normal()), "ci_low": -1.0, "ci_high": 1.0,
+                "correlation_second_order": 0.5, "correlation": 0.7,
+            }
+            for neuron in range(2)
+        ],
+    }  # fmt: skip
