@@ -224,7 +224,7 @@ def _n_until(ids: np.ndarray, ends: list[int]) -> int:
 
 def _everything(collection: Collection, outcome: Outcome) -> tuple[str, ...]:
     """What `--keep` can ask of the model; heads only where they can be observed."""
-    observed = collection.wishes.attention
+    observed = collection.kept.attention
     outcome.heads = ("of some layers" if observed.reason else "observed") if observed else ""
     outcome.sites = [site for site in SITES if site not in ROTARY_SITES and _is_there(collection, site)]
     sites = [f"activations:{site}@0,-1" for site in outcome.sites if site != "resid_post"]
@@ -235,7 +235,7 @@ def _is_there(collection: Collection, site: str) -> bool:
     """Whether all layers have the site, of all stacks that could."""
     stacks = collection.loaded.stacks
     if site in ATTENTION_SITES:
-        attention = collection.wishes.attention
+        attention = collection.kept.attention
         twice = site == "v" and any((stack.name, SELF) in attention.twice for stack in stacks)
         return not twice and all(len(attention.layers_of(stack, SELF)) == stack.n_layers for stack in stacks)
     if site in CROSS_SITES:

@@ -21,8 +21,8 @@ from ..inputs.tokenizing.text import TokenText
 from ..models.editing.edits import applied
 from ..models.model import LoadedModel
 from ..observing.budget import Budget
+from ..observing.kept import Kept
 from ..observing.observation import ObservedModel
-from ..observing.wishes import Wishes
 from ..running.stopping import stop_finder
 from ..stored_sequences import StoredBatch, computing
 
@@ -96,12 +96,12 @@ class GreedyAnswers:
             settings.max_new_tokens, loaded.context_length, loaded.end_ids,
             stop_finder(self.text, settings.stop) if settings.stop else None, rules, *loaded.forced_ids,
         )  # fmt: skip
-        wishes = Wishes(tokens=bool(rules), layers=False, heads=False, vectors=(), store_dtype="float32")
+        kept = Kept(tokens=bool(rules), layers=False, heads=False, vectors=(), store_dtype="float32")
         budget = Budget(CHUNK_COLUMNS, max(1, LOGIT_BYTES // (4 * loaded.d_vocab)), BLOCK_BYTES)
         sampling = Sampling(
             repetition_penalty=settings.repetition_penalty, model_settings=settings.generation_config
         )  # fmt: skip
-        self.observed = ObservedModel(loaded, wishes, budget)
+        self.observed = ObservedModel(loaded, kept, budget)
         self.decoder = BatchDecoder(
             self.observed, sampling, self.limits, reading, seed=0, budget=budget, timings=Timings()
         )  # fmt: skip

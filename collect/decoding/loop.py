@@ -181,8 +181,8 @@ class BatchDecoder:
         packet = {"token_id": choice.token_ids, "healthy": logits.amax(-1).isfinite()}
         if choice.logprob is not None and choice.entropy_bits is not None:
             packet |= {"sampling_logprob": choice.logprob, "sampling_entropy_bits": choice.entropy_bits}
-        if self.observed.wishes.tokens:
-            found = distribution(logits, choice.token_ids, k=self.observed.wishes.topk)
+        if self.observed.kept.tokens:
+            found = distribution(logits, choice.token_ids, k=self.observed.kept.topk)
             packet |= found._asdict()
         return packet
 
@@ -239,11 +239,11 @@ class BatchDecoder:
 
     def _describe_next(self, rows: np.ndarray, logits: Tensor | None = None) -> None:
         """Describe the distribution after the last token of rows that end."""
-        if not self.observed.wishes.tokens:
+        if not self.observed.kept.tokens:
             return
         index = self._index(rows)
         chosen = self.loaded.unembed(self.last_states[index]) if logits is None else logits[index]
-        found = distribution(chosen, chosen.argmax(-1), k=self.observed.wishes.topk)
+        found = distribution(chosen, chosen.argmax(-1), k=self.observed.kept.topk)
         self._store_next(rows, found)
 
     def _store_next(self, rows: np.ndarray, found: Distribution) -> None:

@@ -60,7 +60,7 @@ class Prefill:
         matrix, real = encoder_matrix(self.sequences)
         ids = self.batch.index(matrix)
         mask = None if real.all() else self.batch.index(real.astype(np.int64))
-        observed = self.observed.wishes.prompt and not self.observed_from.any()
+        observed = self.observed.kept.prompt and not self.observed_from.any()
         if self.batch.encoder_editing is not None:
             columns = np.broadcast_to(np.arange(real.shape[1]), real.shape)
             n_encoded = self.batch.n_encoded[self.batch.alive]
@@ -97,7 +97,7 @@ class Prefill:
                 self._keep_basin(decoder)
             yield block
             self.last_states = states[:, -1]
-            if self.observed.wishes.tokens:
+            if self.observed.kept.tokens:
                 yield from self._prompt_predictions(states, start, end, predicting)
         yield from self._prompt_edges(decoder)
 
@@ -127,7 +127,7 @@ class Prefill:
         begins is predicted by the one before it, whose state is the parent's.
         """
         batch = self.batch
-        if not self.observed.wishes.prompt:
+        if not self.observed.kept.prompt:
             firsts = batch.width - self.n_given - 1
             return firsts, firsts
         begins = self.observed_from - batch.origin
@@ -180,7 +180,7 @@ class Prefill:
                 targets = self.batch.ids[self.batch.index(rows[part]), self.batch.index(columns[part] + 1)]
                 logits = self.loaded.unembed(flat[self.batch.index(select[part])])
                 block_bytes = self.budget.block_bytes
-                found = distributions(logits, targets, k=self.observed.wishes.topk, block_bytes=block_bytes)
+                found = distributions(logits, targets, k=self.observed.kept.topk, block_bytes=block_bytes)
                 host = to_host(found._asdict())
             positions = columns[part] + 1 + self.batch.origin[rows[part]]
             yield PredictionBlock(self.batch.alive[rows[part]], positions, host)

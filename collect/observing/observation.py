@@ -19,9 +19,9 @@ from .attention import AttentionObserver, observing
 from .axis import Axis, columns_of
 from .budget import Budget
 from .edges import QueryEdges, StrongestEdges
+from .kept import Kept, summary_sites
 from .patterns import Patterns, QueryWeights, heads_of
 from .summaries import AttentionRows, state_statistics
-from .wishes import Wishes, summary_sites
 
 
 class ObservedStack:
@@ -30,10 +30,10 @@ class ObservedStack:
     Of a long pass, as many positions are reduced at once as a chunk has.
     """
 
-    def __init__(self, stack: Stack, wishes: Wishes, budget: Budget) -> None:
+    def __init__(self, stack: Stack, kept: Kept, budget: Budget) -> None:
         self.stack = stack
-        self.wishes = wishes
-        self.vectors = wishes.vectors_of(stack.name)
+        self.kept = kept
+        self.vectors = kept.vectors_of(stack.name)
         self.columns = budget.chunk
         self.sites = summary_sites(stack.n_layers)
         captured = {(w.site, w.layer) for w in self.vectors}
@@ -41,13 +41,13 @@ class ObservedStack:
             kind: AttentionObserver(
                 kind,
                 causal=stack.is_causal,
-                statistics=wishes.summarises_attention,
+                statistics=kept.summarises_attention,
                 capture=frozenset(site for site, _ in captured if site in ATTENTION_SITES and kind == SELF),
                 block_bytes=budget.block_bytes,
             )
             for kind in stack.kinds
         }
-        if wishes.layers:
+        if kept.layers:
             captured |= set(self.sites)
         self.tap = Tap(stack.anatomy, {key for key in captured if key[0] not in (*ATTENTION_SITES, "final_norm")})
 
@@ -62,15 +62,15 @@ class ObservedStack:
         self.axis = axis
         self._keys = {SELF: axis, CROSS: axis if read is None else read}
         surveys = CROSS if CROSS in self.observers else SELF
-        heads = self.wishes.heads and self.wishes.prompt
+        heads = self.kept.heads and self.kept.prompt
         self._thirds = axis.middle_third() if heads and surveys == SELF else None
         self._before: list[Tensor] | None = None
         self._basin: tuple[Tensor, Tensor] | None = None
         self._edges: dict[str, StrongestEdges] = {}
         self._queries = QueryWeights({}, {})
-        if self.wishes.edges is not None:
+        if self.kept.edges is not None:
             # A decoder that reads an encoder has one prompt token, which sees itself alone.
-            self._edges = {surveys: StrongestEdges(*self.wishes.edges, axis, self._keys[surveys])}
+            self._edges = {surveys: StrongestEdges(*self.kept.edges, axis, self._keys[surveys])}
 
     def keep_rows(self, rows: Tensor, axis: Axis, read: Axis) -> None:
         """Forget the rows that left the batch, whose columns now stand there."""
@@ -112,20 +112,16 @@ class ObservedStack:
 
     def _query_weights(self, end: int, *, in_prompt: bool) -> QueryWeights:
         """What takes the weights of single queries in the coming pass, which ends before column `end`."""
-        if not (self.wishes.query_edges or self.wishes.patterns):
+        if not (self.kept.query_edges or self.kept.patterns):
             return QueryWeights({}, {})
         # Tokens that are given are read with the prompt and belong to the completion.
         axis, has_given = self.axis, self.stack.name == DECODER
         behind = not in_prompt or (has_given and bool((end - 1 + axis.origin >= axis.n_prompt).any()))
         scopes = ["prompt"] * in_prompt + ["generated"] * behind
-        heads = heads_of(self.wishes.patterns, self.stack.name, scopes)
+        heads = heads_of(self.kept.patterns, self.stack.name, scopes)
         keys = {kind: self._keys[kind] for kind in self.observers}
         return QueryWeights(
-            {
-                k: QueryEdges(*self.wishes.query_edges, axis, keys[k])
-                for k in keys
-                if behind and self.wishes.query_edges
-            },
+            {k: QueryEdges(*self.kept.query_edges, axis, keys[k]) for k in keys if behind and self.kept.query_edges},
             {k: Patterns(heads, keys[k]) for k in keys if heads},
         )
 
@@ -139,7 +135,7 @@ class ObservedStack:
         finally:
             for kind, observer in self.observers.items():
                 observer.statistics = before[kind]
-        if self.wishes.layers:
+        if self.kept.layers:
             last = [self._state(site, layer)[:, -1] for site, layer in self.sites]
             self._before = [torch.stack(alike) for alike in of_one_width(last)]
         return states
@@ -153,19 +149,19 @@ class ObservedStack:
     def rows(self, select: Tensor | None, scopes: dict[str | None, Tensor | None]) -> dict[str, Tensor]:
         """Reduce the last pass. `select`: flat indexes of the real tokens (None: all); `scopes`: the same per scope."""
         found: dict[str, Tensor] = {}
-        if self.wishes.layers:
+        if self.kept.layers:
             found["states"] = self._state_rows(select)
         for kind, observer in self.observers.items():
             if observer.rows:
                 self._attention_rows(kind, observer, select, found)
-                numbers = self.wishes.attention.layers_of(self.stack, kind)
+                numbers = self.kept.attention.layers_of(self.stack, kind)
                 found |= self._queries.rows(kind, numbers, select, again=self._again)
-        for wish in self.vectors:
-            if wish.scope in scopes:
-                vectors = _taken(self._state(wish.site, wish.layer).flatten(0, 1), scopes[wish.scope])
-                found[wish.name] = vectors.to(DTYPES[self.wishes.store_dtype])
-                if narrows(vectors.dtype, found[wish.name].dtype):
-                    found[wish.lost] = largest_lost(vectors, found[wish.name])
+        for item in self.vectors:
+            if item.scope in scopes:
+                vectors = _taken(self._state(item.site, item.layer).flatten(0, 1), scopes[item.scope])
+                found[item.name] = vectors.to(DTYPES[self.kept.store_dtype])
+                if narrows(vectors.dtype, found[item.name].dtype):
+                    found[item.lost] = largest_lost(vectors, found[item.name])
         return found
 
     def _state(self, site: str, layer: int) -> Tensor:
@@ -191,14 +187,14 @@ class ObservedStack:
     def _attention_rows(
         self, kind: str, observer: AttentionObserver, select: Tensor | None, found: dict[str, Tensor]
     ) -> None:
-        numbers = self.wishes.attention.layers_of(self.stack, kind)
+        numbers = self.kept.attention.layers_of(self.stack, kind)
         layers = [observer.rows[layer] for layer in numbers]
         entropy, weight = (_by_row(layers, name, select) for name in ("entropy_bits", "max_weight"))
-        if self.wishes.layers and kind == SELF:
+        if self.kept.layers and kind == SELF:
             found["attention"] = torch.stack(
                 [reduce(values) for values in (entropy, weight) for reduce in (_mean, _smallest, _largest)], dim=-1
             )
-        if self.wishes.heads:
+        if self.kept.heads:
             found[f"{kind}/entropy"], found[f"{kind}/weight"] = entropy, weight
             found[f"{kind}/key"] = self._key_positions(kind, observer, layers, select)
             n_keys = torch.stack([observer.n_keys[layer] for layer in numbers], dim=-1)
@@ -211,7 +207,7 @@ class ObservedStack:
     ) -> Int[Tensor, "row layer head"]:
         """Key indexes as positions in the sequence: a sliding cache starts late, a padded row starts later."""
         index = torch.stack([rows.max_index for rows in layers])
-        lengths = [observer.key_lengths[layer] for layer in self.wishes.attention.layers_of(self.stack, kind)]
+        lengths = [observer.key_lengths[layer] for layer in self.kept.attention.layers_of(self.stack, kind)]
         first = torch.tensor([observer.first_key(length) for length in lengths], device=index.device)
         position = index + first[:, None, None, None] + self._keys[kind].origin[None, :, None, None]
         return _taken(position.permute(1, 3, 0, 2).flatten(0, 1).to(torch.int32), select)
@@ -242,10 +238,10 @@ class ObservedStack:
 class ObservedModel:
     """A model with its hooks on: a stack that predicts tokens and, in some, one that reads the prompt before it."""
 
-    def __init__(self, loaded: LoadedModel, wishes: Wishes, budget: Budget) -> None:
+    def __init__(self, loaded: LoadedModel, kept: Kept, budget: Budget) -> None:
         self.loaded = loaded
-        self.wishes = wishes
-        stacks = [ObservedStack(stack, wishes, budget) for stack in loaded.stacks]
+        self.kept = kept
+        stacks = [ObservedStack(stack, kept, budget) for stack in loaded.stacks]
         self.decoder = stacks[-1]
         self.encoder = stacks[0] if len(stacks) == 2 else None
         self.stacks = tuple(stacks)

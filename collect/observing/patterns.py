@@ -16,7 +16,7 @@ from .edges import QueryEdges
 
 
 @dataclass(frozen=True)
-class PatternWish:
+class KeptPattern:
     """Attention rows of one head to be stored; `scope` is None (all rows), prompt or generated."""
 
     layer: int
@@ -25,7 +25,7 @@ class PatternWish:
     stack: str
 
 
-def pattern_wishes(keep: Keep, stacks: Iterable[Stack], attention: ObservableAttention) -> tuple[PatternWish, ...]:
+def kept_patterns(keep: Keep, stacks: Iterable[Stack], attention: ObservableAttention) -> tuple[KeptPattern, ...]:
     """The rows that `--keep` asks for, each head once; ConfigError for layers whose attention cannot be observed."""
     stacks = tuple(stacks)
     deepest = max(stack.n_layers for stack in stacks)
@@ -41,17 +41,17 @@ def pattern_wishes(keep: Keep, stacks: Iterable[Stack], attention: ObservableAtt
                 for head in heads:
                     scopes.setdefault((stack.name, layer, head), set()).add(item.scope)
     return tuple(
-        PatternWish(layer, head, next(iter(names)) if len(names) == 1 else None, stack)
+        KeptPattern(layer, head, next(iter(names)) if len(names) == 1 else None, stack)
         for (stack, layer, head), names in sorted(scopes.items())
     )
 
 
-def heads_of(wishes: Iterable[PatternWish], stack: str, scopes: Collection[str]) -> dict[int, tuple[int, ...]]:
+def heads_of(kept: Iterable[KeptPattern], stack: str, scopes: Collection[str]) -> dict[int, tuple[int, ...]]:
     """Heads of a stack, by layer, whose rows are to be kept for tokens of one of the scopes."""
     found: dict[int, tuple[int, ...]] = {}
-    for wish in wishes:
-        if wish.stack == stack and (wish.scope is None or wish.scope in scopes):
-            found[wish.layer] = (*found.get(wish.layer, ()), wish.head)
+    for item in kept:
+        if item.stack == stack and (item.scope is None or item.scope in scopes):
+            found[item.layer] = (*found.get(item.layer, ()), item.head)
     return found if scopes else {}
 
 

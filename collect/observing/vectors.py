@@ -15,7 +15,7 @@ from .rotary_inputs import turns
 
 
 @dataclass(frozen=True)
-class VectorWish:
+class KeptVectors:
     """Vectors of one site and layer to be stored; `scope` is None (all rows), prompt, generated or last."""
 
     site: str
@@ -33,22 +33,22 @@ class VectorWish:
         return f"lost/{self.name}"
 
 
-def each_once(wishes: Iterable[VectorWish], *, generates: bool) -> tuple[VectorWish, ...]:
+def each_once(kept: Iterable[KeptVectors], *, generates: bool) -> tuple[KeptVectors, ...]:
     """The same vectors without repetitions: where scopes of one site and layer overlap, the wider one stays."""
     scopes: dict[tuple[str, str, int], set[str | None]] = {}
-    for wish in wishes:
-        scopes.setdefault((wish.stack, wish.site, wish.layer), set()).add(wish.scope)
-    found: list[VectorWish] = []
+    for item in kept:
+        scopes.setdefault((item.stack, item.site, item.layer), set()).add(item.scope)
+    found: list[KeptVectors] = []
     for (stack, site, layer), names in scopes.items():
         if None in names or {"prompt", "generated"} <= names:
             names = {None}
         elif ("generated" if generates else "prompt") in names:
             names = names - {"last"}
-        found += [VectorWish(site, layer, scope, stack) for scope in sorted(names, key=str)]
+        found += [KeptVectors(site, layer, scope, stack) for scope in sorted(names, key=str)]
     return tuple(found)
 
 
-def vector_wishes(keep: Keep, stacks: Iterable[Stack], *, observe_prompt: bool) -> list[VectorWish]:
+def kept_vectors(keep: Keep, stacks: Iterable[Stack], *, observe_prompt: bool) -> list[KeptVectors]:
     """The vectors that `--keep` asks for, of every stack that has the site; ConfigError where none has it."""
     stacks = tuple(stacks)
     deepest = max(stack.n_layers for stack in stacks)
@@ -63,7 +63,7 @@ def vector_wishes(keep: Keep, stacks: Iterable[Stack], *, observe_prompt: bool) 
             # An encoder reads prompts only.
             if stack.name == DECODER or scope in (None, "prompt"):
                 layers = item.resolve(stack.n_layers, deepest)
-                found += [VectorWish(item.site, layer, scope, stack.name) for layer in layers]
+                found += [KeptVectors(item.site, layer, scope, stack.name) for layer in layers]
     return found
 
 
@@ -81,10 +81,10 @@ def with_every_site(
         for site in (site for site in SITES if crosses or site not in CROSS_SITES):
             one = replace(item, site=site)
             try:
-                wishes = vector_wishes(replace(keep, activations=(one,)), loaded.stacks, observe_prompt=True)
-                check_attention_sites(wishes, loaded, attention)
+                kept = kept_vectors(replace(keep, activations=(one,)), loaded.stacks, observe_prompt=True)
+                check_attention_sites(kept, loaded, attention)
                 for stack in loaded.stacks:
-                    places = {(w.site, w.layer) for w in wishes if w.stack == stack.name}
+                    places = {(w.site, w.layer) for w in kept if w.stack == stack.name}
                     Tap(stack.anatomy, {place for place in places if site not in (*ATTENTION_SITES, "final_norm")})
             except ConfigError as error:
                 missing[site] = str(error)
@@ -95,24 +95,24 @@ def with_every_site(
     return replace(keep, activations=tuple(items))
 
 
-def check_attention_sites(wishes: Iterable[VectorWish], loaded: LoadedModel, attention: ObservableAttention) -> None:
+def check_attention_sites(kept: Iterable[KeptVectors], loaded: LoadedModel, attention: ObservableAttention) -> None:
     """ConfigError for vectors that come from the attention function, where it is not called or has several of them."""
     stacks = {stack.name: stack for stack in loaded.stacks}
-    wishes = [wish for wish in wishes if wish.site in ATTENTION_SITES]
-    for wish in wishes:
-        layers = attention.layers_of(stacks[wish.stack], SELF)
-        if wish.layer not in layers:
-            possible = f"Possible: activations:{wish.site}@{','.join(map(str, layers))}." if layers else ""
+    kept = [item for item in kept if item.site in ATTENTION_SITES]
+    for item in kept:
+        layers = attention.layers_of(stacks[item.stack], SELF)
+        if item.layer not in layers:
+            possible = f"Possible: activations:{item.site}@{','.join(map(str, layers))}." if layers else ""
             raise ConfigError(
-                f"Site {wish.site} of layer {wish.layer} cannot be kept: {attention.reason}. "
+                f"Site {item.site} of layer {item.layer} cannot be kept: {attention.reason}. "
                 f"{possible or 'Leave it out of --keep.'}"
             )
-        if wish.site == "v" and (wish.stack, SELF) in attention.twice:
+        if item.site == "v" and (item.stack, SELF) in attention.twice:
             raise ConfigError(
                 f"Site v cannot be kept: {type(loaded.model).__name__} weighs two sets of values with the same "
                 "attention. Leave it out of --keep."
             )
-    if any(wish.site in ROTARY_SITES for wish in wishes) and not loaded.is_shell:
+    if any(item.site in ROTARY_SITES for item in kept) and not loaded.is_shell:
         _check_rotary_inputs(loaded)
 
 

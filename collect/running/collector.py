@@ -91,7 +91,7 @@ class Collection:
             for text in self.settings.notices(config.model, applied=config.generation_config):
                 self.notice(text)
         resolved = resolve_keep(Keep.parse(config.keep), config, self.loaded, self.notice)
-        self.keep, self.wishes, self.unmeasured = resolved.keep, resolved.wishes, resolved.unmeasured
+        self.keep, self.kept, self.unmeasured = resolved.keep, resolved.kept, resolved.unmeasured
         self.edits = edits_of(config.edit_settings, self.loaded, StoredDirections(lake))
         check_parent(self.source, self.loaded, self.edits)
         self.observed: ObservedModel | None = None
@@ -103,7 +103,7 @@ class Collection:
                 f"{config.model} must now be read otherwise than when the run was planned. Start a new run."
             )
         if weights:
-            self.observed = ObservedModel(self.loaded, self.wishes, self.plan.budget)
+            self.observed = ObservedModel(self.loaded, self.kept, self.plan.budget)
 
     def _load(self) -> LoadedModel:
         config = self.config

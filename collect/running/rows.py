@@ -8,7 +8,7 @@ import pyarrow as pa
 from ...lake.segments import SegmentWriter
 from ..decoding.blocks import Block, EdgeBlock, PredictionBlock
 from ..decoding.sequence import Sequence
-from ..observing.wishes import Wishes
+from ..observing.kept import Kept
 from .stack_rows import StackRows, joined, nullable
 
 DISTRIBUTION_COLUMNS = ("logprob", "entropy_bits", "rank", "top1_prob", "margin", "top10_mass")
@@ -19,7 +19,7 @@ class BatchRows:
     """Collects the blocks of one batch and writes them; state rows leave early, token rows at the end."""
 
     segment: SegmentWriter
-    wishes: Wishes
+    kept: Kept
     batch: list[Sequence]
     n_layers: dict[str, int]
     """Of each stack, in the order in which they read."""
@@ -27,7 +27,7 @@ class BatchRows:
 
     def __post_init__(self) -> None:
         self.stacks = {
-            stack: StackRows(self.segment, self.wishes, self.batch, stack, n) for stack, n in self.n_layers.items()
+            stack: StackRows(self.segment, self.kept, self.batch, stack, n) for stack, n in self.n_layers.items()
         }
 
     def add(self, block: Block) -> None:
@@ -100,7 +100,7 @@ class BatchRows:
     def _distribution_columns(self, starts: np.ndarray, n: int) -> dict[str, object]:
         """Scatter the predictions to their tokens; tokens that nothing predicted stay null."""
         columns: dict[str, object] = {}
-        sampled = ("sampling_logprob", "sampling_entropy_bits") if self.wishes.tokens else ()
+        sampled = ("sampling_logprob", "sampling_entropy_bits") if self.kept.tokens else ()
         for name in (*DISTRIBUTION_COLUMNS, *sampled, "latency_ms"):
             blocks = [block for block in self.predictions if name in block.values]
             if blocks:

@@ -92,7 +92,7 @@ class SegmentRunner:
 
     def _run_batch(self, segment: SegmentWriter, batch: list[Sequence], items: list[TokenizedPrompt]) -> None:
         n_layers = {stack.name: stack.n_layers for stack in self.observed.loaded.stacks}
-        rows = BatchRows(segment, self.observed.wishes, batch, n_layers)
+        rows = BatchRows(segment, self.observed.kept, batch, n_layers)
         with torch.inference_mode():
             for block in self.decoder.run(batch, self.plan.batch_size):
                 with self.timings.measure("rows"):

@@ -14,9 +14,9 @@ from ..decoding.blocks import PredictionBlock, StateBlock
 from ..decoding.sequence import Sequence
 from ..models.stack import DECODER
 from ..observing.edges import NOTHING
-from ..observing.patterns import PatternWish
+from ..observing.kept import Kept, summary_sites
+from ..observing.patterns import KeptPattern
 from ..observing.summaries import STATE_STATISTICS
-from ..observing.wishes import Wishes, summary_sites
 
 FLUSH_BYTES = 64 * 2**20
 ATTENTION_COLUMNS = tuple(
@@ -40,7 +40,7 @@ class StackRows:
     """Collects the blocks of states and attention that one stack gives for a batch, and writes them."""
 
     segment: SegmentWriter
-    wishes: Wishes
+    kept: Kept
     batch: list[Sequence]
     stack: str
     n_layers: int
@@ -57,13 +57,13 @@ class StackRows:
 
     def _check_range(self, block: StateBlock) -> None:
         """NotStorable if a finite value of a vector became infinite in the stored format."""
-        for wish in self.wishes.vectors_of(self.stack):
-            largest = float(block.values.get(wish.lost, 0.0))
+        for item in self.kept.vectors_of(self.stack):
+            largest = float(block.values.get(item.lost, 0.0))
             if largest > 0:
                 raise NotStorable(
-                    f"{self.stack} layer {wish.layer}, {wish.site}: a state has a value of {largest:.6g}, which "
-                    f"{self.wishes.store_dtype} cannot hold; it would be stored as infinity. Nothing of this segment "
-                    f"is written. Start a new run with --store-dtype {WIDER[self.wishes.store_dtype]}."
+                    f"{self.stack} layer {item.layer}, {item.site}: a state has a value of {largest:.6g}, which "
+                    f"{self.kept.store_dtype} cannot hold; it would be stored as infinity. Nothing of this segment "
+                    f"is written. Start a new run with --store-dtype {WIDER[self.kept.store_dtype]}."
                 )
 
     def flush(self) -> None:
@@ -74,7 +74,7 @@ class StackRows:
         order = np.lexsort((positions, self.ids[rows]))
         rows, positions = rows[order], positions[order]
         key = {"sequence_id": self.ids[rows], "position": positions.astype(np.int32)}
-        if self.wishes.layers:
+        if self.kept.layers:
             self._write_layers(key, order)
         for kind in ("self", "cross"):
             if f"{kind}/entropy" in self.states[0].values:
@@ -89,7 +89,7 @@ class StackRows:
         return np.array([s.sequence_id for s in self.batch], dtype=np.int64)
 
     def _attention_layers(self, kind: str) -> tuple[int, ...]:
-        return self.wishes.attention.numbers(self.stack, kind, self.n_layers)
+        return self.kept.attention.numbers(self.stack, kind, self.n_layers)
 
     def _column(self, name: str, order: np.ndarray) -> np.ndarray:
         return np.concatenate([block.values[name] for block in self.states])[order]
@@ -189,16 +189,16 @@ class StackRows:
                 self.segment.append("attention_edges", columns)
 
     def _write_patterns(self) -> None:
-        for wish in self.wishes.patterns:
-            for kind in ("self", "cross") if wish.stack == self.stack else ():
+        for item in self.kept.patterns:
+            for kind in ("self", "cross") if item.stack == self.stack else ():
                 for block in self.states:
-                    if f"pattern/{kind}/{wish.layer}/{wish.head}" in block.values:
-                        self._write_pattern(wish, kind, block)
+                    if f"pattern/{kind}/{item.layer}/{item.head}" in block.values:
+                        self._write_pattern(item, kind, block)
 
-    def _write_pattern(self, wish: PatternWish, kind: str, block: StateBlock) -> None:
-        name = f"{kind}/{wish.layer}/{wish.head}"
+    def _write_pattern(self, item: KeptPattern, kind: str, block: StateBlock) -> None:
+        name = f"{kind}/{item.layer}/{item.head}"
         is_generated = block.positions >= np.array([s.n_prompt for s in self.batch])[block.rows]
-        chosen = np.flatnonzero((wish.scope is None) | (is_generated == (wish.scope == "generated")))
+        chosen = np.flatnonzero((item.scope is None) | (is_generated == (item.scope == "generated")))
         rows, positions = block.rows[chosen], block.positions[chosen]
         is_causal = kind == "self" and self.stack == DECODER
         ends = positions + 1 if is_causal else np.array([s.n_encoded for s in self.batch])[rows]
@@ -207,8 +207,8 @@ class StackRows:
         columns = {
             "sequence_id": self.ids[rows],
             "position": positions.astype(np.int32),
-            "layer": wish.layer,
-            "head": wish.head,
+            "layer": item.layer,
+            "head": item.head,
             "kind": kind,
             "stack": self.stack,
             "first_key": first_key,
@@ -218,24 +218,24 @@ class StackRows:
             self.segment.append("attention_patterns", columns)
 
     def _write_vectors(self) -> None:
-        for wish in self.wishes.vectors_of(self.stack):
-            blocks = [block for block in self.states if wish.name in block.values]
+        for item in self.kept.vectors_of(self.stack):
+            blocks = [block for block in self.states if item.name in block.values]
             if not blocks:
                 continue
-            rows, positions = joined(blocks, wish.scope)
-            vectors = np.concatenate([block.values[wish.name] for block in blocks])
+            rows, positions = joined(blocks, item.scope)
+            vectors = np.concatenate([block.values[item.name] for block in blocks])
             order = np.lexsort((positions, self.ids[rows]))
             self.segment.append_vectors(
                 "activations",
-                layer=wish.layer,
-                site=wish.site,
+                layer=item.layer,
+                site=item.site,
                 columns={
                     "sequence_id": self.ids[rows[order]],
                     "position": positions[order].astype(np.int32),
                     "stack": self.stack,
                 },
                 vectors=vectors[order],
-                dtype=self.wishes.store_dtype,
+                dtype=self.kept.store_dtype,
             )
 
 

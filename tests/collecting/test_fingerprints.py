@@ -15,9 +15,9 @@ from tracelake.collect.configuration.keep import Keep
 from tracelake.collect.models.fingerprints import tokenizer_digest
 from tracelake.collect.models.loading.load import load_model
 from tracelake.collect.observing.budget import Budget
+from tracelake.collect.observing.kept import Kept
 from tracelake.collect.observing.observation import ObservedModel
-from tracelake.collect.observing.vectors import vector_wishes
-from tracelake.collect.observing.wishes import Wishes
+from tracelake.collect.observing.vectors import kept_vectors
 from tracelake.collect.running.collector import Callbacks, Collection, resume_run
 from tracelake.lake import Lake
 from tracelake.lake.errors import ConfigError, StoppedError
@@ -66,9 +66,9 @@ def test_calls_change_nothing(folder: Path) -> None:
 
 def observe(loaded: object, ids: torch.Tensor) -> None:
     keep = Keep.parse(("tokens", "layers", "heads", "activations:resid_post"))
-    vectors = tuple(vector_wishes(keep, loaded.stacks, observe_prompt=True))  # type: ignore[attr-defined]
-    wishes = Wishes(True, True, True, vectors, "float32")
-    with ObservedModel(loaded, wishes, Budget(64, 64, 2**20)).attached(), torch.no_grad():  # type: ignore[arg-type]
+    vectors = tuple(kept_vectors(keep, loaded.stacks, observe_prompt=True))  # type: ignore[attr-defined]
+    kept = Kept(True, True, True, vectors, "float32")
+    with ObservedModel(loaded, kept, Budget(64, 64, 2**20)).attached(), torch.no_grad():  # type: ignore[arg-type]
         loaded.model(ids)  # type: ignore[attr-defined]
 
 

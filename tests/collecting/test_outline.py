@@ -28,7 +28,7 @@ def test_outline_plans_as_the_loaded_model_does(architecture: str, model_folder:
     assert shell.loaded.is_shell and not whole.loaded.is_shell
     assert shell.plan == whole.plan
     assert shell.estimate() == whole.estimate()
-    assert shell.wishes == whole.wishes
+    assert shell.kept == whole.kept
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tracelake.collect.configuration.config import CollectConfig
 from tracelake.collect.configuration.keep import Keep, split_items
 from tracelake.collect.inputs.prompts import HubDataset, open_source
-from tracelake.collect.observing.vectors import VectorWish, each_once
+from tracelake.collect.observing.vectors import KeptVectors, each_once
 from tracelake.collect.running.planning.plan import SEGMENT_BYTES, _segments, batches
 from tracelake.lake.errors import ConfigError, UsageError
 
@@ -57,7 +57,7 @@ def test_keep_items() -> None:
 
 def test_overlapping_scopes_keep_each_vector_once() -> None:
     def scopes(*names: str | None, generates: bool = True) -> list[str | None]:
-        return [w.scope for w in each_once([VectorWish("z", 0, name) for name in names], generates=generates)]
+        return [w.scope for w in each_once([KeptVectors("z", 0, name) for name in names], generates=generates)]
 
     assert scopes(None, "last") == [None]
     assert scopes("prompt", "generated") == [None]

@@ -12,13 +12,13 @@ from .sums import watch_sum
 
 
 class Tap:
-    """Hooks that keep the states of wanted (site, layer) pairs of the last forward pass, `[batch pos d]` each."""
+    """Hooks that keep the states of some (site, layer) pairs, those of the last forward pass, `[batch pos d]` each."""
 
-    def __init__(self, anatomy: Anatomy, wanted: set[tuple[str, int]]) -> None:
+    def __init__(self, anatomy: Anatomy, kept: set[tuple[str, int]]) -> None:
         self.anatomy = anatomy
-        self.wanted = wanted
+        self.kept = kept
         self.states: dict[tuple[str, int], Tensor] = {}
-        for site, layer in wanted:
+        for site, layer in kept:
             # A site that does not exist is an error before anything runs.
             anatomy.summands(site, layer) if site in SUMS else anatomy.place(site, layer)
 
@@ -27,7 +27,7 @@ class Tap:
         """The hooks are in place inside the block only."""
         handles: list[RemovableHandle] = []
         try:
-            for site, layer in sorted(self.wanted):
+            for site, layer in sorted(self.kept):
                 handles.extend(self._hooks(site, layer))
             yield self
         finally:

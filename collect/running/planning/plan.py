@@ -16,7 +16,7 @@ from ...models.model import LoadedModel
 from ...models.site_widths import site_width
 from ...models.stack import DECODER, Stack
 from ...observing.budget import Budget
-from ...observing.vectors import vector_wishes
+from ...observing.vectors import kept_vectors
 
 SEGMENT_BYTES = 256 * 2**20
 SEGMENT_BATCHES = 32
@@ -137,9 +137,9 @@ def token_bytes(
     if heads:
         sizes["attention_patterns"] = len(heads) * len(stack.kinds) * (PATTERN_ROW_BYTES + WEIGHT_BYTES * mean_keys)
     width = WIDTHS[stored_dtype(loaded, config)]
-    for wish in vector_wishes(keep, loaded.stacks, observe_prompt=config.observe_prompt):
-        if wish.scope != "last" and wish.stack == stack.name:
-            share = site_width(loaded, stack, wish.site) * width + 0.5
+    for item in kept_vectors(keep, loaded.stacks, observe_prompt=config.observe_prompt):
+        if item.scope != "last" and item.stack == stack.name:
+            share = site_width(loaded, stack, item.site) * width + 0.5
             sizes["activations"] = sizes.get("activations", 0.0) + share
     return sizes
 
@@ -269,8 +269,8 @@ def estimate(plan: Plan, config: CollectConfig, keep: Keep, loaded: LoadedModel)
         table_bytes["step_embeddings"] = rows * (MINILM_DIM * 4.0 + 1.0)
     n_files = dict.fromkeys(table_bytes, n_segments)
     if "activations" in n_files:
-        wishes = vector_wishes(keep, loaded.stacks, observe_prompt=config.observe_prompt)
-        n_files["activations"] = n_segments * len({(wish.site, wish.layer) for wish in wishes})
+        kept = kept_vectors(keep, loaded.stacks, observe_prompt=config.observe_prompt)
+        n_files["activations"] = n_segments * len({(item.site, item.layer) for item in kept})
     return Estimate(
         n_sequences=plan.n_sequences,
         n_tokens=n_tokens,

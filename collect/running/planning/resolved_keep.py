@@ -9,18 +9,18 @@ from ...configuration.keep import EVERY_SITE, Keep
 from ...models.model import LoadedModel
 from ...models.sites.site_names import ATTENTION_SITES
 from ...observing.attention_layers import ObservableAttention, observable_attention
-from ...observing.patterns import pattern_wishes
-from ...observing.vectors import check_attention_sites, each_once, vector_wishes, with_every_site
-from ...observing.wishes import Wishes
+from ...observing.kept import Kept
+from ...observing.patterns import kept_patterns
+from ...observing.vectors import check_attention_sites, each_once, kept_vectors, with_every_site
 from .plan import stored_dtype
 
 
 @dataclass(frozen=True)
 class ResolvedKeep:
-    """The items with `all` spelled out, the wishes that they are, and by table why it stays empty."""
+    """The items with `all` spelled out, the kept that they are, and by table why it stays empty."""
 
     keep: Keep
-    wishes: Wishes
+    kept: Kept
     unmeasured: dict[str, str]
 
 
@@ -39,10 +39,10 @@ def resolve_keep(keep: Keep, config: CollectConfig, loaded: LoadedModel, notice:
         notice(f"Attention is not observed{' everywhere' if attention else ''}: {attention.reason}.")
         unmeasured = {"head_summaries": attention.reason, "layer_summaries.attn_*": attention.reason}
     keep = with_every_site(keep, loaded, attention, notice)
-    asked = vector_wishes(keep, loaded.stacks, observe_prompt=config.observe_prompt)
+    asked = kept_vectors(keep, loaded.stacks, observe_prompt=config.observe_prompt)
     check_attention_sites(asked, loaded, attention)
     of_prompt = "prompt" in keep.edges and config.observe_prompt
-    wishes = Wishes(
+    kept = Kept(
         keep.tokens,
         keep.layers,
         keep.heads and bool(attention),
@@ -51,8 +51,8 @@ def resolve_keep(keep: Keep, config: CollectConfig, loaded: LoadedModel, notice:
         config.topk,
         edges=(config.edge_threshold, config.edge_cap) if of_prompt else None,
         query_edges=(config.edge_threshold, config.edge_cap_generated) if "generated" in keep.edges else None,
-        patterns=pattern_wishes(keep, loaded.stacks, attention),
+        patterns=kept_patterns(keep, loaded.stacks, attention),
         attention=attention,
         prompt=config.observe_prompt,
     )
-    return ResolvedKeep(keep, wishes, unmeasured)
+    return ResolvedKeep(keep, kept, unmeasured)

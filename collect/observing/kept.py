@@ -3,33 +3,33 @@
 from dataclasses import dataclass
 
 from .attention_layers import ObservableAttention
-from .patterns import PatternWish
-from .vectors import VectorWish
+from .patterns import KeptPattern
+from .vectors import KeptVectors
 
 
 @dataclass(frozen=True)
-class Wishes:
+class Kept:
     """What every forward pass is reduced to."""
 
     tokens: bool
     layers: bool
     heads: bool
-    vectors: tuple[VectorWish, ...]
+    vectors: tuple[KeptVectors, ...]
     store_dtype: str
     topk: int = 10
     edges: tuple[float, int] | None = None
     """Threshold and cap per head of the prompt's attention edges; None keeps none."""
     query_edges: tuple[float, int] | None = None
     """Threshold and cap per generated token and head; None keeps none."""
-    patterns: tuple[PatternWish, ...] = ()
+    patterns: tuple[KeptPattern, ...] = ()
     attention: ObservableAttention = ObservableAttention()
     """Where the model's attention can be observed."""
     prompt: bool = True
     """Whether the prompt's tokens are observed, or only its last one, which predicts the first generated token."""
 
-    def vectors_of(self, stack: str) -> list[VectorWish]:
+    def vectors_of(self, stack: str) -> list[KeptVectors]:
         """The vectors that one stack gives."""
-        return [wish for wish in self.vectors if wish.stack == stack]
+        return [item for item in self.vectors if item.stack == stack]
 
     @property
     def summarises_attention(self) -> bool:
