@@ -22,6 +22,8 @@ _LEANING_UP_TO = 40
 """Categories whose leaning words still have room."""
 _LEGEND_WORDS = 34
 """Characters of a category beyond which the legend stands under the chart, where nothing cuts it."""
+_LEGEND_ENTRIES = 16
+"""Most categories a legend lists, as many as stand beside a chart; the last entry says how many there are."""
 
 
 class Plot:
@@ -252,7 +254,7 @@ class Plot:
         return alt.Color(**given)
 
     def _legend(self, encoding: Encoding) -> dict[str, Any]:
-        legend: dict[str, Any] = {}
+        legend: dict[str, Any] = {"symbolLimit": _LEGEND_ENTRIES} if self._discrete(encoding) else {}
         if self.mark == "line" and self._discrete(encoding):
             legend |= {"symbolType": "stroke", "symbolSize": 500}
         if self._discrete(encoding) and self._longest_word(encoding) > _LEGEND_WORDS:

@@ -3,7 +3,7 @@
 -- title: Change of {measure} without each layer
 -- mark: line
 -- x: layer:Q  ablated layer
--- y: change:Q  change of {measure}
+-- y: change:Q  change of {measure} (loss: nats per token)
 -- color: site:N
 -- facet: action:N
 -- band: ci_low, ci_high  95 % interval over problems
