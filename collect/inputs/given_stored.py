@@ -7,8 +7,6 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-import polars as pl
-
 from ...lake import Lake
 from ...lake.errors import ConfigError, NotFoundError, UsageError, did_you_mean
 from ..configuration.given_form import FORM
@@ -109,6 +107,8 @@ class WrittenSolutions(_ByPrompt):
 
     @cached_property
     def completions(self) -> dict[str, list[Beginning]]:
+        import polars as pl
+
         rows = (
             self.lake.scan("oracle_solutions", run=self.run_id)
             .filter(pl.col("solution").is_not_null() & pl.col("correct").fill_null(True))
@@ -138,6 +138,8 @@ class StoredBeginnings(_ByPrompt):
 
     @cached_property
     def completions(self) -> dict[str, list[Beginning]]:
+        import polars as pl
+
         sequences = self.lake.scan("sequences", run=self.run_id).select("sequence_id", "prompt_id").collect()
         prompt_of = dict(sequences.iter_rows())
         tokens = (
