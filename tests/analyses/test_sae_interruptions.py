@@ -119,12 +119,12 @@ def through(
     return n_cut
 
 
-@pytest.mark.parametrize("every", [43, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("every", [97, pytest.param(1, marks=pytest.mark.slow)])
 def test_killed_at_every_operation_of_the_disk(sound: tuple[Path, Trained], tmp_path: Path, every: int) -> None:
     assert through(sound, tmp_path, every, MortalDisk, Killed) >= 2
 
 
-@pytest.mark.parametrize("every", [47, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("every", [101, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_disk_that_is_full_from_any_operation_on(sound: tuple[Path, Trained], tmp_path: Path, every: int) -> None:
     def full(root: Path, at: int) -> FailingDisk:
         return FailingDisk(root, at, stays=True)
