@@ -57,23 +57,37 @@ def ablation(
     report(result.problems.computed, words, notices, result.as_dict(), as_json)
 
 
-def neuron_pca(
-    run: AnyRun = "latest",
-    neurons: Neurons = "64",
-    top_k: TopK = 100,
-    scores: Scores = None,
-    direction: Direction = None,
-    model: Model = None,
-    device: Device = "cpu",
-    as_json: AsJson = False,
-    lake: LakePath = HERE,
-) -> None:
-    """The first principal component of chosen neurons' second-order effects, fitted on the train split."""
-    found = open_lake(lake).neuron_pca(
-        run, neurons=neurons, top_k=top_k, scores=scores, direction=direction, model=model, device=device,
-        on_progress=progress("sequences"),
-    )  # fmt: skip
-    _tell("neuron-pca", found, as_json)
+def _verb(name: str, about: str) -> Callable[..., None]:
+    def verb(
+        run: AnyRun = "latest",
+        neurons: Neurons = "64",
+        top_k: TopK = 100,
+        scores: Scores = None,
+        direction: Direction = None,
+        model: Model = None,
+        device: Device = "cpu",
+        as_json: AsJson = False,
+        lake: LakePath = HERE,
+    ) -> None:
+        opened = open_lake(lake)
+        ask = {"neuron_pca": opened.neuron_pca, "neuron_ablation": opened.neuron_ablation}[name]
+        found = ask(
+            run, neurons=neurons, top_k=top_k, scores=scores, direction=direction, model=model, device=device,
+            on_progress=progress("sequences"),
+        )  # fmt: skip
+        _tell(name.replace("_", "-"), found, as_json)
+
+    verb.__name__, verb.__doc__ = name, about
+    return verb
+
+
+neuron_pca = _verb(
+    "neuron_pca", "The first principal component of chosen neurons' second-order effects, fitted on the train split."
+)
+neuron_ablation = _verb(
+    "neuron_ablation",
+    "What it costs to take chosen neurons away, in the final states and in the model, and whether it was predicted.",
+)
 
 
 def neuron_words(
@@ -97,25 +111,6 @@ def neuron_words(
         model=model, device=device, on_progress=progress("sequences"),
     )  # fmt: skip
     _tell("neuron-words", found, as_json)
-
-
-def neuron_ablation(
-    run: AnyRun = "latest",
-    neurons: Neurons = "64",
-    top_k: TopK = 100,
-    scores: Scores = None,
-    direction: Direction = None,
-    model: Model = None,
-    device: Device = "cpu",
-    as_json: AsJson = False,
-    lake: LakePath = HERE,
-) -> None:
-    """What it costs to take chosen neurons away, in the final states and in the model, and whether it was predicted."""
-    found = open_lake(lake).neuron_ablation(
-        run, neurons=neurons, top_k=top_k, scores=scores, direction=direction, model=model, device=device,
-        on_progress=progress("sequences"),
-    )  # fmt: skip
-    _tell("neuron-ablation", found, as_json)
 
 
 def direction_tokens(

@@ -24,6 +24,8 @@ SPARSE = ("topk", "batchtopk", "matryoshka")
 AUX_SHARE = 1 / 32
 BANDWIDTH = 0.05
 """Width of the rectangle through which JumpReLU's thresholds get their gradients, in scaled units."""
+FITTED_ROWS = 4_096
+"""Rows of the data that the first length of the encoder is fitted on."""
 FIRST_THRESHOLD = 0.1
 """Threshold that JumpReLU starts with, and the fixed one of threshold-relu."""
 
@@ -84,7 +86,8 @@ def first_parameters(
     """Unit decoder rows, the encoder their transpose, b_dec the centre of the data.
 
     A decoder row is a random direction, plus one of `directions` (of centred data rows) where these are given: a
-    random direction alone may be one in which the data does not vary, and is then never among the largest.
+    random direction alone may be one in which the data does not vary, and is then never among the largest. Such rows
+    lie close together: where many features are active at first, the encoder is shortened by `_fitting_length`.
     """
     decoder = torch.randn(shape.d_sae, shape.d_out, generator=generator, dtype=torch.float64)
     decoder /= decoder.norm(dim=1, keepdim=True)
@@ -93,6 +96,8 @@ def first_parameters(
         decoder += directions.cpu().double()[drawn]
         decoder /= decoder.norm(dim=1, keepdim=True).clamp_min(1e-8)
     encoder = decoder.T.clone()
+    if directions is not None and shape.centred and shape.arch not in SPARSE:
+        encoder *= _fitting_length(decoder, directions[:FITTED_ROWS].cpu().double())
     if shape.d_in != shape.d_out:
         encoder = torch.randn(shape.d_in, shape.d_sae, generator=generator, dtype=torch.float64) / math.sqrt(shape.d_in)
     zeros = torch.zeros(shape.d_sae)
@@ -106,6 +111,14 @@ def first_parameters(
     if shape.skip:
         parameters["W_skip"] = torch.zeros(shape.d_out, shape.d_in)
     return {name: value.to(dtype).contiguous() for name, value in parameters.items()}
+
+
+def _fitting_length(
+    decoder: Float[Tensor, "d_sae d_out"], directions: Float[Tensor, "rows d_out"]
+) -> Float[Tensor, ""]:
+    """The length of encoder columns whose first reconstruction (all positive features) fits best in squares."""
+    reconstruction = (directions @ decoder.T).relu() @ decoder
+    return (reconstruction * directions).sum() / reconstruction.square().sum().clamp_min(1e-12)
 
 
 def losses(

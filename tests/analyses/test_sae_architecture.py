@@ -1,5 +1,6 @@
 """Every architecture's loss and gradients against plain autograd on dense tensors, written out in float64."""
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -178,3 +179,24 @@ def test_steps_keep_decoder_rows_at_unit_length(name: str) -> None:
         architecture.after_step(shape, parameters, step)
     assert torch.allclose(parameters["W_dec"].norm(dim=1), torch.ones(F, dtype=torch.float64))
     assert "threshold" not in parameters or bool((parameters["threshold"] >= 0).all())
+
+
+@pytest.mark.parametrize("arch", ["relu", "gated", "jumprelu", "topk", "batchtopk"])
+def test_first_encoder_fits_where_many_features_are_active(arch: str) -> None:
+    """Decoder rows that lie close together: without the fitted length the first reconstruction is far too long."""
+    generator = torch.Generator().manual_seed(1)
+    common = torch.randn(D, generator=generator, dtype=torch.float64)
+    rows = torch.randn(200, D, generator=generator, dtype=torch.float64) + 2 * common
+    rows -= rows.mean(0) - 0.5 * common
+    directions = rows / rows.norm(dim=1, keepdim=True)
+    shape = Dictionary(arch, D, D, 64 * D, k=K if arch in architecture.SPARSE else None, sparsity=0.1)
+    parameters = architecture.first_parameters(shape, torch.zeros(D), generator, torch.float64, directions)
+    decoder, encoder = parameters["W_dec"].numpy(), parameters["W_enc"].numpy()
+    np.testing.assert_allclose(np.linalg.norm(decoder, axis=1), 1, atol=1e-12)
+    length = np.linalg.norm(encoder, axis=0)
+    np.testing.assert_allclose(encoder / length, decoder.T, atol=1e-12)
+    x = directions.numpy()
+    plain = np.maximum(x @ decoder.T, 0) @ decoder
+    best = 1.0 if arch in architecture.SPARSE else np.linalg.lstsq(plain.reshape(-1, 1), x.ravel(), rcond=None)[0][0]
+    np.testing.assert_allclose(length, best, rtol=1e-9)
+    assert ((best * plain - x) ** 2).sum() < (x**2).sum() < ((plain - x) ** 2).sum() or arch in architecture.SPARSE
