@@ -31,9 +31,14 @@ def file(tmp_path: Path, text: str = CONFIG) -> Path:
 @pytest.mark.slow
 def test_all_steps_run_and_are_looked_up_when_called_again(tmp_path: Path) -> None:
     lake = tracelake.OpenLake.create(tmp_path / "lake")
-    path = file(tmp_path)
+    page = tmp_path / "report.html"
+    path = file(tmp_path, f"{CONFIG}report: {page}\n")
+    begun = lake.experiment("correctness", path, steps="1,5")
+    assert [step.computed for step in begun.steps] == [True, True]
     done = lake.experiment("correctness", path)
-    assert [step.status for step in done.steps] == ["complete"] * 6 + ["skipped"]
+    assert [step.status for step in done.steps] == ["complete"] * 7
+    assert [step.computed for step in done.steps if step.step in (1, 5)] == [False, False]
+    assert "tracelake report" in page.read_text() and "after Holm" in page.read_text()
     assert {name for step in done.steps for name in step.analyses} == {
         "directions", "ablation", "layer-ablations", "neurons", "second-order", "neuron-effects", "neuron-pca",
         "neuron-words", "neuron-ablation",
@@ -48,6 +53,8 @@ def test_all_steps_run_and_are_looked_up_when_called_again(tmp_path: Path) -> No
     assert [step.step for step in some.steps] == [2, 4]
     planned = lake.experiment("correctness", path, dry_run=True)
     assert {cost.part for cost in planned.costs if cost.stored} == {"train:96", "test:96"}
+    without = lake.experiment("correctness", file(tmp_path))
+    assert [step.status for step in without.steps] == ["complete"] * 6 + ["skipped"]
 
 
 def test_a_dry_run_says_tokens_bytes_and_minutes_and_writes_nothing(tmp_path: Path) -> None:
