@@ -233,8 +233,8 @@ def _ranking(row: Row) -> str:
 def _size(row: Row) -> str:
     rare = f", significant in {row['share_significant']:.1%} of them" if row["share_significant"] is not None else ""
     return (
-        f"mean {_number(row['mean'])}, mean size {_number(row['mean_abs'])} (place {row['place']:,} in the layer), standard "
-        f"deviation {_number(row['sd'])} over {row['n_sequences']:,} sequences{rare}"
+        f"mean {_number(row['mean'])}, mean size {_number(row['mean_abs'])} (place {row['place']:,} in the layer), "
+        f"standard deviation {_number(row['sd'])} over {row['n_sequences']:,} sequences{rare}"
     )
 
 

@@ -20,7 +20,12 @@ def readout_rows(rng: np.random.Generator, sequences: list[dict]) -> dict[str, l
     """One analysis of each name over the first four sequences."""
     rows: dict[str, list[dict]] = {"analyses": []}
     for number, name in enumerate(NAMES):
-        about = {"run_id": RUN, "analysis_id": f"{name}-1", "name": name, "parameters": json.dumps(PARAMETERS.get(name, {}))}
+        about = {
+            "run_id": RUN,
+            "analysis_id": f"{name}-1",
+            "name": name,
+            "parameters": json.dumps(PARAMETERS.get(name, {})),
+        }
         rows["analyses"].append(
             about
             | {"snapshot": "0" * 16, "n_sequences": 4, "created_at": datetime(2026, 11, 20, 14, number, tzinfo=UTC)}

@@ -198,7 +198,7 @@ def _costs(
 def _distances(
     alive: _Alive, offered: LayerFeatures, layer: int, dictionaries: Dictionaries, gap: int, weight: float
 ) -> Float[np.ndarray, "unit track feature"]:
-    """`weight` x (1 - cosine) of the decoder rows of each track's last feature, of any layer, and of each offered one."""
+    """`weight` x (1 - cosine) of decoder rows: of each track's last feature, of any layer, and of each offered one."""
     if not gap:
         return dictionaries.distances(layer - 1, alive.feature, layer, offered.feature, weight)
     distance = np.zeros((*alive.track.shape, offered.feature.shape[1]))

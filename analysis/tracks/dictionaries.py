@@ -32,7 +32,7 @@ class Dictionaries:
         self, layer: int, feature: Int[np.ndarray, "unit slot"], to: int, next_feature: Int[np.ndarray, "unit next"],
         weight: float,
     ) -> Float[np.ndarray, "unit slot next"]:  # fmt: skip
-        """`weight` x (1 - cosine) of features of `layer` and features of layer `to`; any number where a slot is empty."""
+        """`weight` x (1 - cosine) of features of `layer` and of layer `to`; any number where a slot is empty."""
         rows, next_rows = self.rows[layer], self.rows[to]
         if len(rows) * len(next_rows) > TABLE_CELLS:
             return _distance(rows[feature] @ next_rows[next_feature].swapaxes(1, 2), weight)

@@ -1,4 +1,4 @@
-"""What a track is once all layers are done: when it was born, when it died, how active it was; arrays and polars frames."""
+"""What a track is once all layers are done: when it was born, when it died, how active it was; arrays and frames."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""One neuron of the run's model: its card, its words and heads, and the problems where it does most, with their text."""
+"""One neuron of the run's model: its card, its words and heads, and the problems where it does most."""
 
 import streamlit as st
 

@@ -31,7 +31,9 @@ def test_a_card_says_what_the_tables_hold(connection, ground: NeuronGround) -> N
     assert not card.missing() and dict(ground.about())["scaling"] == "plain"
     facts = dict(card.facts())
     rank = tables()["neuron_ranks"].filter(layer=0, neuron=1).row(0, named=True)
-    assert facts["ranking"].startswith(f"place {rank['rank'] + 1} of {NEURONS} in the layer (score {rank['score']:.3g})")
+    assert facts["ranking"].startswith(
+        f"place {rank['rank'] + 1} of {NEURONS} in the layer (score {rank['score']:.3g})"
+    )
     effects = tables()["neuron_effects"].filter(layer=0)
     mine = effects.filter(neuron=1).row(0, named=True)
     place = 1 + (effects["mean_abs"] > mine["mean_abs"]).sum()

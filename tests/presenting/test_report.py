@@ -136,7 +136,10 @@ def test_neurons_stand_on_the_page_with_the_problems_where_they_act_most(lake: O
         assert mine == effects.filter(layer=layer)["neuron"].head(3).to_list()
     assert "mean-difference-final_norm-5-1" in text and "after Holm" in text
     empty = written(lake_without(tmp_path / "l", "neuron_effects", "neuron_ranks"), tmp_path)
-    assert f"lake experiment second-order {RUN} --direction ID fills this section" in empty and "<summary>layer" not in empty
+    assert (
+        f"lake experiment second-order {RUN} --direction ID fills this section" in empty
+        and "<summary>layer" not in empty
+    )
     ranked = written(lake_without(tmp_path / "ranked", "neuron_effects", "analyses"), tmp_path)
     assert "lake experiment neurons" in ranked
 
