@@ -1,5 +1,6 @@
 """`lake experiment correctness`: its steps over tinymath, looked up when called again, and what is refused."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -62,7 +63,11 @@ def test_a_dry_run_says_tokens_bytes_and_minutes_and_writes_nothing(tmp_path: Pa
     where = ["--config", str(file(tmp_path, text)), "--dry-run", "--lake", str(tmp_path / "lake")]
     ran = CliRunner().invoke(app, ["experiment", "correctness", *where])
     assert ran.exit_code == 0, ran.output
-    assert "test:4: about" in ran.stdout and "ablation: about" in ran.stdout and "minutes" in ran.stdout
+    for part in ("train:4", "test:4", "ablation", "ranking", "second-order", "neurons"):
+        assert re.search(rf"^{part}: about \d+\.\d minutes$", ran.stdout, re.MULTILINE), part
+    rows = {line.split()[0]: line for line in ran.stdout.splitlines() if line.startswith(("second-order ", "ranking "))}
+    # Two effects of 4 bytes for each of 6 x 512 neurons and 60 problems; a row of 60 bytes for each of those neurons.
+    assert "1.5 MB" in rows["second-order"] and "184" in rows["ranking"], rows
     assert not (tmp_path / "lake").exists()
 
 
