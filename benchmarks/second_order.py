@@ -4,21 +4,29 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from gpt2_size import D_VOCAB, prompt_ids, save_model
-from measurement import Quiet, Result, arguments, interleave, ratio_range, timed
+from measurement import Quiet, Result, Sample, arguments, interleave, ratio_range, timed
 from report import finish
+from second_order_memory import LENGTH as SHORT
+from second_order_memory import peak_mb
+from threadpoolctl import threadpool_limits
 
 from tracelake.collect.decoding.reading import Reading
 from tracelake.collect.decoding.sequence import Sequence
 from tracelake.collect.models.loading.load import load_model
+from tracelake.collect.neurons.outputs import NEURONS_AT_ONCE, HeadOutputs
+from tracelake.collect.neurons.vectors import effect_vectors
 from tracelake.collect.rereading.frozen_pass import FrozenPass, read_frozen
 from tracelake.collect.rereading.head_paths import HeadPaths
+from tracelake.collect.rereading.head_sums import HeadSums
 from tracelake.collect.rereading.neurons import NeuronSums
 from tracelake.collect.rereading.scorer import Scorer, SecondOrderOptions
 from tracelake.collect.stored_sequences import StoredBatch, computing
 
 BATCH, LENGTH, FEW = 8, 64, 16
+FEW_PROMPTS, MANY_PROMPTS = 64, 4_096
 
 
 def tensor_form(model: Any, frozen: FrozenPass, neurons: torch.Tensor, layer: int, chosen: slice) -> torch.Tensor:
@@ -64,12 +72,23 @@ class Bench:
         list(self.plain.scores(self.observed()))
 
     def heads(self) -> None:
-        list(self.by_head.scores(self.observed()))
+        sums = HeadSums(self.by_head.onto)
+        for scores in self.by_head.scores(self.observed()):
+            if scores.heads is not None:
+                sums.add(scores.layer, scores.heads)
 
     def one_layer(self) -> None:
         frozen = self.observed()
         factor = torch.ones(BATCH, 1, dtype=torch.float64)
         self.plain.layer_scores(frozen, self.layer, frozen.mlp_post[self.layer], factor)
+
+    def vectors(self) -> None:
+        """The effect vectors of all neurons of one layer, what the heads make of a state computed for them."""
+        frozen, outputs = self.observed(), HeadOutputs(self.paths)
+        q = torch.bmm(frozen.paths(self.layer), frozen.mlp_post[self.layer]).transpose(1, 2).double().numpy()
+        for start in range(0, q.shape[1], NEURONS_AT_ONCE):
+            some = list(range(start, min(start + NEURONS_AT_ONCE, q.shape[1])))
+            effect_vectors(q[:, some], outputs.of(self.layer, some).double().numpy()).astype(np.float32)
 
     def tensor(self, layer: int) -> None:
         """Sixteen neurons of one layer."""
@@ -95,39 +114,56 @@ class Bench:
 def measure(result: Result, bench: Bench, options: Any) -> None:
     """Time all forms in turns."""
     cases = {
-        "bare pass": timed(bench.bare),
-        "observed pass": timed(bench.observed),
-        "all neurons": timed(bench.scores),
-        "all neurons, by head": timed(bench.heads),
-        f"layer {bench.layer} alone": timed(bench.one_layer),
-        f"tensor form, {FEW} neurons of every layer": timed(bench.tensors),
-        f"tensor form, {FEW} neurons of layer {bench.layer}": timed(bench.tensor_layer),
-        "ranking pass": timed(bench.ranking),
+        "bare pass": bench.bare,
+        "observed pass": bench.observed,
+        "all neurons": bench.scores,
+        "all neurons, by head": bench.heads,
+        f"layer {bench.layer} alone": bench.one_layer,
+        f"all vectors of layer {bench.layer}": bench.vectors,
+        f"tensor form, {FEW} neurons of every layer": bench.tensors,
+        f"tensor form, {FEW} neurons of layer {bench.layer}": bench.tensor_layer,
+        "ranking pass": bench.ranking,
     }
-    samples = interleave(cases, options.repeats or (1 if options.quick else 3), quiet=Quiet(options.patience))
+    repeats, quiet = options.repeats or (1 if options.quick else 3), Quiet(options.patience)
+    samples = interleave({name: timed(case) for name, case in cases.items()}, repeats, quiet=quiet)
     table = result.table(f"Batch of {BATCH} x {LENGTH} tokens", "case", "seconds", "rounds")
     for name, sample in samples.items():
         table.add(name, round(sample.median, 3), sample.spread)
-    bare, observed, scores, heads, one, tensors, tensor, ranking = (samples[name] for name in cases)
+    promise(result, bench, list(samples.values()))
+
+
+def promise(result: Result, bench: Bench, samples: list[Sample]) -> None:
+    """The goals of times."""
+    bare, observed, scores, heads, one, vectors, tensors, tensor, ranking = samples
     n_neurons = bench.plain.direct[0].numel()
-    share = n_neurons / FEW
-    everything = observed.median + (tensors.median - observed.median) * share
-    single = observed.median + (tensor.median - observed.median) * share
+    everything, single = (
+        observed.median + (few.median - observed.median) * n_neurons / FEW for few in (tensors, tensor)
+    )
     n_all = n_neurons * bench.loaded.n_layers
     result.promise(f"All {n_all:,} neurons, pass included, over the tensor form", 500, everything / scores.median)
     result.promise("One layer, both with the pass", 50, single / one.median)
-    extra = (scores.median - observed.median) / observed.median
-    result.promise("Scores over the observed pass alone", 0.25, extra, unit="of its time", at_most=True)
-    extra = (heads.median - observed.median) / observed.median
-    result.promise("The same by head", 0.3, extra, unit="of its time", at_most=True)
-    result.promise(
-        "Ranking all neurons over the bare pass", 1.2, ranking.median / bare.median, unit="x its time", at_most=True
-    )
+    result.promise(f"All {n_neurons:,} vectors of a layer, both with the pass", 20, single / vectors.median)
+    for what, goal, sample in (("Scores over the observed pass", 0.25, scores), ("The same by head", 0.3, heads)):
+        extra = (sample.median - observed.median) / observed.median
+        result.promise(what, goal, extra, unit="of its time", at_most=True)
+    ratio = ranking.median / bare.median
+    result.promise("Ranking all neurons over the bare pass", 1.2, ratio, unit="x its time", at_most=True)
     result.notes.append(
         f"The tensor form is timed on {FEW} neurons a layer and scaled to {n_neurons:,}: whole, its tensors have "
-        f"{BATCH * LENGTH * n_neurons * bench.loaded.d_model * 4 / 1e9:.1f} GB each. Bare over observed, by round: "
-        f"{ratio_range(observed, bare)}."
+        f"{BATCH * LENGTH * n_neurons * bench.loaded.d_model * 4 / 1e9:.1f} GB each. The vectors' time holds what the "
+        "heads make of a state, which is computed once for all batches. Observed over bare, by round: "
+        f"{ratio_range(bare, observed)}."
     )
+
+
+def memory(result: Result, folder: Path, options: Any) -> None:
+    """The goal of memory."""
+    sizes = (FEW_PROMPTS, 2 * FEW_PROMPTS) if options.quick else (FEW_PROMPTS, MANY_PROMPTS)
+    peaks = [peak_mb(folder, n, quick=options.quick) for n in sizes]
+    table = result.table(f"Whole command over prompts of {SHORT} tokens", "prompts", "peak RSS MB")
+    for n, peak in zip(sizes, peaks, strict=True):
+        table.add(n, round(peak, 1))
+    result.promise(f"Peak memory of {sizes[1]:,} over {sizes[0]:,} prompts", 1.1, peaks[1] / peaks[0], at_most=True)
 
 
 def main() -> None:
@@ -137,7 +173,9 @@ def main() -> None:
     settings = {"model": "GPT-2 size, random weights", "threads": 1, "batch": BATCH, "tokens": LENGTH}
     result = Result("second_order", "Second-order effects of neurons", settings)
     with tempfile.TemporaryDirectory(dir=options.scratch) as folder:
-        measure(result, Bench(Path(folder), options.quick), options)
+        with threadpool_limits(1):
+            measure(result, Bench(Path(folder), options.quick), options)
+        memory(result, Path(folder) / "memory", options)
     finish(result, options)
 
 

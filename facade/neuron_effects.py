@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
 PATHS = "second_order_paths"
 FEWEST = 3
-NEURONS_AT_ONCE = 16
-"""Neurons whose outputs through all heads are computed together: the larger they are, the more memory."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,9 +92,10 @@ class Effects:
 
     def layers(self) -> Iterator[LayerEffects]:
         """Layer by layer; the last one, which nothing follows, has no effects."""
-        from ..collect.neurons.outputs import path_vectors
+        from ..collect.neurons.outputs import NEURONS_AT_ONCE, HeadOutputs
 
         head_paths, train = self.head_paths(), self.split.train
+        head_outputs = HeadOutputs(head_paths)
         for layer, neurons in self.paths.chosen.items():
             if layer + 1 >= head_paths.loaded.n_layers:
                 self.notices.append(f"Layer {layer} is the last: its neurons have no second-order effect.")
@@ -104,7 +103,7 @@ class Effects:
             q = self._matrix(layer, neurons)
             scaled = q * self.factor[:, None, None]
             parts = [
-                path_vectors(head_paths, layer, list(neurons[start : start + NEURONS_AT_ONCE])).cpu().numpy()
+                head_outputs.of(layer, list(neurons[start : start + NEURONS_AT_ONCE])).double().cpu().numpy()
                 for start in range(0, len(neurons), NEURONS_AT_ONCE)
             ]
             outputs = np.concatenate(parts)

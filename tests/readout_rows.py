@@ -7,16 +7,25 @@ import numpy as np
 
 RUN, LAYERS, HEADS, NEURONS = "sampled-01", 6, 4, 12
 NAMES = (
-    "lens", "attribution", "second-order", "neuron-effects", "neurons", "layer-ablations", "neuron-words",
-    "neuron-ablation",
+    "lens", "attribution", "second-order", "neuron-effects", "neurons", "layer-ablations", "neuron-paths", "neuron-pca",
+    "neuron-words", "neuron-ablation",
 )  # fmt: skip
+PARAMETERS = {
+    "second-order": {"direction": "mean-difference-final_norm-5-1", "at": "prompt", "scaling": "plain"},
+    "neuron-paths": {"scores": "second-order-1"},
+}
 
 
 def readout_rows(rng: np.random.Generator, sequences: list[dict]) -> dict[str, list[dict]]:
     """One analysis of each name over the first four sequences."""
     rows: dict[str, list[dict]] = {"analyses": []}
     for number, name in enumerate(NAMES):
-        about = {"run_id": RUN, "analysis_id": f"{name}-1", "name": name, "parameters": json.dumps({})}
+        about = {
+            "run_id": RUN,
+            "analysis_id": f"{name}-1",
+            "name": name,
+            "parameters": json.dumps(PARAMETERS.get(name, {})),
+        }
         rows["analyses"].append(
             about
             | {"snapshot": "0" * 16, "n_sequences": 4, "created_at": datetime(2026, 11, 20, 14, number, tzinfo=UTC)}

@@ -1,6 +1,6 @@
 """Second-order effects neuron by neuron: size, spread, and how they differ between right and wrong answers."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
@@ -21,6 +21,8 @@ from .stored import whole_analysis
 N_DRAWS, LEAST_OF_A_CLASS = 2000, 10
 FAR = 2.0
 """Root mean squares of a layer beyond which one effect counts as significant."""
+BLOCK = 256
+"""Neurons that are looked at together."""
 SCORES, NAME, COMMAND = "second_order_scores", "second-order", "lake experiment second-order"
 
 
@@ -81,36 +83,69 @@ def _layers(snapshot: Snapshot, scores_id: str) -> list[int]:
 
 
 def _layer(snapshot: Snapshot, scores_id: str, layer: int, labels: pl.DataFrame) -> dict[str, np.ndarray]:
-    ids, second = _matrix(snapshot, scores_id, layer, "second_order")
-    _, direct = _matrix(snapshot, scores_id, layer, "direct")
+    """One matrix of a layer is alive, and float64 copies of some neurons at a time: memory hardly grows with a run."""
+    ids, second = _matrix(snapshot, scores_id, layer)
     about = pl.DataFrame({"sequence_id": ids}).join(labels, on="sequence_id", how="left", maintain_order="left")
+    prompts = about["prompt_id"].fill_null("").to_numpy()
+    correct = about["correct"].cast(pl.Int8).fill_null(-1).to_numpy()
     n, n_neurons = second.shape
-    mean = second.mean(0, dtype=np.float64)
-    centred = second - mean
-    rms = float(np.sqrt(np.square(centred, dtype=np.float64).mean()))
-    far = (np.abs(centred) > FAR * rms).mean(0) if rms > 0 else np.zeros(n_neurons)
-    found = {
+    blocks = [slice(start, start + BLOCK) for start in range(0, n_neurons, BLOCK)]
+    squares = sum(float(np.square(_centred(second[:, some])).sum()) for some in blocks)
+    rms = float(np.sqrt(squares / max(1, second.size)))
+    parts = [_block(second[:, some], rms, prompts, correct) for some in blocks]
+    found = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return found | {
         "layer": np.full(n_neurons, layer, np.int32),
         "neuron": np.arange(n_neurons, dtype=np.int32),
         "n_sequences": np.full(n_neurons, n, np.int64),
-        "mean": mean,
-        "sd": second.std(0, dtype=np.float64, ddof=1) if n > 1 else np.full(n_neurons, np.nan),
-        "mean_abs": np.abs(second).mean(0, dtype=np.float64),
-        "share_significant": far,
-        "direct_effect": direct.mean(0, dtype=np.float64),
+        "direct_effect": _direct_means(snapshot, scores_id, layer),
     }
-    prompts = about["prompt_id"].fill_null("").to_numpy()
-    correct = about["correct"].cast(pl.Int8).fill_null(-1).to_numpy()
-    return found | compare_classes(second, prompts, correct == 1, correct == 0)
 
 
-def _matrix(snapshot: Snapshot, scores_id: str, layer: int, effect: str) -> tuple[np.ndarray, np.ndarray]:
-    """Sequence ids, sorted, and their effects `[sequence neuron]`."""
+def _centred(effects: Float[np.ndarray, "sequence neuron"]) -> Float[np.ndarray, "sequence neuron"]:
+    return effects - effects.mean(0, dtype=np.float64)
+
+
+def _block(
+    effects: Float[np.ndarray, "sequence neuron"], rms: float, prompts: np.ndarray, correct: np.ndarray
+) -> dict[str, np.ndarray]:
+    n, n_neurons = effects.shape
+    centred = _centred(effects)
+    far = (np.abs(centred) > FAR * rms).mean(0) if rms > 0 else np.zeros(n_neurons)
+    found = {
+        "mean": effects.mean(0, dtype=np.float64),
+        "sd": np.sqrt(np.square(centred).sum(0) / (n - 1)) if n > 1 else np.full(n_neurons, np.nan),
+        "mean_abs": np.abs(effects).mean(0, dtype=np.float64),
+        "share_significant": far,
+    }
+    return found | compare_classes(effects, prompts, correct == 1, correct == 0)
+
+
+def _pieces(snapshot: Snapshot, scores_id: str, layer: int, effect: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     only: Mapping[str, int | str] = {"analysis_id": scores_id, "layer": layer, "effect": effect}
-    pieces = list(read_commits(snapshot, TABLES[SCORES], only))
-    ids = np.concatenate([rows["sequence_id"].to_numpy() for rows, _ in pieces])
-    order = np.argsort(ids, kind="stable")
-    return ids[order], np.concatenate([vectors for _, vectors in pieces])[order]
+    for rows, vectors in read_commits(snapshot, TABLES[SCORES], only):
+        yield rows["sequence_id"].to_numpy(), vectors
+
+
+def _matrix(snapshot: Snapshot, scores_id: str, layer: int) -> tuple[np.ndarray, np.ndarray]:
+    """Sequence ids, sorted, and their second-order effects `[sequence neuron]`, read into place piece by piece."""
+    rows = scan_files(TABLES[SCORES], snapshot).filter(
+        (pl.col("analysis_id") == scores_id) & (pl.col("layer") == layer) & (pl.col("effect") == "second_order")
+    )
+    ids = rows.select("sequence_id").collect()["sequence_id"].sort().to_numpy()
+    matrix: np.ndarray | None = None
+    for some, vectors in _pieces(snapshot, scores_id, layer, "second_order"):
+        matrix = np.empty((len(ids), vectors.shape[1]), vectors.dtype) if matrix is None else matrix
+        matrix[np.searchsorted(ids, some)] = vectors
+    assert matrix is not None
+    return ids, matrix
+
+
+def _direct_means(snapshot: Snapshot, scores_id: str, layer: int) -> Float[np.ndarray, " neuron"]:
+    pieces = [
+        (len(vectors), vectors.sum(0, dtype=np.float64)) for _, vectors in _pieces(snapshot, scores_id, layer, "direct")
+    ]
+    return sum(total for _, total in pieces) / sum(n for n, _ in pieces)
 
 
 def compare_classes(

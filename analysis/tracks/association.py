@@ -18,7 +18,7 @@ SILENT = 1e-6
 """A last activation up to this has no ratio to the next one."""
 AUDIBLE = 0.1
 """After a silent one, an activation above this costs the whole activation term."""
-CELLS = 1 << 16
+CELLS = 1 << 17
 """Costs (unit x track x feature) computed at one time."""
 
 
@@ -180,15 +180,14 @@ def _costs(
 ) -> Float[np.ndarray, "unit track feature"]:
     """What it costs each feature to go on with each track; any number where either slot is empty."""
     by_cosine, by_activation, by_place = rules.weights
-    costs = _cosines(alive, offered, layer, dictionaries, rules.gap)
-    costs *= -by_cosine
-    costs += by_cosine
+    costs = _distances(alive, offered, layer, dictionaries, rules.gap, by_cosine)
     a, b = alive.activation[:, :, None], offered.activation[:, None, :]
-    change = np.abs(a - b)
+    change, both = a - b, a + b
+    np.abs(change, out=change)
     if (silent := a <= SILENT).any():
-        change = np.where(silent, b > AUDIBLE, change / np.where(silent, 1, a + b))
+        change = np.where(silent, b > AUDIBLE, change / np.where(silent, 1, both))
     else:
-        change /= a + b
+        change /= both
     change *= by_activation
     costs += change
     if by_place and (alive.place.any() or offered.place.any()):
@@ -196,19 +195,20 @@ def _costs(
     return costs
 
 
-def _cosines(
-    alive: _Alive, offered: LayerFeatures, layer: int, dictionaries: Dictionaries, gap: int
+def _distances(
+    alive: _Alive, offered: LayerFeatures, layer: int, dictionaries: Dictionaries, gap: int, weight: float
 ) -> Float[np.ndarray, "unit track feature"]:
-    """Cosines of the decoder rows of each track's last feature, whichever layer that is of, and of each offered one."""
+    """`weight` x (1 - cosine) of decoder rows: of each track's last feature, of any layer, and of each offered one."""
     if not gap:
-        return dictionaries.cosines(layer - 1, alive.feature, layer, offered.feature)
-    cosine = np.zeros((*alive.track.shape, offered.feature.shape[1]))
+        return dictionaries.distances(layer - 1, alive.feature, layer, offered.feature, weight)
+    distance = np.zeros((*alive.track.shape, offered.feature.shape[1]))
     for last in range(max(0, layer - 1 - gap), layer):
         here = (alive.track >= 0) & (alive.layer == last)
         if here.any():
-            found = dictionaries.cosines(last, np.where(here, alive.feature, -1), layer, offered.feature)
-            cosine = np.where(here[:, :, None], found, cosine)
-    return cosine
+            features = np.where(here, alive.feature, -1)
+            found = dictionaries.distances(last, features, layer, offered.feature, weight)
+            distance = np.where(here[:, :, None], found, distance)
+    return distance
 
 
 def _assign(
@@ -221,11 +221,11 @@ def _assign(
     """The assignment of least total cost in each unit; of its pairs those that cost less than `match`."""
     from scipy.optimize import linear_sum_assignment
 
-    for unit in np.flatnonzero((n_alive > 0) & (n_offered > 0)):
-        cost = costs[unit, : n_alive[unit], : n_offered[unit]]
-        track, feature = linear_sum_assignment(cost)
-        good = cost[track, feature] < match
-        slot[unit, feature[good]] = track[good]
+    for unit in np.flatnonzero((n_alive > 0) & (n_offered > 0)).tolist():
+        track, feature = linear_sum_assignment(costs[unit, : n_alive[unit], : n_offered[unit]])
+        slot[unit, feature] = track
+    dear = np.take_along_axis(costs, np.maximum(slot, 0)[:, None, :], 1)[:, 0] >= match
+    slot[dear] = -1
 
 
 def _assign_greedily(

@@ -1,4 +1,4 @@
-"""The decoder rows of the tracked layers at length 1, and cosines between features of two layers; knows arrays."""
+"""The decoder rows of the tracked layers at length 1, and distances between features of two layers; knows arrays."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ class Dictionaries:
 
     def __init__(self, decoders: Sequence[Float[np.ndarray, "feature dim"]]) -> None:
         self.rows = tuple(unit_rows(decoder) for decoder in decoders)
-        self._tables: dict[tuple[int, int], Float[np.ndarray, "feature next_feature"]] = {}
+        self._tables: dict[tuple[int, int, float], Float[np.ndarray, "feature next_feature"]] = {}
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -28,18 +28,27 @@ class Dictionaries:
         first, *later = self.rows
         return Dictionaries([first, *(rows[rng.permutation(len(rows))] for rows in later)])
 
-    def cosines(
-        self, layer: int, feature: Int[np.ndarray, "unit slot"], to: int, next_feature: Int[np.ndarray, "unit next"]
-    ) -> Float[np.ndarray, "unit slot next"]:
-        """Cosines of features of `layer` with features of layer `to`; any number where a slot is empty (-1)."""
+    def distances(
+        self, layer: int, feature: Int[np.ndarray, "unit slot"], to: int, next_feature: Int[np.ndarray, "unit next"],
+        weight: float,
+    ) -> Float[np.ndarray, "unit slot next"]:  # fmt: skip
+        """`weight` x (1 - cosine) of features of `layer` and of layer `to`; any number where a slot is empty."""
         rows, next_rows = self.rows[layer], self.rows[to]
         if len(rows) * len(next_rows) > TABLE_CELLS:
-            return rows[feature] @ next_rows[next_feature].swapaxes(1, 2)
-        if (layer, to) not in self._tables:
-            self._tables[layer, to] = rows @ next_rows.T
+            return _distance(rows[feature] @ next_rows[next_feature].swapaxes(1, 2), weight)
+        key = layer, to, weight
+        if key not in self._tables:
+            self._tables[key] = _distance(rows @ next_rows.T, weight)
         # Empty slots (-1) wrap around: their cosine is never looked at.
-        place = feature[:, :, None] * len(next_rows) + next_feature[:, None, :]
-        return self._tables[layer, to].ravel().take(place, mode="wrap")
+        place = (feature * len(next_rows))[:, :, None] + next_feature[:, None, :]
+        return self._tables[key].ravel().take(place, mode="wrap")
+
+
+def _distance(cosine: np.ndarray, weight: float) -> np.ndarray:
+    """In place."""
+    cosine *= -weight
+    cosine += weight
+    return cosine
 
 
 def unit_rows(decoder: Float[np.ndarray, "feature dim"]) -> Float[np.ndarray, "feature dim"]:

@@ -1,7 +1,8 @@
-"""What a track is once all layers are done: when it was born, when it died, how active it was; polars frames."""
+"""What a track is once all layers are done: when it was born, when it died, how active it was; arrays and frames."""
 
 from collections.abc import Sequence
 
+import numpy as np
 import polars as pl
 
 from .association import Points
@@ -20,20 +21,29 @@ def tracks_frame(points: pl.DataFrame, n_layers: int, gap: int) -> pl.DataFrame:
 
     A track without a feature for more than `gap` layers is dead since its last one.
     """
-    last = pl.col("last")
-    return (
-        points.lazy()
-        .group_by("unit", "track")
-        .agg(
-            pl.col("layer").min().alias("birth"),
-            pl.col("layer").max().alias("last"),
-            pl.len().cast(pl.Int32).alias("n_layers"),
-            pl.col("activation").max().alias("max"),
-            pl.col("activation").mean().alias("mean"),
-            pl.col("activation").var(ddof=0).alias("variance"),
-            pl.col("activation").last().alias("final"),  # points are sorted by layer, and groups keep their order
-        )
-        .with_columns(pl.when(n_layers - 1 - last > gap).then(last).alias("death"))
-        .sort("unit", "track")
-        .collect()
-    )
+    unit, track, layer = (points[name].to_numpy() for name in ("unit", "track", "layer"))
+    # Points are sorted by unit and layer, and a stable order by track keeps the layers' order.
+    order = np.argsort(unit * (int(track.max(initial=0)) + 1) + track, kind="stable")
+    unit, track, layer, activation = unit[order], track[order], layer[order], points["activation"].to_numpy()[order]
+    begins = np.flatnonzero((np.diff(unit, prepend=-1) != 0) | (np.diff(track, prepend=-1) != 0))
+    ends, lengths = np.append(begins[1:], len(unit)) - 1, np.diff(np.append(begins, len(unit)))
+    last = layer[ends]
+    mean = _summed(activation, begins) / lengths
+    columns = {
+        "unit": unit[begins],
+        "track": track[begins],
+        "birth": layer[begins],
+        "last": last,
+        "n_layers": lengths.astype(np.int32),
+        "max": np.maximum.reduceat(activation, begins) if len(begins) else activation,
+        "mean": mean,
+        "variance": _summed((activation - np.repeat(mean, lengths)) ** 2, begins) / lengths,
+        "final": activation[ends],
+    }
+    lives = pl.col("last") >= n_layers - 1 - gap
+    return pl.DataFrame(columns).with_columns(pl.when(~lives).then(pl.col("last")).alias("death"))
+
+
+def _summed(values: np.ndarray, begins: np.ndarray) -> np.ndarray:
+    """Sums of the pieces that begin there."""
+    return np.add.reduceat(values, begins) if len(begins) else values

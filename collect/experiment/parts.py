@@ -1,7 +1,10 @@
 """The runs of one experiment: each is found by the experiment's id and its part, completed if it was interrupted."""
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from ...lake import Lake
@@ -59,6 +62,16 @@ class ExperimentRuns:
         config = CollectConfig(**settings)
         source = checked_source(config, lake=self.lake)
         return Collection(config, source=source, weights=False, lake=self.lake).estimate()
+
+    def seconds_of_batch(self, settings: Mapping[str, Any]) -> float:
+        """Wall time of one batch of such a run, loading not counted; collected in a lake that is thrown away."""
+        config = CollectConfig(**{**settings, "limit": settings["batch_size"]})
+        collection = Collection(config, source=checked_source(config), loaded=self.model(config))
+        with TemporaryDirectory() as folder:
+            lake = Lake.create(Path(folder) / "lake")
+            started = time.perf_counter()
+            collection.start(lake, assume_yes=True)
+            return time.perf_counter() - started
 
     def tag(self, part: str) -> str:
         """Label of a part's run, which begins its id."""

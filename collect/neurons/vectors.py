@@ -3,10 +3,11 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import polars as pl
+from jaxtyping import Float
 
 from ...lake import Lake
 from ...lake.exchange.correctness_files import file_prefix
@@ -15,7 +16,7 @@ from ...lake.reading.batches import read_commits
 from ...lake.schema import TABLES
 from ..models.model import LoadedModel
 from ..rereading.head_paths import HeadPaths
-from .outputs import path_vectors
+from .outputs import NEURONS_AT_ONCE, HeadOutputs
 from .paths import NeuronPaths, Scored
 
 PATHS = "second_order_paths"
@@ -35,28 +36,47 @@ def write_vectors(lake: Lake, scored: Scored, paths: NeuronPaths, loaded: Loaded
     about = lake.run_json(scored.run_id)
     rows = lake.scan("sequences", scored.run_id).sort("sequence_id").collect()
     prefix = f"{file_prefix(rows, about)}_second_order"
-    head_paths = HeadPaths(loaded, scored.direction.vector)
+    head_outputs = HeadOutputs(HeadPaths(loaded, scored.direction.vector))
     folder.mkdir(parents=True, exist_ok=True)
     names, ids = [], np.zeros(0, np.int64)
     for layer, neurons in paths.chosen.items():
         if layer + 1 >= loaded.n_layers:
             continue
         ids, q = _scaled_paths(lake, paths, layer, neurons)
-        outputs = path_vectors(head_paths, layer, list(neurons)).cpu().numpy()
         names.append(f"{prefix}_layer{layer}.npy")
         with replaced(folder / names[-1]) as file:
-            shape = (len(ids), len(neurons), loaded.d_model)
-            header = {"descr": "<f4", "fortran_order": False, "shape": shape}
-            np.lib.format.write_array_header_1_0(file, header)  # type: ignore[arg-type]
-            step = max(1, CHUNK_BYTES // (8 * len(neurons) * loaded.d_model))
-            for start in range(0, len(ids), step):
-                part = np.einsum("snk,nkd->snd", q[start : start + step], outputs, optimize=True)
-                file.write(np.ascontiguousarray(part, "<f4").tobytes())
+            _write_layer(file, head_outputs, layer, neurons, q)
     names.append(f"{prefix}_meta.json")
     meta = _meta(scored, paths, rows, ids, loaded.d_model)
     with replaced(folder / names[-1]) as file:
         file.write((json.dumps(meta, ensure_ascii=False, indent=1) + "\n").encode())
     return VectorFiles(str(folder), tuple(names))
+
+
+def _write_layer(
+    file: IO[bytes], head_outputs: HeadOutputs, layer: int, neurons: tuple[int, ...], q: np.ndarray
+) -> None:
+    """Some neurons at a time, for some sequences at a time, each where it belongs in the file."""
+    n_sequences, d_model = len(q), head_outputs.paths.loaded.d_model
+    header = {"descr": "<f4", "fortran_order": False, "shape": (n_sequences, len(neurons), d_model)}
+    np.lib.format.write_array_header_1_0(file, header)  # type: ignore[arg-type]
+    begin, row_bytes = file.tell(), 4 * d_model
+    for first in range(0, len(neurons), NEURONS_AT_ONCE):
+        some = list(neurons[first : first + NEURONS_AT_ONCE])
+        outputs = head_outputs.of(layer, some).double().cpu().numpy()
+        step = max(1, CHUNK_BYTES // (8 * len(some) * d_model))
+        for start in range(0, n_sequences, step):
+            part = effect_vectors(q[start : start + step, first : first + len(some)], outputs).astype("<f4")
+            for place, rows in enumerate(part, start):
+                file.seek(begin + (place * len(neurons) + first) * row_bytes)
+                file.write(np.ascontiguousarray(rows).tobytes())
+
+
+def effect_vectors(
+    q: Float[np.ndarray, "sequence neuron path"], outputs: Float[np.ndarray, "neuron path d_model"]
+) -> Float[np.ndarray, "sequence neuron d_model"]:
+    """What the neurons write into the final state of each sequence."""
+    return np.matmul(q.transpose(1, 0, 2), outputs).transpose(1, 0, 2)
 
 
 def _scaled_paths(

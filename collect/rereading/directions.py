@@ -1,7 +1,7 @@
 """The direction that an experiment is given: one vector of final-normed space, out of a `.npy` file or the lake."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ from torch import Tensor
 from ...lake import Lake
 from ...lake.errors import ConfigError, NotFoundError, UsageError, did_you_mean
 from ...lake.schema import TABLES
+from ..stored_sequences import model_facts
 
 SITE = "final_norm"
 
@@ -23,19 +24,41 @@ class Direction:
 
     name: str
     vector: Float[Tensor, " d_model"]
+    run_id: str | None = None
+    """The run that it was fitted on, if it is a stored one."""
 
     @property
     def sha256(self) -> str:
         """Of the values in float64."""
         return hashlib.sha256(self.vector.double().numpy().tobytes()).hexdigest()
 
-    def check_width(self, run_id: str, d_model: int | None) -> None:
-        """ConfigError if it does not lie in the space of the run's final states."""
+    def check_run(self, lake: Lake, run_id: str) -> None:
+        """ConfigError if it does not lie in the space of the run's final states, or was fitted on another model's."""
+        model = model_facts(lake, run_id)
+        d_model = model.get("d_model")
         if d_model is not None and len(self.vector) != d_model:
             raise ConfigError(
                 f"Direction {self.name} has {len(self.vector)} elements, the final states of run {run_id} have "
-                f"{d_model}: it is of another model."
+                f"{d_model}: it is of another model.{_usable(lake, run_id)}"
             )
+        if self.run_id is None or self.run_id == run_id:
+            return
+        weights = [one.get("weights_sha256") for one in (model, model_facts(lake, self.run_id))]
+        if None not in weights and weights[0] != weights[1]:
+            raise ConfigError(
+                f"Direction {self.name} was fitted on run {self.run_id}, whose model has other weights than that of "
+                f"run {run_id}.{_usable(lake, run_id)}"
+            )
+
+
+def _usable(lake: Lake, run_id: str) -> str:
+    """The stored directions of the model of a run, in words."""
+    weights = model_facts(lake, run_id).get("weights_sha256")
+    rows = lake.scan("directions").filter(pl.col("site") == SITE).select("run_id", "direction_id").unique().collect()
+    mine = sorted({name for run, name in rows.iter_rows() if model_facts(lake, run).get("weights_sha256") == weights})
+    if not mine:
+        return f" There is none of this model: lake analyze directions {run_id} --site {SITE} makes one."
+    return f" Directions of this model: {', '.join(mine[:10])}{' ...' if len(mine) > 10 else ''}."
 
 
 def find_direction(lake: Lake, given: str) -> Direction:
@@ -87,5 +110,5 @@ def _stored(lake: Lake, direction_id: str) -> Direction:
             f"{did_you_mean(direction_id, usable)}"
         )
     with lake.connect() as connection:
-        rows = connection.sql("select vector from directions where direction_id = ? limit 1", [direction_id])
-    return checked_direction(direction_id, np.array(rows["vector"][0]))
+        rows = connection.sql("select run_id, vector from directions where direction_id = ? limit 1", [direction_id])
+    return replace(checked_direction(direction_id, np.array(rows["vector"][0])), run_id=rows["run_id"][0])

@@ -56,7 +56,7 @@ def second_order(
     """Write the scores of a run's sequences for one direction; what is there already is not computed again."""
     options.check()
     run_id = lake.resolve_run(run)
-    direction.check_width(run_id, (lake.run_json(run_id).get("model") or {}).get("d_model"))
+    direction.check_run(lake, run_id)
     targets, notices = choose_targets(lake, run_id, options.at)
     asked = {"direction": direction.name, "direction_sha256": direction.sha256, **vars(options)}
     digest = input_digest(lake.snapshot(run_id), [("sequences", {}), ("token_steps", {})])

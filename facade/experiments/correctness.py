@@ -1,90 +1,21 @@
 """Correctness as an experiment, in seven steps: from right and wrong answers to the words of neurons that matter."""
 
-import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from ...collect.configuration.config import CollectConfig
 from ...collect.experiment.config_file import read_config
 from ...collect.experiment.correctness_config import WITHOUT_EFFECT, CorrectnessConfig
 from ...collect.inputs.prompts import checked_source
-from ...lake.errors import ConfigError, UsageError
-from .session import Cost, Session, Step
+from ...lake.errors import UsageError
+from .correctness_costs import ablation_cost, neurons_cost, ranking_cost, runs_cost, second_order_cost
+from .correctness_session import NAME, TEST, TRAIN, CorrectnessSession
+from .session import Step
 
 if TYPE_CHECKING:
     from ...collect.running.collector import Callbacks
     from ..open_lake import OpenLake
-
-NAME = "correctness"
-KEEP = ("tokens", "activations:final_norm")
-TEST, TRAIN = "test", "train"
-
-
-@dataclass
-class CorrectnessSession(Session):
-    """A session with its configuration and the model's depth."""
-
-    config: CorrectnessConfig = field(default_factory=lambda: CorrectnessConfig.model_validate({}))
-    n_layers: int = 0
-    measured: float | None = None
-
-    def part(self, name: str) -> tuple[str, dict[str, Any]]:
-        """Name and settings of the greedy answers to the problems, or to those that things are fitted on."""
-        config = self.config
-        more = {
-            "keep": KEEP, "temperature": 0.0, "max_new_tokens": config.generation.max_new_tokens,
-            "repetition_penalty": config.generation.repetition_penalty,
-        }  # fmt: skip
-        if name == TRAIN:
-            more |= {"dataset": config.train_dataset, "limit": config.train_limit}
-        return f"{name}:{config.generation.max_new_tokens}", {**config.collect_settings(), **more}
-
-    def answers(self, name: str) -> str:
-        """The run of these answers, collected if it is not there."""
-        return self.collect(*self.part(name))
-
-    def batch_minutes(self, settings: Mapping[str, Any]) -> float:
-        """Minutes that one batch of answers takes, measured once, in a lake that is thrown away."""
-        if self.measured is None:
-            from ... import collect
-
-            with TemporaryDirectory() as folder:
-                started = time.perf_counter()
-                collect(Path(folder) / "lake", progress=False, **{**settings, "limit": settings["batch_size"]})
-                self.measured = (time.perf_counter() - started) / 60
-        return self.measured
-
-    @property
-    def at(self) -> str:
-        """Position of the effects: where the direction is fitted, a mean at the answer's end."""
-        return "prompt" if self.config.directions.at == "prompt" else "answer"
-
-    def direction(self) -> str:
-        """The id of the direction of final states that the train problems gave; ConfigError if there is none."""
-        import polars as pl
-
-        run = self.answers(TRAIN)
-        answer = self._directions(run)
-        rows = self.lake.scan("directions", run).filter(
-            pl.col("method") == self.config.second_order.method, pl.col("within").is_null()
-        )
-        found = [] if answer is None else rows.filter(pl.col("analysis_id") == answer.analysis_id).collect()
-        if not len(found):
-            raise ConfigError(
-                f"{self.config.train_dataset} gave no direction of {self.config.second_order.method}: take more "
-                "problems (train_limit), or name another method (second_order.method, directions.methods)."
-            )
-        return str(found["direction_id"][0])  # type: ignore[index]
-
-    def _directions(self, run: str) -> Any:
-        section = self.config.directions
-        return self.ask(
-            "directions", run, site="final_norm", at=section.at, method=",".join(section.methods), unit=section.unit,
-            within=section.within,
-        )  # fmt: skip
 
 
 def labels(session: CorrectnessSession) -> None:
@@ -98,7 +29,7 @@ def labels(session: CorrectnessSession) -> None:
 def directions(session: CorrectnessSession) -> None:
     """Step 2: directions on both sets, each beside its baselines."""
     for name in (TRAIN, TEST):
-        session._directions(session.answers(name))
+        session.fitted_directions(session.answers(name))
 
 
 def ablation(session: CorrectnessSession) -> None:
@@ -161,44 +92,15 @@ def report(session: CorrectnessSession) -> None:
     session.told(f"  report: {written}")
 
 
-def runs_cost(session: CorrectnessSession) -> list[Cost]:
-    """The answers of both sets: tokens and bytes, and minutes by one batch of them."""
-    found = []
-    for name in (TRAIN, TEST):
-        part, settings = session.part(name)
-        run_id = session.runs.stored().get(part)
-        if run_id is not None and session.lake.run_status(run_id) == "complete":
-            found.append(Cost(1, part, stored=True))
-            continue
-        sizes = session.runs.estimate(settings)
-        minutes = session.batch_minutes(settings) * sizes.n_sequences / settings["batch_size"]
-        found.append(Cost(
-            1, part, sizes.n_sequences, sizes.n_tokens, sizes.n_bytes, sizes.exact, minutes=minutes
-        ))  # fmt: skip
-    return found
-
-
-def ablation_cost(session: CorrectnessSession) -> list[Cost]:
-    """Every problem once per condition, as long as its unedited answer may be."""
-    section = session.config.ablation
-    _, settings = session.part(TEST)
-    sizes = session.runs.estimate(settings | {"keep": ("tokens",)})
-    n_layers = session.n_layers if section.layers == "all" else len(section.layers.split(","))
-    n = 1 + len(section.sites) * len(section.actions) * n_layers
-    problems = min(section.limit or sizes.n_sequences, sizes.n_sequences)
-    share = problems / max(1, sizes.n_sequences)
-    minutes = session.batch_minutes(settings) * problems * n / settings["batch_size"]
-    tokens = int(sizes.n_tokens * n * share)
-    return [*runs_cost(session), Cost(3, "ablation", problems * n, tokens, 60 * problems * n, False, minutes=minutes)]
-
-
 STEPS: tuple[Step[CorrectnessSession], ...] = (
     Step(1, NAME, labels, runs_cost),
     Step(2, NAME, directions, runs_cost, lambda s: s.config.directions.enabled),
     Step(3, NAME, ablation, ablation_cost, lambda s: s.config.ablation.enabled),
-    Step(4, NAME, ranking, runs_cost, lambda s: s.config.neurons.enabled),
-    Step(5, NAME, second_order, runs_cost, lambda s: s.config.second_order.enabled),
-    Step(6, NAME, chosen_neurons, runs_cost, lambda s: s.config.neurons.enabled and s.config.second_order.enabled),
+    Step(4, NAME, ranking, ranking_cost, lambda s: s.config.neurons.enabled),
+    Step(5, NAME, second_order, second_order_cost, lambda s: s.config.second_order.enabled),
+    Step(
+        6, NAME, chosen_neurons, neurons_cost, lambda s: s.config.neurons.enabled and s.config.second_order.enabled
+    ),  # fmt: skip
     Step(7, NAME, report, runs_cost, lambda s: s.config.report is not None),
 )
 

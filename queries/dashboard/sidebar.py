@@ -1,4 +1,4 @@
-"""The dashboard: a sidebar that chooses, and six views of what was chosen."""
+"""The dashboard: a sidebar that chooses, and seven views of what was chosen."""
 
 import os
 from pathlib import Path
@@ -13,6 +13,7 @@ from ..saved_query import saved_queries
 from .browse import IN_URL, Browse, shown_errors
 from .compare import compare_view
 from .feature_view import feature_view
+from .neuron_view import neuron_view
 from .parameters import parameter_widgets
 from .run_view import run_view
 from .sequence_view import sequence_view
@@ -105,6 +106,7 @@ VIEWS = {
     "Run": run_view,
     "Sequence": sequence_view,
     "Feature": feature_view,
+    "Neuron": neuron_view,
     "Charts": charts_view,
     "Compare": compare_view,
     "SQL": sql_view,

@@ -18,6 +18,7 @@ from .facts import model_facts, overview, run_row, settings, shown, tiles
 from .features import feature_section
 from .figures import Figure, Figures, with_legend_above, with_rule
 from .health import flags, health_section, outcome
+from .neurons import neuron_section
 from .page import render
 from .tokens import Scales, Vocabulary, scales, token_texts, token_view
 
@@ -126,6 +127,7 @@ class _Making:
             "charts": self._charts(bool(found["graded"])),
             "missing": self._missing() | _computed(self.run_id),
             "features": feature_section(self.connection, self.run_id),
+            "neurons": neuron_section(self.connection, self.run_id),
             "sequences": sections,
             "scale": scale,
             "shown_ids": {choice.sequence_id for choice in chosen},
@@ -152,6 +154,8 @@ class _Making:
             "path_profiles": {},
             "shared_trajectories": {},
             "feature_density": {},
+            "second_order_by_layer": {},
+            "second_order_heads": {},
             "time_accounts": {},
         }
         graded_only = {"confidence_calibration": {}, "risk_by_outcome": {"profile": self.profile}}
@@ -197,5 +201,9 @@ class _Making:
 
 def _computed(run_id: str) -> dict[str, str]:
     """Sentences for empty sections that an analysis fills, by table."""
-    command = f"lake analyze trajectory {run_id}"
-    return {"trajectories": f"No path has been computed, or none is long enough to draw; {command} fills this section."}
+    path, effects = f"lake analyze trajectory {run_id}", f"lake experiment second-order {run_id} --direction ID"
+    return {
+        "trajectories": f"No path has been computed, or none is long enough to draw; {path} fills this section.",
+        "neuron_effects": f"No effects of neurons have been computed; {effects} fills this section, and "
+        f"lake experiment neurons {run_id} ranks them.",
+    }

@@ -251,6 +251,30 @@ def test_what_has_no_paths_is_refused(model_folder: Callable[[str], Path], tmp_p
     assert "decoder-only" in str(encoder) and encoder.exit_code == 4
 
 
+def test_post_norm_blocks_are_refused(tmp_path: Path) -> None:
+    from random_models import byte_tokenizer, save
+    from transformers import OPTConfig, OPTForCausalLM
+
+    config = OPTConfig(
+        vocab_size=D_VOCAB, hidden_size=D_MODEL, word_embed_proj_dim=D_MODEL, ffn_dim=32, num_hidden_layers=2,
+        num_attention_heads=4, max_position_embeddings=96, do_layer_norm_before=False,
+    )  # fmt: skip
+    lake = collected(tmp_path / "lake", save(OPTForCausalLM(config).eval(), tmp_path / "model", byte_tokenizer()))
+    refused = refusal(lake)
+    assert "post-norm" in str(refused) and refused.exit_code == 4
+
+
+def test_a_direction_of_another_model_is_refused(model_folder: Callable[[str], Path], tmp_path: Path) -> None:
+    """Of equal width, but fitted on states of other weights; those that exist for this model are named."""
+    lake = collected(tmp_path / "lake", model_folder("gpt2"))
+    tracelake.collect(lake.path, model=str(model_folder("llama")), prompt=PROMPTS, max_new_tokens=1, tag="other")
+    stored = Direction("lda-final_norm-2-aa", torch.from_numpy(VECTOR), lake.resolve_run("other"))
+    refused = refusal(lake, direction=stored)
+    assert "other weights" in str(refused) and "There is none of this model" in str(refused) and refused.exit_code == 4
+    own = Direction("lda-final_norm-2-aa", torch.from_numpy(VECTOR), lake.resolve_run("made"))
+    assert scored(lake, SecondOrderOptions(), own).computed
+
+
 def test_a_mixture_of_experts_is_refused(tmp_path: Path) -> None:
     from random_models import byte_tokenizer, save
     from transformers import MixtralConfig, MixtralForCausalLM
@@ -279,7 +303,10 @@ def test_nan_states_are_refused(tmp_path: Path) -> None:
     lake = collected(tmp_path / "lake", save(model, tmp_path / "model"))
     with pytest.raises(LakeError, match="NaN|cannot"):
         scored(lake, SecondOrderOptions())
-    assert lake.scan("second_order_scores").select(pl.len()).collect().item() == 0
+    with pytest.raises(ConfigError, match="neurons of layer 1 are NaN or infinite.*nan_report"):
+        rank_neurons(lake, "made", lambda: load_run_model(lake, lake.resolve_run("made")))
+    for table in ("second_order_scores", "neuron_ranks", "analyses"):
+        assert lake.scan(table).select(pl.len()).collect().item() == 0
 
 
 def test_the_commands_print_what_they_wrote(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """`lake experiment correctness`: its steps over tinymath, looked up when called again, and what is refused."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -31,9 +32,14 @@ def file(tmp_path: Path, text: str = CONFIG) -> Path:
 @pytest.mark.slow
 def test_all_steps_run_and_are_looked_up_when_called_again(tmp_path: Path) -> None:
     lake = tracelake.OpenLake.create(tmp_path / "lake")
-    path = file(tmp_path)
+    page = tmp_path / "report.html"
+    path = file(tmp_path, f"{CONFIG}report: {page}\n")
+    begun = lake.experiment("correctness", path, steps="1,5")
+    assert [step.computed for step in begun.steps] == [True, True]
     done = lake.experiment("correctness", path)
-    assert [step.status for step in done.steps] == ["complete"] * 6 + ["skipped"]
+    assert [step.status for step in done.steps] == ["complete"] * 7
+    assert [step.computed for step in done.steps if step.step in (1, 5)] == [False, False]
+    assert "tracelake report" in page.read_text() and "after Holm" in page.read_text()
     assert {name for step in done.steps for name in step.analyses} == {
         "directions", "ablation", "layer-ablations", "neurons", "second-order", "neuron-effects", "neuron-pca",
         "neuron-words", "neuron-ablation",
@@ -48,6 +54,8 @@ def test_all_steps_run_and_are_looked_up_when_called_again(tmp_path: Path) -> No
     assert [step.step for step in some.steps] == [2, 4]
     planned = lake.experiment("correctness", path, dry_run=True)
     assert {cost.part for cost in planned.costs if cost.stored} == {"train:96", "test:96"}
+    without = lake.experiment("correctness", file(tmp_path))
+    assert [step.status for step in without.steps] == ["complete"] * 6 + ["skipped"]
 
 
 def test_a_dry_run_says_tokens_bytes_and_minutes_and_writes_nothing(tmp_path: Path) -> None:
@@ -55,7 +63,11 @@ def test_a_dry_run_says_tokens_bytes_and_minutes_and_writes_nothing(tmp_path: Pa
     where = ["--config", str(file(tmp_path, text)), "--dry-run", "--lake", str(tmp_path / "lake")]
     ran = CliRunner().invoke(app, ["experiment", "correctness", *where])
     assert ran.exit_code == 0, ran.output
-    assert "test:4: about" in ran.stdout and "ablation: about" in ran.stdout and "minutes" in ran.stdout
+    for part in ("train:4", "test:4", "ablation", "ranking", "second-order", "neurons"):
+        assert re.search(rf"^{part}: about \d+\.\d minutes$", ran.stdout, re.MULTILINE), part
+    rows = {line.split()[0]: line for line in ran.stdout.splitlines() if line.startswith(("second-order ", "ranking "))}
+    # Two effects of 4 bytes for each of 6 x 512 neurons and 60 problems; a row of 60 bytes for each of those neurons.
+    assert "1.5 MB" in rows["second-order"] and "184" in rows["ranking"], rows
     assert not (tmp_path / "lake").exists()
 
 

@@ -60,7 +60,8 @@ def charts(app) -> int:
 
 @needs_streamlit
 @pytest.mark.parametrize(
-    ("name", "least"), [("Run", 8), ("Sequence", 4), ("Charts", 1), ("Compare", 4), ("SQL", 1), ("Feature", 1)]
+    ("name", "least"),
+    [("Run", 8), ("Sequence", 4), ("Charts", 1), ("Compare", 4), ("SQL", 1), ("Feature", 1), ("Neuron", 3)],
 )
 def test_every_view_shows_its_charts(name: str, least: int, view) -> None:
     app = view(name)
@@ -85,6 +86,17 @@ def test_a_feature_has_its_card_and_its_token_marked(view) -> None:
     assert healthy(app) and "never active" in str(app.dataframe[0].value)
     app.sidebar.selectbox(key="run").set_value(OTHER).run()
     assert healthy(app) and "lake sae features" in app.info[0].value
+
+
+@needs_streamlit
+def test_a_neuron_has_its_card_and_what_makes_the_rest(view) -> None:
+    app = view("Neuron")
+    app.number_input(key="neuron").set_value(1).run()
+    assert healthy(app) and "after Holm" in str(app.table[0].value) and "word0" in str(app.table[0].value)
+    app.selectbox(key="layer").set_value(1).run()
+    assert healthy(app) and "neuron\\-pca" in app.info[0].value
+    app.sidebar.selectbox(key="run").set_value(OTHER).run()
+    assert healthy(app) and "lake experiment neurons" in app.info[0].value
 
 
 @needs_streamlit

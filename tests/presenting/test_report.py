@@ -125,6 +125,25 @@ def test_features_stand_on_the_page_with_the_token_marked(lake: OpenLake, page: 
     assert "<mark>" not in written(lake_without(tmp_path / "l", "feature_stats", "feature_examples"), tmp_path)
 
 
+def test_neurons_stand_on_the_page_with_the_problems_where_they_act_most(lake: OpenLake, tmp_path: Path) -> None:
+    effects = tables()["neuron_effects"].filter(pl.col("mean_abs") > 0).sort("mean_abs", descending=True)
+    text = written(lake, tmp_path)
+    page = Page(text)
+    assert page.attributes.count(("class", "neuron")) == 3 * effects["layer"].n_unique()
+    shown_first = re.findall(r"<summary>layer (\d+) <b>neuron (\d+)</b>", text)
+    for layer in effects["layer"].unique():
+        mine = [int(neuron) for at, neuron in shown_first if int(at) == layer]
+        assert mine == effects.filter(layer=layer)["neuron"].head(3).to_list()
+    assert "mean-difference-final_norm-5-1" in text and "after Holm" in text
+    empty = written(lake_without(tmp_path / "l", "neuron_effects", "neuron_ranks"), tmp_path)
+    assert (
+        f"lake experiment second-order {RUN} --direction ID fills this section" in empty
+        and "<summary>layer" not in empty
+    )
+    ranked = written(lake_without(tmp_path / "ranked", "neuron_effects", "analyses"), tmp_path)
+    assert "lake experiment neurons" in ranked
+
+
 def test_packing_keeps_rows() -> None:
     values = [{"a": 1, "b": None, "c": "x"}, {"a": 2_000_001, "b": 0.123456, "c": "y"}]
     columns = packed({"data": {"values": values}, "mark": "bar"})["data"]["columns"]
@@ -233,6 +252,7 @@ def nasty(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Page]:
         "token_steps": ("token",),
         "feature_stats": ("label",),
         "feature_examples": ("text",),
+        "neuron_words": ("word",),
         "sequences": ("prompt", "completion", "answer", "predicted_answer", "item_id", "finish_reason", "origin"),
     }.items():
         index = pl.int_range(pl.len()) % size
