@@ -156,7 +156,8 @@ def test_a_judge_that_reads_well_and_one_that_guesses(lake: Lake, server: JudgeS
     good = label(lake, server, features=(CAT,))
     assert (good.n_labels, good.n_calls, good.detection, good.fuzzing) == (1, 3, 1.0, 1.0)
     assert [row["label"] for row in table(lake)] == ["the token ' cat'"] * 3
-    assert {(row["n_right"], row["n_wrong"]) for row in table(lake) if row["kind"] != "label"} == {(N_EACH, N_EACH)}
+    tests = {row["kind"]: (row["n_right"], row["n_wrong"]) for row in table(lake) if row["kind"] != "label"}
+    assert tests["detection"] == (N_EACH, N_EACH) and tests["fuzzing"][0] == tests["fuzzing"][1] > 4
     for blind in ("none", "all"):
         assert label(lake, server, blind, (CAT,)).detection == 0.5
     chance = label(lake, server, "chance", (CAT, SCATTERED))
@@ -187,7 +188,7 @@ def test_what_is_shown_and_the_scores_again_from_activations(lake: Lake, server:
         assert held_out(document) and sum(marked) == sum(active) > 0
         assert marked == active or not any(np.array(marked) & np.array(active))
         right.append(marked == active)
-    assert sum(right) == len(right) / 2 == N_EACH
+    assert sum(right) == len(right) / 2 > 4
     said = {row["kind"]: json.loads(row["reply"]) for row in table(lake) if row["kind"] != "label"}
     for kind, wanted in (("detection", np.array(truth)), ("fuzzing", np.array(right))):
         named = np.isin(np.arange(1, len(wanted) + 1), said[kind])
@@ -218,7 +219,7 @@ def test_nothing_is_asked_twice(lake: Lake, server: JudgeServer) -> None:
     assert len(table(lake)) == len(rows) and {row["cached"] for row in table(lake) if row["content"]} == {True}
 
 
-@pytest.mark.parametrize(("limit", "says"), [({"max_calls": 2}, "--max-calls 2"), ({"max_usd": 0.009}, "--max-usd")])
+@pytest.mark.parametrize(("limit", "says"), [({"max_calls": 2}, "--max-calls 2"), ({"max_usd": 0.0035}, "--max-usd")])
 def test_a_limit_stops_resumably(lake: Lake, server: JudgeServer, limit: dict[str, Any], says: str) -> None:
     with pytest.raises(StoppedError, match=says) as caught:
         label(lake, server, features=(CAT, SCATTERED), concurrency=1, **limit)
