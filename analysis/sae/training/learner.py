@@ -35,11 +35,11 @@ class Meter:
     def add(self, found: Losses, target: Tensor) -> None:
         """Count one batch."""
         n = len(target)
-        error = (found.reconstruction - target).double().square().sum()
+        error = (found.reconstruction - target).square().sum(dtype=torch.float64)
         parts = [(found.loss * n).double(), (found.term * n).double(), (found.aux * n).double(), error]
-        sums = torch.stack([*parts, target.double().square().sum()])
+        sums = torch.stack([*parts, target.square().sum(dtype=torch.float64)])
         active = torch.tensor([float(len(found.active.features))], dtype=torch.float64, device=sums.device)
-        sums, total = torch.cat([sums, active]), target.double().sum(0)
+        sums, total = torch.cat([sums, active]), target.sum(0, dtype=torch.float64)
         self.sums = sums if self.sums is None else self.sums + sums
         self.target = total if self.target is None else self.target + total
         self.rows += n
