@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from ..analysis.sae.features import FeatureTables
     from ..analysis.sae.sae import Sae
     from ..analysis.sae.training.trainer import Trained
+    from ..collect.judge.feature_run import Labelled
     from .sae_evaluation import Evaluated
     from .sae_run import SaeRun
 
@@ -68,3 +69,33 @@ class SaeLake(QueriedLake):
         from .sae_features import compute_features
 
         return compute_features(self, name, run, model=model, with_model=with_model)
+
+    def label_features(
+        self,
+        name: str,
+        run: str = "latest",
+        *,
+        judge_model: str,
+        features: Sequence[int] = (),
+        n: int = 20,
+        base_url: str | None = None,
+        key_env: str = "OPENROUTER_API_KEY",
+        max_calls: int = 200,
+        max_usd: float | None = 1.0,
+        usd_per_million: tuple[float, float] | None = None,
+        concurrency: int = 4,
+        timeout_s: float = 60.0,
+        on_progress: Callable[[int, int], None] = lambda done, n: None,
+    ) -> "Labelled":
+        """Let a judge name features and test the names (`lake sae label`, table `feature_judgements`).
+
+        `features` are asked about, or `n` active ones that are drawn; `max_usd` None trusts `max_calls` alone.
+        """
+        from ..collect.judge.client import OPENROUTER, Service
+        from ..collect.judge.feature_run import LabelOptions, label_features
+        from ..collect.judge.limits import Price
+
+        service = Service(judge_model, base_url or OPENROUTER, key_env, timeout_s)
+        price = None if usd_per_million is None else Price(*usd_per_million)
+        options = LabelOptions(service, tuple(features), n, max_calls, max_usd, price, concurrency)
+        return label_features(self, name, run, options, on_progress=on_progress)

@@ -1,6 +1,6 @@
 """One feature of an autoencoder on one page: what it is like, and where it is active."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..lake.errors import NotFoundError
@@ -18,6 +18,13 @@ EXAMPLES = """
 SELECT kind, quantile, place, sequence_id, position, activation, text, peak_start, peak_end
 FROM feature_examples WHERE run_id = $run AND sae_id = $sae AND feature = $feature
 ORDER BY kind = 'silent', kind = 'quantile', quantile DESC, place
+"""
+JUDGED = """
+SELECT judge, any_value(label) AS label,
+    max(balanced_accuracy) FILTER (kind = 'detection') AS detection,
+    max(balanced_accuracy) FILTER (kind = 'fuzzing') AS fuzzing
+FROM feature_judgements WHERE run_id = $run AND sae_id = $sae AND feature = $feature
+GROUP BY analysis_id, judge HAVING any_value(label) IS NOT NULL ORDER BY judge, label
 """
 LABELLED = """
 SELECT sae_id, feature FROM feature_stats
@@ -47,10 +54,12 @@ class FeatureCard:
 
     stats: dict[str, Any]
     examples: list[dict[str, Any]]
+    judged: list[dict[str, Any]] = field(default_factory=list)
+    """Labels that judges gave, with their balanced accuracy in recognising the feature by them."""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        return {"stats": self.stats, "examples": self.examples}
+        return {"stats": self.stats, "judged": self.judged, "examples": self.examples}
 
     def facts(self) -> list[tuple[str, str]]:
         """What is known of the feature, by name."""
@@ -58,6 +67,10 @@ class FeatureCard:
         label = s["label"] or s["reason"] or "-"
         judged = f" (precision {s['precision']:.2f}, recall {s['recall']:.2f})" if _judged(s) else ""
         found = [("label", f"{label}{judged}")]
+        for one in self.judged:
+            detection, fuzzing = ("-" if one[name] is None else f"{one[name]:.2f}" for name in ("detection", "fuzzing"))
+            words = f"{one['label']} (detection {detection}, fuzzing {fuzzing}; {one['judge']})"
+            found.append(("judge's label", words))
         if s["density"] is not None:
             where = f"{s['n_active']:,} tokens ({s['density']:.3%}) of {s['n_sequences']:,} sequences"
             found.append(("active on", where))
@@ -71,7 +84,7 @@ class FeatureCard:
     def text(self) -> str:
         """The card for a terminal; the token is marked [[so]]."""
         lines = [f"feature {self.stats['feature']} of {self.stats['sae_id']}"]
-        lines += [f"  {name:<10} {words}" for name, words in self.facts()]
+        lines += [f"  {name:<14} {words}" for name, words in self.facts()]
         for one in self.marked():
             text = f"{one.before}[[{one.token}]]{one.after}".replace("\n", "\\n")
             lines.append(f"  {one.activation:8.3g}  {text}")
@@ -107,7 +120,8 @@ def read_card(connection: "Connection", run_id: str, sae_id: str, feature: int) 
     stats = connection.sql(STATS, given).to_dicts()
     if not stats:
         raise NotFoundError(f"{sae_id} has no feature {feature} on run {run_id}. `lake sae features` makes the tables.")
-    return FeatureCard(stats[0], connection.sql(EXAMPLES, given).to_dicts())
+    examples, judged = (connection.sql(query, given).to_dicts() for query in (EXAMPLES, JUDGED))
+    return FeatureCard(stats[0], examples, judged)
 
 
 def labelled_features(

@@ -2,15 +2,19 @@
 
 The model's name says how: `good`, `free` (no usage), `priced` (usage.cost), `429`, `500-twice`, `503`, `hang`, `reset`,
 `html`, `no-choices`, `prose`, `fence`, `text-false`, `cut`, `by-order`; `solver` writes what
-`solutions` has for the problem, `solver-cut` says that it was cut. `make judge-server` prints its address.
+`solutions` has for the problem, `solver-cut` says that it was cut. Asked about features, it names the token that is
+marked most often, and recognises passages by it; `chance` answers by the hash of a passage, `none` and `all` name no or
+every passage, `out-of-range` one that is not there. `make judge-server` prints its address.
 """
 
+import ast
 import json
 import re
 import socket
 import struct
 import threading
 import time
+import zlib
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +24,8 @@ from typing import Any
 KEY = "test-key"
 USAGE = {"prompt_tokens": 300, "completion_tokens": 20, "total_tokens": 320}
 HANG_S = 5.0
-PARTS = re.compile(r"<<<(PROBLEM|SOLUTION 1|SOLUTION 2) (\w{16})>>>\n(.*?)\n<<<END OF \1 \2>>>", re.DOTALL)
+_NAMES = r"PROBLEM|SOLUTION \d|DESCRIPTION|PASSAGE \d+"
+PARTS = re.compile(rf"<<<({_NAMES}) (\w{{16}})>>>\n(.*?)\n<<<END OF \1 \2>>>", re.DOTALL)
 
 
 class JudgeServer(ThreadingHTTPServer):
@@ -73,6 +78,28 @@ def true_verdict(body: dict[str, Any]) -> bool:
     return parts["SOLUTION 1"].split(":")[0] != parts["SOLUTION 2"].split(":")[0]
 
 
+MARKED = re.compile(r"\[\[(.*?)\]\]", re.DOTALL)
+
+
+def feature_reply(model: str, body: dict[str, Any]) -> dict[str, Any]:
+    """The reply to a question about a feature: a label that holds a token, or the passages that hold that token."""
+    parts = shown(body)
+    passages = [text for name, text in parts.items() if name.startswith("PASSAGE")]
+    if "DESCRIPTION" not in parts:
+        marked = Counter(token for text in passages for token in MARKED.findall(text))
+        return {"label": f"the token {min(marked, key=lambda token: (-marked[token], token))!r}"}
+    fuzzing = "[[ and ]]" in body["messages"][0]["content"]
+    named = [number for number, text in enumerate(passages, 1) if _names(model, parts["DESCRIPTION"], text, fuzzing)]
+    return {"right" if fuzzing else "with": [len(passages) + 1] if model == "out-of-range" else named}
+
+
+def _names(model: str, description: str, passage: str, fuzzing: bool) -> bool:
+    if model in ("chance", "none", "all"):
+        return model == "all" or (model == "chance" and zlib.crc32(passage.encode()) % 2 == 0)
+    token = ast.literal_eval(description.removeprefix("the token "))
+    return all(one == token for one in MARKED.findall(passage)) if fuzzing else token in passage
+
+
 class _Handler(BaseHTTPRequestHandler):
     server: JudgeServer  # pyright: ignore[reportIncompatibleVariableOverride]
     protocol_version = "HTTP/1.1"
@@ -103,8 +130,12 @@ class _Handler(BaseHTTPRequestHandler):
             text = self.server.solutions.get(shown(body)["PROBLEM"], "")
             self._json(200, _said(model, text, cut=model == "solver-cut"))
             return
-        distinct = true_verdict(body)
-        good = json.dumps({"distinct": distinct, "reason": "They begin differently." if distinct else "The same."})
+        parts, distinct = shown(body), False
+        if "PROBLEM" in parts:
+            distinct = true_verdict(body)
+            good = json.dumps({"distinct": distinct, "reason": "They begin differently." if distinct else "The same."})
+        else:
+            good = json.dumps(feature_reply(model, body))
         if model == "429" and before == 0:
             self._json(429, {"error": {"message": "slow down"}}, {"Retry-After": self.server.retry_after})
         elif (model == "500-twice" and before < 2) or model == "503":
@@ -118,7 +149,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif model == "no-choices":
             self._json(200, {"id": "x", "object": "chat.completion", "usage": USAGE})
         else:
-            self._json(200, _completion(model, good, distinct, shown(body)))
+            self._json(200, _completion(model, good, parts))
 
     def _reset(self) -> None:
         """Send half of a body, then reset the connection."""
@@ -143,13 +174,14 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
 
-def _completion(model: str, good: str, distinct: bool, parts: dict[str, str]) -> dict[str, Any]:
+def _completion(model: str, good: str, parts: dict[str, str]) -> dict[str, Any]:
+    solutions = [text for name, text in parts.items() if name.startswith("SOLUTION")]
     content = {
         "prose": "I think that they are distinct.",
         "fence": f"```json\n{good}\n```",
         "text-false": '{"distinct": "false", "reason": "x"}',
         "cut": good[:20],
-        "by-order": json.dumps({"distinct": parts["SOLUTION 1"] < parts["SOLUTION 2"], "reason": "by order"}),
+        "by-order": json.dumps({"distinct": solutions == sorted(solutions), "reason": "by order"}),
     }.get(model, good)
     return _said(model, content, cut=model == "cut")
 

@@ -87,7 +87,7 @@ def first_parameters(
 
     A decoder row is a random direction, plus one of `directions` (of centred data rows) where these are given: a
     random direction alone may be one in which the data does not vary, and is then never among the largest. Such rows
-    lie close together: where many features are active at first, the encoder is shortened by `_fitting_length`.
+    lie close together and overshoot together: the encoder is shortened by `_fitting_length`.
     """
     decoder = torch.randn(shape.d_sae, shape.d_out, generator=generator, dtype=torch.float64)
     decoder /= decoder.norm(dim=1, keepdim=True)
@@ -96,8 +96,8 @@ def first_parameters(
         decoder += directions.cpu().double()[drawn]
         decoder /= decoder.norm(dim=1, keepdim=True).clamp_min(1e-8)
     encoder = decoder.T.clone()
-    if directions is not None and shape.centred and shape.arch not in SPARSE:
-        encoder *= _fitting_length(decoder, directions[:FITTED_ROWS].cpu().double())
+    if directions is not None and shape.centred:
+        encoder *= _fitting_length(shape, decoder, directions[:FITTED_ROWS].cpu().double())
     if shape.d_in != shape.d_out:
         encoder = torch.randn(shape.d_in, shape.d_sae, generator=generator, dtype=torch.float64) / math.sqrt(shape.d_in)
     zeros = torch.zeros(shape.d_sae)
@@ -114,10 +114,18 @@ def first_parameters(
 
 
 def _fitting_length(
-    decoder: Float[Tensor, "d_sae d_out"], directions: Float[Tensor, "rows d_out"]
+    shape: Dictionary, decoder: Float[Tensor, "d_sae d_out"], directions: Float[Tensor, "rows d_out"]
 ) -> Float[Tensor, ""]:
-    """The length of encoder columns whose first reconstruction (all positive features) fits best in squares."""
-    reconstruction = (directions @ decoder.T).relu() @ decoder
+    """The length of encoder columns whose first reconstruction fits best in squares.
+
+    Active are at first all positive features, or the k largest where the architecture fixes them.
+    """
+    pre = directions @ decoder.T
+    if shape.arch in SPARSE:
+        assert shape.k is not None
+        reconstruction = kernels.decode(kernels.top_k(pre, shape.k), decoder)
+    else:
+        reconstruction = pre.relu() @ decoder
     return (reconstruction * directions).sum() / reconstruction.square().sum().clamp_min(1e-12)
 
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from ...lake.sql.documents import SPANS
 from ...lake.sql.duck import Connection
 
 N_TOP, PER_TENTH, N_SILENT = 20, 5, 10
@@ -42,19 +43,7 @@ WITH active AS (
     SELECT feature, 'quantile', tenth, drawn, sequence_id, position, activation FROM of_tenths WHERE drawn < {PER_TENTH}
     UNION ALL
     SELECT feature, 'silent', -1, place, sequence_id, position, 0.0 FROM silent WHERE place < {N_SILENT}
-), texts AS (
-    SELECT sequence_id, coalesce(rendered_prompt, prompt, '') AS before, coalesce(completion, '') AS after
-    FROM sequences WHERE run_id = $run AND sequence_id IN (SELECT sequence_id FROM chosen)
-), spans AS (
-    SELECT sequence_id, position, stop, before || after AS whole,
-        lag(stop, 1, 0) OVER (PARTITION BY sequence_id ORDER BY position) AS start
-    FROM (
-        SELECT t.sequence_id, t.position, x.before, x.after,
-            CASE WHEN t.is_prompt THEN t.char_end ELSE length(x.before) + t.char_end END AS stop
-        FROM token_steps AS t JOIN texts AS x USING (sequence_id)
-        WHERE t.run_id = $run
-    )
-)
+), {SPANS}
 SELECT
     c.feature::INTEGER AS feature,
     c.kind,

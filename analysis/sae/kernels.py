@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -43,7 +44,7 @@ class Code:
     @cached_property
     def by_feature(self) -> tuple[Tensor, Tensor, Tensor]:
         """Order of the entries by feature, the row of each in that order, and where each feature begins."""
-        order = self.features.argsort(stable=True)
+        order = _stable_order(self.features, self.d_sae)
         ends = torch.bincount(self.features, minlength=self.d_sae).cumsum(0)
         return order, self.rows[order], torch.cat([ends.new_zeros(1), ends])
 
@@ -160,9 +161,17 @@ def encode_at(
     return code.with_values(_Encode.apply(encoder, bias, centre, code.values, centred, code))  # type: ignore[arg-type]
 
 
+def _stable_order(features: Int[Tensor, " active"], d_sae: int) -> Int[Tensor, " active"]:
+    if features.device.type == "cpu" and d_sae <= 2**16:  # numpy sorts numbers of 16 bits by their digits
+        return torch.from_numpy(np.argsort(features.numpy().astype(np.uint16), kind="stable"))
+    return features.argsort(stable=True)
+
+
 def top_k(pre: Float[Tensor, "rows d_sae"], k: int) -> Code:
-    """The k largest of every row, where they are positive."""
+    """The k largest of every row, where they are positive; features in rising order."""
     n_rows, d_sae = pre.shape
+    if pre.device.type == "cpu" and k < d_sae and not pre.requires_grad:
+        return _top_k_by_bounds(pre, k)
     if d_sae >= GROUPED_FROM and d_sae % GROUP == 0 and k < d_sae // GROUP:
         # The k largest lie in the k groups with the largest maxima; group j holds the features j, j + n_groups, ...
         n_groups = d_sae // GROUP
@@ -175,6 +184,49 @@ def top_k(pre: Float[Tensor, "rows d_sae"], k: int) -> Code:
         values, features = pre.topk(k, sorted=False)
     features, order = features.sort(dim=1)  # an order that does not depend on how they were sought
     return _positive(values.gather(1, order), features, d_sae)
+
+
+def _top_k_by_bounds(pre: Float[Tensor, "rows d_sae"], k: int) -> Code:
+    """The same on a processor: numpy's partition finds a bound for each row several times as fast as `topk` its k.
+
+    Where groups can be made, the bound is the k-th largest of their maxima; few more than k values lie above it.
+    """
+    n_rows, d_sae = pre.shape
+    groups = pre
+    if d_sae % GROUP == 0 and k < d_sae // GROUP:
+        groups = pre.reshape(n_rows, GROUP, d_sae // GROUP).amax(1)
+    bounds = np.maximum(_kth_largest(groups.numpy(), k), np.finfo(groups.numpy().dtype).tiny)
+    places = np.flatnonzero(pre.numpy() >= bounds[:, None])
+    rows = places // d_sae
+    values = pre.numpy().ravel()[places]
+    kept = _largest(values, rows, n_rows, k)
+    places, rows, values = places[kept], rows[kept], values[kept]
+    starts = np.concatenate([[0], np.bincount(rows, minlength=n_rows).cumsum()])
+    code = Code(*(torch.from_numpy(part) for part in (starts, places - rows * d_sae, values)), d_sae)
+    code.__dict__["rows"] = torch.from_numpy(rows)
+    return code
+
+
+def _kth_largest(matrix: np.ndarray, k: int) -> np.ndarray:
+    place = matrix.shape[1] - k
+    return np.partition(matrix, place, axis=1)[:, place]
+
+
+def _largest(values: np.ndarray, rows: np.ndarray, n_rows: int, k: int) -> np.ndarray:
+    """Which of the values, given row by row, are among the k largest of their row; of equal ones the first."""
+    counts = np.bincount(rows, minlength=n_rows)
+    most = int(counts.max(initial=0))
+    if most <= k:
+        return np.ones(len(values), bool)
+    padded = np.full((n_rows, most), -np.inf, values.dtype)
+    padded[rows, np.arange(len(rows)) - (counts.cumsum() - counts)[rows]] = values
+    least = _kth_largest(padded, k)[rows]
+    kept = values >= least
+    too_many = np.bincount(rows[kept], minlength=n_rows) - k
+    for row in np.flatnonzero(too_many > 0):
+        equal = np.flatnonzero((rows == row) & (values == least))
+        kept[equal[len(equal) - too_many[row] :]] = False
+    return kept
 
 
 def _positive(values: Float[Tensor, "rows k"], features: Int[Tensor, "rows k"], d_sae: int) -> Code:

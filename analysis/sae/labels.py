@@ -5,15 +5,16 @@ The rule is chosen by F1 on four fifths of the documents and judged on the rest 
 
 import polars as pl
 
+from ...lake.sql.documents import HELD_OUT
 from ...lake.sql.duck import Connection
 
 LEAST_F1 = 0.5
 """F1 on the documents it is chosen on, below which no rule is called a label."""
 
-RULES = """
+RULES = f"""
 WITH documents AS (
     SELECT sequence_id,
-        ('0x' || left(sha256(coalesce(item_id, prompt_id, sequence_id::VARCHAR)), 8))::BIGINT % 5 = 0 AS held_out
+        {HELD_OUT} AS held_out
     FROM sequences WHERE run_id = $run
 ), tokens AS (
     SELECT t.sequence_id, t.position, d.held_out, t.token_id, t.token,

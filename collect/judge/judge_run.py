@@ -1,9 +1,7 @@
 """`judgements`: pairs of correct solutions judged one by one, verdicts committed as they come, none asked for twice."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, field
-from itertools import islice
 from typing import Any
 
 import polars as pl
@@ -12,11 +10,12 @@ from ...lake import Lake
 from ...lake.analyses import commit_analysis
 from ...lake.derived import Analysis, analysis_row, input_digest, stored_analyses
 from ...lake.errors import StoppedError, UsageError, did_you_mean
-from .client import Judge, Reply, Service
+from .asking import in_groups, replies
+from .client import Judge, Reply, Request, Service
 from .limits import Limits, Price
 from .pairs import Pairs, Solution, cases, solutions
-from .template import Case, template_digest
-from .verdict import Verdict
+from .template import MOST_TOKENS, Case, messages, template_digest
+from .verdict import Verdict, read_verdict
 from .without_service import Tell, known, local
 
 SERVICE, LOCAL, KNOWN = "service", "local", "known"
@@ -106,7 +105,7 @@ def judge_run(lake: Lake, run: str, options: JudgeOptions, *, on_progress: Progr
     open_cases = [c for c in wanted if (c.sequence_a, c.sequence_b, c.order) not in mine]
     by_content = {row["content"]: row for rows in stored.values() for row in rows.values()}
     with _Asking(options, chosen) as asking:
-        for some in _batches(asking.replies(open_cases, by_content), AT_ONCE):
+        for some in in_groups(asking.replies(open_cases, by_content), AT_ONCE):
             rows = [_row(options, case, reply, reused) for case, reply, reused in some]
             final = [row for row, (_, reply, _) in zip(rows, some, strict=True) if reply.final]
             if final:
@@ -169,27 +168,13 @@ class _Asking:
             yield from ((case, reply, False) for case, reply in self._asked(fresh))
 
     def _asked(self, fresh: Sequence[Case]) -> Iterator[tuple[Case, Reply]]:
-        """Ask the service about some cases at once; no further one is begun after a limit was reached."""
+        """Ask the service about some cases at once."""
         options = self.options
         assert options.service is not None
-        limits = Limits(options.max_calls, options.max_usd)
-        self.judge = judge = Judge(options.service, limits, options.price)
-        judge.learn_price()
-        waiting = iter(fresh)
-        with ThreadPoolExecutor(options.concurrency) as pool:
-            running: dict[Future[Reply], Case] = {}
-            try:
-                while True:
-                    free = 0 if limits.reached else options.concurrency - len(running)
-                    running |= {pool.submit(judge.ask, case): case for case in islice(waiting, free)}
-                    if not running:
-                        return
-                    done, _ = wait(running, return_when=FIRST_COMPLETED)
-                    for one in done:
-                        yield running.pop(one), one.result()
-            finally:
-                for one in running:
-                    one.cancel()
+        self.judge = Judge(options.service, Limits(options.max_calls, options.max_usd), options.price)
+        self.judge.learn_price()
+        wanted = ((case, Request(messages(case), MOST_TOKENS, read_verdict)) for case in fresh)
+        yield from replies(self.judge, wanted, options.concurrency)
 
 
 def _analysis(lake: Lake, run_id: str, options: JudgeOptions) -> Analysis:
@@ -247,8 +232,3 @@ def _count(result: Judged, some: Sequence[tuple[Case, Reply, bool]]) -> None:
             result.n_null += 1
             reason = verdict.reason or "no reason"
             result.reasons[reason] = result.reasons.get(reason, 0) + 1
-
-
-def _batches(replies: Iterator[Any], size: int) -> Iterator[list[Any]]:
-    while some := list(islice(replies, size)):
-        yield some

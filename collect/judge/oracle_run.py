@@ -1,9 +1,7 @@
 """`oracle_solutions`: a service writes a solution to each problem of a run, graded, within limits, none asked twice."""
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any
 
 import polars as pl
@@ -13,6 +11,7 @@ from ...lake.analyses import commit_analysis
 from ...lake.derived import Analysis, analysis_row, input_digest
 from ...lake.errors import ConfigError, StoppedError
 from ..inputs.grading import parse_grader
+from .asking import in_groups, replies
 from .client import Judge, Reply, Service
 from .limits import Limits, Price
 from .oracle_template import content, oracle_digest, oracle_request
@@ -81,7 +80,7 @@ def write_oracles(
         )
     if not fresh and not known:
         return result
-    for some in _batches(_asked(fresh, service, limits, price, concurrency), AT_ONCE):
+    for some in in_groups(_asked(fresh, service, limits, price, concurrency), AT_ONCE):
         made = [_row(service.model, problem, reply, grader) for problem, reply in some if reply.final]
         if made:
             _commit(lake, analysis, made)
@@ -120,27 +119,15 @@ def read_problems(lake: Lake, run_id: str) -> list[Problem]:
 def _asked(
     fresh: Sequence[Problem], service: Service, limits: Limits, price: Price | None, concurrency: int
 ) -> Iterator[tuple[Problem, Reply]]:
-    """Each problem with what came of asking; no further one is begun after a limit was reached."""
+    """Each problem with what came of asking."""
     if not fresh:
         return
     writer = Judge(service, limits, price)
-    waiting = iter(fresh)
-    with ThreadPoolExecutor(concurrency) as pool:
-        running: dict[Future[Reply], Problem] = {}
-        try:
-            writer.learn_price()
-            while True:
-                free = 0 if limits.reached else concurrency - len(running)
-                running |= {pool.submit(writer.request, oracle_request(p.question)): p for p in islice(waiting, free)}
-                if not running:
-                    return
-                done, _ = wait(running, return_when=FIRST_COMPLETED)
-                for one in done:
-                    yield running.pop(one), one.result()
-        finally:
-            for one in running:
-                one.cancel()
-            writer.close()
+    try:
+        writer.learn_price()
+        yield from replies(writer, ((one, oracle_request(one.question)) for one in fresh), concurrency)
+    finally:
+        writer.close()
 
 
 def _row(writer: str, problem: Problem, reply: Reply, grader: str) -> dict[str, Any]:
@@ -162,8 +149,3 @@ def _commit(lake: Lake, analysis: Analysis, rows: Sequence[dict[str, Any]]) -> N
     names = [name for name in rows[0] if name not in ("run_id", "analysis_id")]
     columns = {name: [row[name] for row in rows] for name in names} | {"analysis_id": analysis.analysis_id}
     commit_analysis(lake, analysis, {"oracle_solutions": columns}, replace=False)
-
-
-def _batches(replies: Iterator[Any], size: int) -> Iterator[list[Any]]:
-    while some := list(islice(replies, size)):
-        yield some

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 INSTRUCTIONS = """\
@@ -42,8 +43,12 @@ def template_digest() -> str:
 
 
 def messages(case: Case) -> list[dict[str, str]]:
-    """The two messages of a call. The markers' code is a hash of what they enclose, so no text can hold its own."""
+    """The two messages of a call."""
     parts = (("PROBLEM", case.problem), ("SOLUTION 1", case.solution_a), ("SOLUTION 2", case.solution_b))
+    return [{"role": "system", "content": INSTRUCTIONS}, {"role": "user", "content": enclosed(parts)}]
+
+
+def enclosed(parts: Sequence[tuple[str, str]]) -> str:
+    """Named texts between markers, whose code is a hash of what they enclose: no text can hold its own."""
     code = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
-    shown = "\n\n".join(f"<<<{name} {code}>>>\n{text}\n<<<END OF {name} {code}>>>" for name, text in parts)
-    return [{"role": "system", "content": INSTRUCTIONS}, {"role": "user", "content": shown}]
+    return "\n\n".join(f"<<<{name} {code}>>>\n{text}\n<<<END OF {name} {code}>>>" for name, text in parts)

@@ -18,7 +18,7 @@ def numbers(text: str | None, kind: type, option: str) -> list[Any]:
         raise UsageError(f"{option} {text!r}: give {kind.__name__} values separated by commas.") from None
 
 
-def layer_numbers(text: str | None) -> list[int]:
+def layer_numbers(text: str | None, option: str = "--layers") -> list[int]:
     """`0-5`, `3,-1`, or both."""
     layers: list[int] = []
     for item in items(text):
@@ -27,7 +27,7 @@ def layer_numbers(text: str | None) -> list[int]:
         try:
             layers += range(int(first), int(last) + 1) if dash else [int(first)]
         except ValueError:
-            raise UsageError(f"--layers {text!r}: give blocks like 0-5 or 3,-1.") from None
+            raise UsageError(f"{option} {text!r}: give numbers like 0-5 or 3,9.") from None
     return layers
 
 

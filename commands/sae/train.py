@@ -13,6 +13,7 @@ from ..toolkit.interrupt import Interrupt
 from ..toolkit.verify_option import reading
 from ..toolkit.whole_summaries import WholeSummaries
 from . import exchange as sae_exchange
+from . import label as sae_label
 from . import measures as sae_measures
 from . import run as sae_run
 from .lists import items, layer_numbers, numbers, remark
@@ -228,6 +229,7 @@ def remove(
 app.command("eval")(sae_measures.evaluate)
 app.command()(sae_measures.compare)
 app.command()(sae_measures.features)
+app.command()(sae_label.label)
 app.command("import")(either_run(sae_exchange.import_folder))
 app.command("export")(either_run(sae_exchange.export_folder))
 app.command("run")(sae_run.run_saes)

@@ -7,6 +7,7 @@ before is used, and their rows are permuted. So a place in the order is (epoch, 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from threading import current_thread
 
 import numpy as np
 
@@ -18,6 +19,7 @@ from .sampled_rows import EXCLUSIONS, Group, RowChoice, SiteGroups, aligned_grou
 
 WINDOW = 131_072
 THREADS = 2
+THREAD_NAME = "lake-sampler"
 Commits = Mapping[str, Mapping[str, int]]
 """By run and writer the number of the last commit that is read."""
 
@@ -136,19 +138,20 @@ class Sampler:
 
     def _read_ahead(self, windows: list[Window], epoch: int, pairs: bool) -> Iterator[list[np.ndarray]]:
         """The permuted rows of each window; the next one is read while the caller uses this one."""
-        with ThreadPoolExecutor(self._threads, "lake-sampler") as pool:
-            try:
-                coming = self._submit(pool, windows[0], epoch, pairs) if windows else None
-                for number in range(len(windows)):
-                    assert coming is not None
-                    matrices, reading = coming
-                    for future in reading:
-                        future.result()
-                    last = number + 1 == len(windows)
-                    coming = None if last else self._submit(pool, windows[number + 1], epoch, pairs)
-                    yield matrices
-            finally:
-                pool.shutdown(wait=True, cancel_futures=True)
+        pool = ThreadPoolExecutor(self._threads, THREAD_NAME)
+        try:
+            coming = self._submit(pool, windows[0], epoch, pairs) if windows else None
+            for number in range(len(windows)):
+                assert coming is not None
+                matrices, reading = coming
+                for future in reading:
+                    future.result()
+                last = number + 1 == len(windows)
+                coming = None if last else self._submit(pool, windows[number + 1], epoch, pairs)
+                yield matrices
+        finally:
+            # A loop that was left may be cleared away in one of the pool's own threads, which cannot wait for itself.
+            pool.shutdown(wait=not current_thread().name.startswith(THREAD_NAME), cancel_futures=True)
 
     def _submit(
         self, pool: ThreadPoolExecutor, window: Window, epoch: int, pairs: bool

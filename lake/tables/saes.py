@@ -2,7 +2,7 @@
 
 import pyarrow as pa
 
-from .key_columns import ANALYSIS, F32, F64, I32, I64, LAYER, POSITION, RUN, SEQUENCE, SITE, TEXT, columns
+from .key_columns import ANALYSIS, BOOL, F32, F64, I32, I64, LAYER, POSITION, RUN, SEQUENCE, SITE, TEXT, columns
 from .table import Table
 
 I64S, TEXTS = pa.list_(pa.int64()), pa.list_(pa.string())
@@ -174,5 +174,35 @@ FEATURE_EXAMPLES = Table(
         ("peak_end", I32, "Where it ends.", "characters"),
     ),
     key=("run_id", "analysis_id", "sae_id", "feature", "kind", "quantile", "place"),
+    kind="derived",
+)
+
+FEATURE_JUDGEMENTS = Table(
+    "feature_judgements",
+    "One row per feature and question to a judge: a label, or how well the judge does with that label. 0.5 is chance.",
+    (RUN, ANALYSIS)
+    + _SAE
+    + _FEATURE
+    + columns(
+        ("kind", TEXT, "`label`; `detection` (passages with it) or `fuzzing` (its tokens marked).", None, True),
+        ("judge", TEXT, "Name of the model that was asked.", None, True),
+        ("template", TEXT, "First 12 hex digits of SHA-256 over the instructions."),
+        ("label", TEXT, "The label that was given, or that was tested; null where there is none."),
+        ("reply", TEXT, "The label, the numbers of the passages named, or the reply where it cannot be read."),
+        ("n_right", I32, "Held-out passages that it is right to name.", "passages"),
+        ("n_wrong", I32, "Held-out passages that it is wrong to name.", "passages"),
+        ("sensitivity", F64, "Share of the right ones that were named."),
+        ("specificity", F64, "Share of the wrong ones that were not."),
+        ("balanced_accuracy", F64, "Mean of both."),
+        ("content", TEXT, "Hash of judge and call: equal calls are made once; null where nothing was asked."),
+        ("prompt_tokens", I64, "Tokens read, as the service counts.", "tokens"),
+        ("completion_tokens", I64, "Tokens written, as the service counts.", "tokens"),
+        ("cost_usd", F64, "Cost of all attempts; null if unknown.", "USD"),
+        ("latency_ms", F64, "Wall time of all attempts.", "ms"),
+        ("attempts", I32, "Requests made.", "calls"),
+        ("cached", BOOL, "Whether an earlier reply was reused."),
+        ("reason", TEXT, "Why there is no label or score."),
+    ),
+    key=("run_id", "analysis_id", "sae_id", "feature", "kind", "judge"),
     kind="derived",
 )

@@ -182,7 +182,7 @@ def test_steps_keep_decoder_rows_at_unit_length(name: str) -> None:
 
 
 @pytest.mark.parametrize("arch", ["relu", "gated", "jumprelu", "topk", "batchtopk"])
-def test_first_encoder_fits_where_many_features_are_active(arch: str) -> None:
+def test_the_first_encoder_has_the_length_that_fits_best(arch: str) -> None:
     """Decoder rows that lie close together: without the fitted length the first reconstruction is far too long."""
     generator = torch.Generator().manual_seed(1)
     common = torch.randn(D, generator=generator, dtype=torch.float64)
@@ -196,7 +196,39 @@ def test_first_encoder_fits_where_many_features_are_active(arch: str) -> None:
     length = np.linalg.norm(encoder, axis=0)
     np.testing.assert_allclose(encoder / length, decoder.T, atol=1e-12)
     x = directions.numpy()
-    plain = np.maximum(x @ decoder.T, 0) @ decoder
-    best = 1.0 if arch in architecture.SPARSE else np.linalg.lstsq(plain.reshape(-1, 1), x.ravel(), rcond=None)[0][0]
+    active = np.maximum(x @ decoder.T, 0)
+    if arch in architecture.SPARSE:
+        active *= active >= np.sort(active, axis=1)[:, -K:][:, :1]
+    plain = active @ decoder
+    best = np.linalg.lstsq(plain.reshape(-1, 1), x.ravel(), rcond=None)[0][0]
     np.testing.assert_allclose(length, best, rtol=1e-9)
-    assert ((best * plain - x) ** 2).sum() < (x**2).sum() < ((plain - x) ** 2).sum() or arch in architecture.SPARSE
+    assert ((best * plain - x) ** 2).sum() < (x**2).sum() < ((plain - x) ** 2).sum()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("d_sae", "k"), [(64, 5), (64, 63), (30, 29), (1024, 32), (4099, 3)])
+@pytest.mark.parametrize("shift", [-3.0, 0.0, 3.0])
+def test_top_k_by_bounds_equals_torch(d_sae: int, k: int, shift: float, dtype: torch.dtype) -> None:
+    pre = torch.randn(40, d_sae, generator=torch.Generator().manual_seed(0), dtype=dtype) + shift
+    code = kernels.top_k(pre, k)
+    values, features = pre.topk(k)
+    assert torch.equal(code.dense(), torch.zeros_like(pre).scatter(1, features, values.clamp_min(0)))
+    assert torch.equal(code.rows, torch.arange(40).repeat_interleave(code.starts.diff()))
+    assert bool((code.features.diff()[code.rows.diff() == 0] > 0).all())
+
+
+def test_equal_values_are_k_of_each_row() -> None:
+    pre = torch.randint(-2, 3, (60, 128), generator=torch.Generator().manual_seed(0)).float()
+    code, wanted = kernels.top_k(pre, 9), pre.topk(9).values.clamp_min(0)
+    assert torch.equal(code.dense().sort(1, descending=True).values[:, :9], wanted)
+    assert torch.equal(code.starts.diff(), (wanted > 0).sum(1))
+    assert kernels.top_k(torch.zeros(3, 64), 5).features.numel() == 0
+    assert kernels.top_k(torch.ones(2, 64), 5).features.tolist() == [0, 1, 2, 3, 4] * 2
+
+
+def test_order_by_feature_is_that_of_a_stable_sort() -> None:
+    code = kernels.top_k(torch.randn(50, 200, generator=torch.Generator().manual_seed(0)), 7)
+    for d_sae in (200, 2**16 + 1):  # by digits of 16 bits, and beyond them
+        order, rows, starts = kernels.Code(code.starts, code.features, code.values, d_sae).by_feature
+        assert torch.equal(order, code.features.argsort(stable=True)) and torch.equal(rows, code.rows[order])
+        assert torch.equal(starts.diff(), torch.bincount(code.features, minlength=d_sae))

@@ -241,7 +241,9 @@ def test_a_planted_dictionary_is_recovered(arch: str) -> None:
     )  # fmt: skip
     [spec] = specs_of(options, [0], 64)
     scale, n_steps = float(8 / pool.norm(dim=1).mean()), 1500
-    learner = Learner(spec, "planted", options, Scaling(scale, scale, pool.double().mean(0) * scale), n_steps)
+    centre = pool.double().mean(0)
+    directions = torch.nn.functional.normalize(pool[:16_384].double() - centre, dim=1).float()
+    learner = Learner(spec, "planted", options, Scaling(scale, scale, centre * scale, directions), n_steps)
     draws = torch.Generator().manual_seed(1)
     for step in range(n_steps):
         x = pool[torch.randint(len(pool), (512,), generator=draws)]

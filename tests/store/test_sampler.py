@@ -222,3 +222,42 @@ def test_a_changed_byte_is_found(tmp_path: Path) -> None:
 def test_it_loads_no_model_library() -> None:
     code = "import sys, tracelake.lake.shuffling.sampler; sys.exit('torch' in sys.modules or 'polars' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+LEFT = """
+import gc, sys, threading
+from tracelake.lake.lake import Lake
+from tracelake.lake.shuffling.sampler import Sampler
+
+gc.disable()
+sampler = Sampler(Lake.open(sys.argv[1]), ["run-00"], 0, "resid_post", 16, 30, seed=0, exclude="none")
+place, left, cleared, calls = sampler._place, threading.Event(), threading.Event(), []
+
+
+def collect_and_place(*given):
+    calls.append(1)
+    if len(calls) > len(sampler.windows(0)[0].groups):  # the window that is read ahead
+        left.wait(20)
+        gc.collect()
+        cleared.set()
+    place(*given)
+
+
+def leave():
+    loop = {}
+    loop["batches"], loop["itself"] = sampler.batches(0), loop  # only the collector of garbage can clear it away
+    next(loop["batches"])
+
+
+sampler._place = collect_and_place
+leave()
+left.set()
+assert cleared.wait(20)
+"""
+
+
+def test_a_loop_that_is_left_is_cleared_away_by_any_thread(lake: Lake) -> None:
+    # Garbage may be collected in the thread that reads ahead for a loop which nobody holds any more.
+    command = [sys.executable, "-c", LEFT, str(lake.path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -16,7 +16,8 @@ from .training_rows import Pair, Scaling
 
 BATCH_THRESHOLD = ("batchtopk", "matryoshka")
 """Architectures whose threshold for single rows comes from a pass over data."""
-
+RISE, RISING_AFTER = 0.01, 0.4
+"""What b_enc of a silent feature gains in every step (scaled units), and from which share of --dead-after on."""
 REVIVED_LENGTH = 0.2
 """Length of a resampled feature's encoder column, over the mean of the living ones."""
 
@@ -34,11 +35,11 @@ class Meter:
     def add(self, found: Losses, target: Tensor) -> None:
         """Count one batch."""
         n = len(target)
-        error = (found.reconstruction - target).double().square().sum()
+        error = (found.reconstruction - target).square().sum(dtype=torch.float64)
         parts = [(found.loss * n).double(), (found.term * n).double(), (found.aux * n).double(), error]
-        sums = torch.stack([*parts, target.double().square().sum()])
+        sums = torch.stack([*parts, target.square().sum(dtype=torch.float64)])
         active = torch.tensor([float(len(found.active.features))], dtype=torch.float64, device=sums.device)
-        sums, total = torch.cat([sums, active]), target.double().sum(0)
+        sums, total = torch.cat([sums, active]), target.sum(0, dtype=torch.float64)
         self.sums = sums if self.sums is None else self.sums + sums
         self.target = total if self.target is None else self.target + total
         self.rows += n
@@ -109,6 +110,7 @@ class Learner:
         self._silent[found.active.features] = 0
         if shape.arch in SPARSE:
             self._forget_moments(self.dead & ~before)
+            self._raise_silent()
         elif options.revive is not None:
             self._resample(number, x, target, found.reconstruction)
         self.meter.add(found, target)
@@ -127,6 +129,13 @@ class Learner:
                 for key in ("exp_avg", "exp_avg_sq"):
                     moments = self._adam.state[parameter][key]
                     (moments.T if name == "W_enc" else moments)[features] = 0
+
+    @torch.no_grad()
+    def _raise_silent(self) -> None:
+        """Features that were silent for long come closer to the top k in every step, until they are among them."""
+        assert self._options.dead_after is not None
+        silent = self._silent > RISING_AFTER * self._options.dead_after
+        self.parameters["b_enc"].add_(silent.to(self.parameters["b_enc"].dtype), alpha=RISE)
 
     @torch.no_grad()
     def _resample(self, number: int, x: Tensor, target: Tensor, reconstruction: Tensor) -> None:
