@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformers import Cache
+from transformers.cache_utils import Cache
 
 from ..models.cache import beside, join_caches, keep_columns, select_rows
 from ..models.editing.edits import Editing

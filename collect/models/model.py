@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import Cache
+from transformers.cache_utils import Cache
 
 from ...lake.errors import ConfigError
 from .cache import encoder_decoder_cache, growing_cache, in_full_layers
