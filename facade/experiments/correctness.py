@@ -12,6 +12,7 @@ from ...collect.experiment.config_file import read_config
 from ...collect.experiment.correctness_config import WITHOUT_EFFECT, CorrectnessConfig
 from ...collect.inputs.prompts import checked_source
 from ...lake.errors import ConfigError, UsageError
+from ...lake.values import Json
 from .session import Cost, Session, Step
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ class CorrectnessSession(Session):
     n_layers: int = 0
     measured: float | None = None
 
-    def part(self, name: str) -> tuple[str, dict[str, Any]]:
+    def part(self, name: str) -> tuple[str, Json]:
         """Name and settings of the greedy answers to the problems, or to those that things are fitted on."""
         config = self.config
         more = {
