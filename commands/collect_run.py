@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..collect.configuration.config import resolve_config
-from ..collect.inputs.prompts import checked_source
+from ..collect.configuration.model_name import check_model_name
 from ..lake.values import Json, Row
 from .answers_line import answers, answers_text
 from .terminal import print_json, say
@@ -31,6 +31,8 @@ def run_collect(
         return _resume(lake, resume, flags, as_json)
     # What needs no model is checked before the libraries of models are imported: a typo costs no seconds.
     settings = resolve_config(flags, file=config)
+    check_model_name(settings.model)
+    from ..collect.inputs.prompts import checked_source
     from ..lake import Lake
 
     opened = Lake.open(lake) if settings.looks_up else None
