@@ -36,9 +36,11 @@ class CallablePackage(ModuleType):
         """
         from ..lake.lake import Lake
         from .configuration.config import resolve_config
+        from .configuration.model_name import check_model_name
         from .inputs.prompts import checked_source
 
         config = resolve_config(settings)
+        check_model_name(config.model)
         opened = lake if isinstance(lake, Lake) else Lake.open(str(lake)) if config.looks_up else None
         source = checked_source(config, lake=opened)
         from .progress_line import ProgressLine, is_watched

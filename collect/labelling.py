@@ -6,7 +6,6 @@ Runs no model. The run's own grades stay in `sequences`; the same question is lo
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import polars as pl
 
@@ -14,6 +13,7 @@ from ..lake import Lake
 from ..lake.analyses import commit_analysis
 from ..lake.derived import Analysis, analysis_row, digest, input_digest, stored_analyses
 from ..lake.errors import NotFoundError, UsageError
+from ..lake.values import Columns, Json, Row
 from .inputs.grading import Grader, Options, parse_grader, read_options
 
 VERSION = 1
@@ -33,7 +33,7 @@ class Labelled:
     n_wrong: int
     notices: tuple[str, ...] = ()
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> Json:
         """Plain values for JSON."""
         return dict(vars(self)) | {"notices": list(self.notices)}
 
@@ -67,7 +67,7 @@ def _names(how: Grader, rows: pl.DataFrame) -> list[str]:
     return sorted({how.name(_options(text)) for text in rows["metadata"].unique()})
 
 
-def _graded(how: Grader, row: dict[str, Any]) -> dict[str, Any]:
+def _graded(how: Grader, row: Row) -> Row:
     options = _options(row["metadata"])
     common = {"sequence_id": row["sequence_id"], "prompt_id": row["prompt_id"], "grader": how.name(options)}
     if row["answer"] is None or row["completion"] is None:
@@ -165,7 +165,7 @@ def _stored(lake: Lake, analysis: Analysis, table: str) -> Labelled | None:
 
 
 def _commit(
-    lake: Lake, analysis: Analysis, table: str, columns: dict[str, Any], notices: list[str], other: str | None = None
+    lake: Lake, analysis: Analysis, table: str, columns: Columns, notices: list[str], other: str | None = None
 ) -> Labelled:
     rows = {**columns, "analysis_id": analysis.analysis_id}
     about = analysis_row(analysis, len(columns["sequence_id"]), notices, other)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..lake.values import Json
 from . import embed, judge, neuron_verbs, read_again
 from .labelling import grade, labels
 from .terminal import HERE, AnyRun, AsJson, LakePath, open_lake, print_json, say
@@ -170,7 +171,7 @@ def remove(
     return print(f"{verb} {result['analysis_id']}: {result['files']:,} files, {result['bytes']:,} bytes")
 
 
-def _print_answers(answers: Sequence["Answer"], as_json: bool, drawn: dict[str, Any] | None = None) -> None:
+def _print_answers(answers: Sequence["Answer"], as_json: bool, drawn: Json | None = None) -> None:
     for answer in answers:
         how = "computed" if answer.computed else "found"
         rows = ", ".join(f"{n:,} {table}" for table, n in answer.n_rows.items())

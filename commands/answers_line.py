@@ -1,6 +1,8 @@
 """What a run's answers were worth, as one line: right, wrong, unreadable, and the same by level."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from ..lake.values import Json
 
 if TYPE_CHECKING:
     from ..lake import Lake
@@ -19,7 +21,7 @@ COUNTS = """
 NAMES = ("n_right", "n_wrong", "n_unreadable")
 
 
-def answers(lake: "Lake", run_id: str) -> dict[str, Any] | None:
+def answers(lake: "Lake", run_id: str) -> Json | None:
     """Counts of graded answers, overall and `by_level`; None if nothing was graded."""
     rows = lake.sql(COUNTS, [run_id]).to_dicts()
     if not rows:
@@ -29,7 +31,7 @@ def answers(lake: "Lake", run_id: str) -> dict[str, Any] | None:
     return total | ({"by_level": by_level} if by_level else {})
 
 
-def answers_text(counts: dict[str, Any]) -> str:
+def answers_text(counts: Json) -> str:
     """`480 right, 20 wrong, 0 unreadable of 500 (96.0 % right); level 1: 200 of 200, level 2: ...`"""
     n = sum(counts[name] for name in NAMES)
     said = ", ".join(f"{counts[name]:,} {name.removeprefix('n_')}" for name in NAMES)

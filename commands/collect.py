@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 import typer
 from typer.core import TyperCommand
 
+from ..lake.values import Json
 from .terminal import HERE, AsJson, LakePath
 from .toolkit.completion import models, runs
 
@@ -97,7 +98,7 @@ def collect(
     _run({}, config=config, resume=resume, dry_run=dry_run, yes=yes, as_json=as_json, lake=lake)
 
 
-def _run(settings: dict[str, Any], *, yes: bool, lake: Path, **call: Any) -> None:
+def _run(settings: Json, *, yes: bool, lake: Path, **call: Any) -> None:
     from .collect_run import run_collect
 
     run_collect(lake, settings, assume_yes=yes, **call)

@@ -1,10 +1,11 @@
 """`lake collect` for a terminal: progress, Ctrl-C, dry run, the lines printed before and after."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..collect.configuration.config import resolve_config
-from ..collect.inputs.prompts import checked_source
+from ..collect.configuration.model_name import check_model_name
+from ..lake.values import Json, Row
 from .answers_line import answers, answers_text
 from .terminal import print_json, say
 from .toolkit.interrupt import Interrupt
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 def run_collect(
     lake: Path,
-    flags: dict[str, Any],
+    flags: Json,
     *,
     config: Path | None = None,
     resume: str | None = None,
@@ -30,6 +31,8 @@ def run_collect(
         return _resume(lake, resume, flags, as_json)
     # What needs no model is checked before the libraries of models are imported: a typo costs no seconds.
     settings = resolve_config(flags, file=config)
+    check_model_name(settings.model)
+    from ..collect.inputs.prompts import checked_source
     from ..lake import Lake
 
     opened = Lake.open(lake) if settings.looks_up else None
@@ -50,7 +53,7 @@ def run_collect(
     return collected.run_id
 
 
-def _resume(lake: Path, run: str, flags: dict[str, Any], as_json: bool) -> str:
+def _resume(lake: Path, run: str, flags: Json, as_json: bool) -> str:
     from ..lake import Lake
 
     opened = Lake.open(lake)
@@ -69,7 +72,7 @@ def _resume(lake: Path, run: str, flags: dict[str, Any], as_json: bool) -> str:
     return collected.run_id
 
 
-def _report(collected: "Collected", graded: dict[str, Any] | None, as_json: bool) -> None:
+def _report(collected: "Collected", graded: Row | None, as_json: bool) -> None:
     rate = collected.n_tokens / max(collected.seconds, 1e-9)
     say(
         f"{collected.n_sequences:,} sequences, {collected.n_tokens:,} tokens, {collected.n_bytes / 1e6:,.1f} MB "
@@ -101,7 +104,7 @@ def _start_text(collection: "Collection", sizes: "Estimate") -> str:
     )
 
 
-def _facts(collection: "Collection", sizes: "Estimate") -> dict[str, Any]:
+def _facts(collection: "Collection", sizes: "Estimate") -> Json:
     return {
         "n_sequences": sizes.n_sequences,
         "n_tokens": sizes.n_tokens,

@@ -2,10 +2,11 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..lake.values import Json
 from .read_again import NAME as NAME
 from .read_again import app as app
 from .terminal import HERE, AsJson, LakePath, print_json, say
@@ -73,7 +74,7 @@ def _verb(name: str, about: str) -> Callable[..., None]:
     return verb
 
 
-def _run(name: str, config: Path, lake: Path, call: dict[str, Any]) -> "Experiment":
+def _run(name: str, config: Path, lake: Path, call: Json) -> "Experiment":
     from ..collect.running.progress import Callbacks
     from ..facade.open_lake import OpenLake
     from .toolkit.interrupt import Interrupt
@@ -91,7 +92,7 @@ def _run(name: str, config: Path, lake: Path, call: dict[str, Any]) -> "Experime
         return opened.experiment(name, config, callbacks=Callbacks(bar.update, notice, stop), told=say, **call)
 
 
-def _planned(name: str, config: Path, lake: Path, call: dict[str, Any]) -> "Experiment":
+def _planned(name: str, config: Path, lake: Path, call: Json) -> "Experiment":
     """What the steps will take; without a lake, as in an empty one that is thrown away."""
     from tempfile import TemporaryDirectory
 

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ..lake.values import Json
 from .terminal import HERE, AnyRun, AsJson, LakePath, open_lake, print_json, say
 from .toolkit.either_run import either_run
 from .toolkit.verify_option import reading
@@ -153,7 +154,7 @@ def progress(what: str) -> Callable[[int, int], None]:
     return lambda done, whole: say(f"  {done:,} of {whole:,} {what}")
 
 
-def report(computed: bool, words: str, notices: list[str], facts: dict[str, Any], as_json: bool) -> None:
+def report(computed: bool, words: str, notices: list[str], facts: Json, as_json: bool) -> None:
     """What was computed or found, and its id."""
     say(f"{words} {'computed' if computed else 'found'}")
     for notice in notices:

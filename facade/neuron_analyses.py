@@ -15,6 +15,7 @@ from ..lake import Lake
 from ..lake.analyses import commit_analysis
 from ..lake.derived import Analysis, analysis_row, digest, input_digest, stored_analyses
 from ..lake.errors import UsageError
+from ..lake.values import Json, Row
 from .neuron_effects import PATHS, Effects, LayerEffects
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class NeuronAnswer:
     n_rows: dict[str, int]
     notices: list[str] = field(default_factory=list)
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> Json:
         """Plain values for JSON."""
         return dict(vars(self))
 
@@ -125,9 +126,9 @@ def _component_rows(effects: Effects) -> Rows:
     return Rows(vectors=[call])
 
 
-def _component(effects: Effects, layer: LayerEffects, place: int) -> tuple[dict[str, Any], np.ndarray]:
+def _component(effects: Effects, layer: LayerEffects, place: int) -> tuple[Json, np.ndarray]:
     fit, outputs, gram = layer.fits[place], layer.outputs[place], layer.gram(place)
-    row: dict[str, Any] = {
+    row: Row = {
         "layer": layer.layer, "neuron": layer.neurons[place], "paths_id": effects.paths.analysis_id, "n": fit.n,
         "top_k": fit.top_k, "smallest_norm": fit.smallest_norm, "share": fit.share, "reason": fit.reason,
     }  # fmt: skip

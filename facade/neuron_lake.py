@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from ..lake.values import Json
 from .read_again import ReadAgain, Told, quietly
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ class Ablation:
     problems: "AblationResult"
     layers: "Answer"
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> Json:
         """Plain values for JSON."""
         return asdict(self.problems) | {"layers_id": self.layers.analysis_id}
 

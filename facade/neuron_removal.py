@@ -12,6 +12,7 @@ from ..analysis.row_columns import columns_of
 from ..lake import Lake
 from ..lake.reading.batches import read_commits
 from ..lake.schema import TABLES
+from ..lake.values import Row
 from .neuron_analyses import NeuronAnswer, NeuronQuestion, Rows, Told, fitted_effects, looked_up
 from .neuron_effects import Effects, LayerEffects
 
@@ -80,7 +81,7 @@ class _Removal:
             "effect_validation": columns_of([row | named for row in validations]),
         })  # fmt: skip
 
-    def _ablations(self, layer: LayerEffects) -> list[dict[str, Any]]:
+    def _ablations(self, layer: LayerEffects) -> list[Row]:
         """A row per condition of one layer."""
         states = {UNEDITED: self.states, **self._in_representation(layer), **self._real(layer)}
         projections = {name: found @ self.along for name, found in states.items()}
@@ -112,7 +113,7 @@ class _Removal:
             for name, change in changes.items()
         }
 
-    def _validations(self, layer: LayerEffects) -> list[dict[str, Any]]:
+    def _validations(self, layer: LayerEffects) -> list[Row]:
         """A row per neuron: what its removal was predicted to do, and does; in the units of the scores."""
         direction = self.effects.head_paths().direction
         without = self.ends.without_each(layer.layer, layer.neurons, direction)

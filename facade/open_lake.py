@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..lake.values import Json
 from .exchanged_lake import ExchangedLake
 from .experiments.experiment_lake import ExperimentLake
 from .judged_lake import JudgedLake
@@ -68,13 +69,13 @@ class OpenLake(SaeLake, JudgedLake, NeuronLake, ExperimentLake, ExchangedLake):
 
         return resume_run(self, run, **typed)
 
-    def describe(self, run: str = "latest") -> dict[str, Any]:
+    def describe(self, run: str = "latest") -> Json:
         """What `lake show` prints of a run: model, configuration, tables and sizes."""
         from ..queries.description import describe_run
 
         return describe_run(self, self.resolve_run(run))
 
-    def timings(self, run: str = "latest") -> dict[str, Any]:
+    def timings(self, run: str = "latest") -> Json:
         """Where the time of a run went (`lake show --timings`)."""
         from ..queries.cost import run_cost
 

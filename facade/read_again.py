@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
+from ..lake.values import Json
 from ..queries.queried_lake import QueriedLake
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ class SecondOrderEffects:
     scores: "SecondOrderResult"
     effects: "Answer"
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> Json:
         """Plain values for JSON."""
         return asdict(self.scores) | {"effects_id": self.effects.analysis_id}
 

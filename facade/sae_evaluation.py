@@ -16,6 +16,7 @@ from ..lake import Lake
 from ..lake.analyses import commit_analysis
 from ..lake.derived import Analysis, analysis_row, input_digest, stored_analyses
 from ..lake.errors import NotFoundError
+from ..lake.values import Columns, Json, Row
 
 CONDITIONS = ("reconstruction", "zero", "mean")
 VERSION = 1
@@ -43,9 +44,9 @@ class Evaluated:
     analysis_id: str
     computed: bool
     seconds: float
-    metrics: dict[str, Any]
+    metrics: Json
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> Json:
         """Plain values for JSON."""
         return asdict(self)
 
@@ -83,7 +84,7 @@ def evaluate(
     )  # fmt: skip
 
 
-def _metrics(lake: Lake, run_id: str, analysis_id: str) -> dict[str, Any]:
+def _metrics(lake: Lake, run_id: str, analysis_id: str) -> Row:
     from ..queries.derived_views import view_definitions
 
     query = "SELECT * FROM sae_metrics WHERE run_id = $run AND analysis_id = $analysis"
@@ -95,7 +96,7 @@ def _metrics(lake: Lake, run_id: str, analysis_id: str) -> dict[str, Any]:
 def _losses(
     lake: Lake, sae: Sae, sums: RowSums, run_id: str, options: EvaluationOptions, exclude: str,
     should_stop: Callable[[], None],
-) -> dict[str, Any]:  # fmt: skip
+) -> Json:  # fmt: skip
     """Cross-entropies and divergences, or why there are none."""
     layer, site, to = evaluation.place_of(sae)
     if not options.with_model:
@@ -123,7 +124,7 @@ def _losses(
     first = 0 if exclude == "none" else 1
     ids = _sequences(lake, run_id, options)
     found = site_losses(lake, run_id, loaded, site, layer, changes, ids, first=first, should_stop=should_stop)
-    columns: dict[str, Any] = {"n_ce": found.n_tokens, "sum_ce_clean": found.cross_entropy[CLEAN]}
+    columns: Columns = {"n_ce": found.n_tokens, "sum_ce_clean": found.cross_entropy[CLEAN]}
     for condition in CONDITIONS:
         columns[f"sum_ce_{condition}"] = found.cross_entropy[condition]
         columns[f"sum_kl_{condition}"] = found.divergence[condition]

@@ -10,6 +10,7 @@ from ..analysis.sae.training.trainer import Trained, start_training
 from ..collect.configuration.config import resolve_config
 from ..collect.running.collector import Callbacks, Collection
 from ..lake import Lake
+from ..lake.values import Json
 from .sae_evaluation import Evaluated, EvaluationOptions, evaluate
 from .sae_features import compute_features
 
@@ -29,7 +30,7 @@ class SaeRun:
     evaluated: list[Evaluated] = field(default_factory=list)
     features: list[FeatureTables] = field(default_factory=list)
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> Json:
         """Plain values for JSON."""
         return {
             "run_id": self.run_id,

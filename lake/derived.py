@@ -13,6 +13,7 @@ from typing import Any
 
 from .records.commits import Record
 from .snapshot import RunLog, Snapshot
+from .values import Json, Row
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class StoredAnalysis:
     analysis_id: str
     name: str
     question: str
-    parameters: dict[str, Any]
+    parameters: Json
     snapshot: str
     time: str
     n_rows: dict[str, int]
@@ -84,7 +85,7 @@ def stored_analyses(log: RunLog) -> dict[str, StoredAnalysis]:
     return found
 
 
-def analysis_row(analysis: Analysis, n_sequences: int, notices: Sequence[str], other: str | None) -> dict[str, Any]:
+def analysis_row(analysis: Analysis, n_sequences: int, notices: Sequence[str], other: str | None) -> Row:
     """The row of `analyses`, as columns."""
     return {
         "analysis_id": analysis.analysis_id,

@@ -9,6 +9,7 @@ from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
 from .errors import DamageError
+from .values import Json
 
 DEEPEST = 64
 _INT64 = 2**63
@@ -20,7 +21,7 @@ class Time(str):
     """A type for ISO times."""
 
 
-def parse(data: bytes, what: str) -> dict[str, Any]:
+def parse(data: bytes, what: str) -> Json:
     """The JSON object in `data`; DamageError if it is none, is nested too deep, or holds what no JSON text can."""
     try:
         value = _DECODER.decode(data.decode())

@@ -17,6 +17,7 @@ from .schema import TABLES
 from .snapshot import RunLog, Snapshot, read_run, run_ids, take_snapshot
 from .storage.local import LocalStore
 from .storage.store import Lease, Store, explained
+from .values import Json
 
 if TYPE_CHECKING:
     import numpy as np
@@ -233,7 +234,7 @@ class Lake:
         rows = self.rows_of_runs(snapshot.runs.values())
         return Connection(snapshot, rows, run=run_id, extra_views=extra_views, locked=locked)
 
-    def sql(self, query: str, parameters: "Sequence[Any] | dict[str, Any] | None" = None) -> "pl.DataFrame":
+    def sql(self, query: str, parameters: "Sequence[Any] | Json | None" = None) -> "pl.DataFrame":
         """The result of one SELECT as a polars DataFrame, through the locked connection."""
         with self.connect(locked=True) as connection:
             return connection.sql(query, parameters)

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import Any, cast
+from typing import cast
 
 import pyarrow as pa
 
@@ -16,6 +16,7 @@ from .snapshot import RunLog, run_ids
 from .storage.store import Store
 from .tables.run_row import RunRow
 from .tables.runs import RUNS
+from .values import Row
 
 
 def status(log: RunLog, store: Store) -> str:
@@ -39,7 +40,7 @@ def run_row(log: RunLog, store: Store) -> RunRow:
     """One row of `runs`."""
     given, completion, counters = log.run_json, log.completion, log.counters
     model = given.get("model") or {}
-    row: dict[str, Any] = {
+    row: Row = {
         "run_id": log.run_id,
         "tag": given.get("tag"),
         "kind": given.get("kind"),

@@ -19,6 +19,7 @@ from .records.commits import check_blob_name
 from .schema import TABLES, stored_tables
 from .storage.store import explained
 from .tables.table import Table
+from .values import Json
 from .vectors import check_vectors
 from .writing.buffers import TableBuffer
 from .writing.keys import key_of
@@ -57,7 +58,7 @@ class SegmentWriter:
         self._blobs: list[BlobFile] = []
         self._blob_folder = layout.part(layout.BLOBS, self.run_id, {}, commit.place.part_name())
         self._counters: dict[str, int] = {}
-        self._notes: dict[str, Any] = {}
+        self._notes: Json = {}
         self._sealed = False
 
     @property

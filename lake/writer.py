@@ -15,6 +15,7 @@ from .records.run_json import RunJson
 from .segments import Commit, SegmentWriter
 from .snapshot import RunLog, read_run
 from .storage.store import Lease, Store, explained
+from .values import Json
 from .writing.parts import Place
 
 BUFFER_BYTES = 256 << 20
@@ -72,7 +73,7 @@ class RunWriter:
         return sum(size for record in self._current().visible for _, size, _ in record.paths)
 
     @property
-    def notes(self) -> dict[int, dict[str, Any]]:
+    def notes(self) -> dict[int, Json]:
         """What the commits of segments say for whoever goes on, by segment."""
         return {record.segment: record.extra for record in self._current().segments if record.segment is not None}
 
@@ -109,7 +110,7 @@ class RunWriter:
             self._sealing, self._open = segment.what, None
         return segment
 
-    def derive(self, analysis: dict[str, Any], replaces: list[str]) -> SegmentWriter:
+    def derive(self, analysis: Json, replaces: list[str]) -> SegmentWriter:
         """The writer of an analysis' rows, which replace those of the analyses called `replaces`."""
         self._check_open()
         fields = {"op": "derive", "analysis": analysis, "replaces": replaces, "heads": self._heads(self._log)}
@@ -120,7 +121,7 @@ class RunWriter:
         self._check_open()
         self._publish(op="derive", replaces=[analysis_id], heads=self._heads(self._log))
 
-    def _opened(self, what: str, fields: dict[str, Any], buffer_bytes: int) -> SegmentWriter:
+    def _opened(self, what: str, fields: Json, buffer_bytes: int) -> SegmentWriter:
         place = Place(self.store, self.run_id, self.writer, self.next_seq)
         seq = self.next_seq
         keeps = lambda: self._broken or seq in self._kept  # noqa: E731
@@ -137,7 +138,7 @@ class RunWriter:
         self,
         status: Literal["complete", "failed"] = "complete",
         error: str | None = None,
-        extra: dict[str, Any] | None = None,
+        extra: Json | None = None,
     ) -> None:
         """Record that this writer's work is done (or failed), and release the lease."""
         self._check_open()

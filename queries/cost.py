@@ -1,8 +1,7 @@
 """Where the time of a run went: operations as shares of its wall time, what none of them explains, and the overhead."""
 
-from typing import Any
-
 from ..lake.errors import NotFoundError
+from ..lake.values import Json
 from .queried_lake import QueriedLake
 
 WALL = "wall"
@@ -21,7 +20,7 @@ ORDER BY total_ms DESC, name
 """
 
 
-def run_cost(lake: QueriedLake, run_id: str) -> dict[str, Any]:
+def run_cost(lake: QueriedLake, run_id: str) -> Json:
     """Operations of a run, its wall time, the remainder, and the overhead if strict timings measured it.
 
     The wall time runs from loading the model to the last segment's rows; writing the last segment is not in it.
@@ -45,7 +44,7 @@ def run_cost(lake: QueriedLake, run_id: str) -> dict[str, Any]:
     }
 
 
-def _overhead(found: dict[str, dict[str, Any]]) -> dict[str, float] | None:
+def _overhead(found: dict[str, Json]) -> dict[str, float] | None:
     """What observing one segment cost over the bare model's passes of the same tokens; writing not included."""
     if not {"baseline", "instrumented"} <= set(found):
         return None
@@ -58,7 +57,7 @@ def _overhead(found: dict[str, dict[str, Any]]) -> dict[str, float] | None:
     }
 
 
-def cost_text(cost: dict[str, Any]) -> str:
+def cost_text(cost: Json) -> str:
     """The cost of a run, for reading."""
     lines = [f"{'operation':<18}{'calls':>10}{'total s':>12}{'mean ms':>12}{'longest ms':>12}{'share':>9}"]
     for row in cost["operations"]:

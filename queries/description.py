@@ -6,9 +6,10 @@ from typing import Any
 from ..lake import Lake
 from ..lake.printable import printable
 from ..lake.schema import TABLES, stored_tables
+from ..lake.values import Json
 
 
-def describe_run(lake: Lake, run_id: str) -> dict[str, Any]:
+def describe_run(lake: Lake, run_id: str) -> Json:
     """The `runs` row of a run, what it keeps and the rows and bytes of its tables; `run_id` must exist."""
     row = next(row for row in lake.runs() if row["run_id"] == run_id)
     about = lake.run_json(run_id)
@@ -34,7 +35,7 @@ def _parsed(name: str, value: Any) -> Any:
     return json.loads(value) if name in ("config", "versions") and isinstance(value, str) else value
 
 
-def run_text(facts: dict[str, Any]) -> str:
+def run_text(facts: Json) -> str:
     """The facts of a run, for reading."""
     run = facts["run"]
     lines = [f"{name:<20}{printable(str(value))}" for name, value in run.items() if _worth_showing(name, value)]
@@ -52,7 +53,7 @@ def _worth_showing(name: str, value: Any) -> bool:
     return value is not None and name not in ("config", "versions")
 
 
-def describe_schema() -> list[dict[str, Any]]:
+def describe_schema() -> list[Json]:
     """Every table and column with type, unit and meaning, and the derived views."""
     from .derived_views import views
 
@@ -78,7 +79,7 @@ def _type_name(table: str, column: str, name: str) -> str:
     return "list<float>" if TABLES[table].vector == column else name.replace("element: ", "").replace("item: ", "")
 
 
-def schema_text(tables: list[dict[str, Any]]) -> str:
+def schema_text(tables: list[Json]) -> str:
     """The schema, for reading."""
     lines = []
     for table in tables:
@@ -92,14 +93,14 @@ def schema_text(tables: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def query_list(queries: list[dict[str, Any]]) -> str:
+def query_list(queries: list[Json]) -> str:
     """Names and first sentences of saved queries; `*` marks those with a chart."""
     width = max((len(q["name"]) for q in queries), default=0) + 2
     lines = [f"{q['name']:<{width}}{'*' if q['chart'] else ' '} {printable(q['summary'])}" for q in queries]
     return "\n".join([*lines, "", "* has a chart: lake chart NAME. Run one with: lake query NAME --run RUN"])
 
 
-def verify_text(report: dict[str, Any]) -> str:
+def verify_text(report: Json) -> str:
     """What a verification found, for reading."""
     counts = ", ".join(f"{report[name]:,} {name}" for name in ("runs", "files", "bytes"))
     head = f"{report['level']}: {counts} checked"
@@ -108,5 +109,5 @@ def verify_text(report: dict[str, Any]) -> str:
     return "\n".join([f"{head}; {len(lines)} problems" if lines else f"{head}; no problems", *lines, *notes])
 
 
-def _problem(problem: dict[str, Any]) -> str:
+def _problem(problem: Json) -> str:
     return printable(" ".join(str(value) for value in problem.values() if value is not None))

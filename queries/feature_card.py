@@ -1,9 +1,10 @@
 """One feature of an autoencoder on one page: what it is like, and where it is active."""
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..lake.errors import NotFoundError
+from ..lake.values import Json, Row
 
 if TYPE_CHECKING:
     from ..lake.sql.duck import Connection
@@ -52,12 +53,12 @@ class MarkedExample:
 class FeatureCard:
     """Statistics and examples of one feature."""
 
-    stats: dict[str, Any]
-    examples: list[dict[str, Any]]
-    judged: list[dict[str, Any]] = field(default_factory=list)
+    stats: Row
+    examples: list[Row]
+    judged: list[Row] = field(default_factory=list)
     """Labels that judges gave, with their balanced accuracy in recognising the feature by them."""
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> Json:
         """Plain values for JSON."""
         return {"stats": self.stats, "judged": self.judged, "examples": self.examples}
 
@@ -96,11 +97,11 @@ class FeatureCard:
         return [_marked(one) for one in self.examples if one["place"] < most[one["kind"]]]
 
 
-def _judged(stats: dict[str, Any]) -> bool:
+def _judged(stats: Row) -> bool:
     return stats["precision"] is not None and stats["recall"] is not None
 
 
-def _marked(example: dict[str, Any]) -> MarkedExample:
+def _marked(example: Row) -> MarkedExample:
     text, start, end = example["text"] or "", example["peak_start"] or 0, example["peak_end"] or 0
     tenth = example["quantile"]
     kind = {"top": "strongest", "silent": "not active"}.get(example["kind"], f"tenth {tenth + 1}")

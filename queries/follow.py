@@ -3,9 +3,9 @@
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from ..lake.records.commits import Record
+from ..lake.values import Row
 from .queried_lake import QueriedLake
 from .saved_query import check_profile
 
@@ -95,7 +95,7 @@ def follow(lake: QueriedLake, run_id: str, profile: str, *, interval_s: float = 
 def _news(lake: QueriedLake, run_id: str, profile: str, record: Record, n_segments: int, samples: int) -> SegmentNews:
     first, end = (item * samples for item in record.items or (0, 0))
     parameters = {"run": run_id, "profile": profile, "first": first, "end": end, "risky": RISKY}
-    row: dict[str, Any] = lake.sql(JUDGED, parameters).row(0, named=True)
+    row: Row = lake.sql(JUDGED, parameters).row(0, named=True)
     counts = {name: row[name] or 0 for name in row if name.startswith("n_")}
     return SegmentNews(
         segment=record.segment or 0,

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..lake.tables.run_row import RunRow
+from ..lake.values import Json
 from .results.cells import timestamp_text
 from .results.text_table import printable
 from .saved_query import Value
@@ -85,7 +86,7 @@ class OpenRun:
         return next(row for row in self.lake.run_rows() if row["run_id"] == self.run_id)
 
     @property
-    def config(self) -> dict[str, Any]:
+    def config(self) -> Json:
         """The resolved settings it was collected with."""
         return self.lake.run_json(self.run_id).get("config") or {}
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..lake.lake import Lake
 from ..lake.tables.run_row import RunRow
+from ..lake.values import Json
 from .derived_views import view_definitions
 from .open_run import OpenRun, Runs
 from .saved_query import SavedQuery, Value, find
@@ -51,7 +52,7 @@ class QueriedLake(Lake):
         )
 
     def sql(
-        self, query: str, parameters: "Sequence[Any] | dict[str, Any] | None" = None, *, run: str | None = None
+        self, query: str, parameters: "Sequence[Any] | Json | None" = None, *, run: str | None = None
     ) -> "polars.DataFrame":
         """The result of one SELECT as a polars DataFrame, through the locked connection; of one run's rows if given."""
         with self.connect(run=run, locked=True) as connection:

@@ -3,11 +3,12 @@
 Values reach DuckDB as bound `$parameters` only; no SQL is built from them. Knows nothing of charts.
 """
 
+import atexit
 import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cache, cached_property, lru_cache, partial
 from importlib import resources
 from pathlib import PurePath
 from typing import TYPE_CHECKING
@@ -235,14 +236,13 @@ def saved_queries(
     A file that cannot be used is raised, or given to `on_broken` and left out.
     """
     queries: dict[str, SavedQuery] = {}
-    with closing(duckdb.connect()) as parser:
-        for file in sorted(_query_files(lake).values(), key=lambda file: file.name):
-            try:
-                queries[file.name] = _load(parser, file)
-            except ConfigError as error:
-                if on_broken is None:
-                    raise
-                on_broken(error)
+    for file in sorted(_query_files(lake).values(), key=lambda file: file.name):
+        try:
+            queries[file.name] = _load(file)
+        except ConfigError as error:
+            if on_broken is None:
+                raise
+            on_broken(error)
     return queries
 
 
@@ -251,8 +251,7 @@ def find(name: str, lake: Lake | None = None) -> SavedQuery:
     files = _query_files(lake)
     if name not in files:
         raise NotFoundError(f"No saved query {name!r}.{did_you_mean(name, sorted(files))} `lake query` lists them all.")
-    with closing(duckdb.connect()) as parser:
-        return _load(parser, files[name])
+    return _load(files[name])
 
 
 @dataclass(frozen=True)
@@ -277,7 +276,7 @@ def _query_files(lake: Lake | None) -> dict[str, _File]:
     return {file.name: file for file in files}
 
 
-def _load(parser: duckdb.DuckDBPyConnection, file: _File) -> SavedQuery:
+def _load(file: _File) -> SavedQuery:
     path = file.path
     if not _FILE_NAME.fullmatch(path.name):
         raise ConfigError(f"{path}: a saved query's file name must be lower-case letters, digits and _, then .sql.")
@@ -285,9 +284,23 @@ def _load(parser: duckdb.DuckDBPyConnection, file: _File) -> SavedQuery:
         text = file.read().decode("utf-8").replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}).") from error
+    return _checked(text, path, file.source)
+
+
+@cache
+def _parser() -> duckdb.DuckDBPyConnection:
+    """A connection that only parses; to open one takes longer than to parse with it."""
+    parser = duckdb.connect()
+    atexit.register(parser.close)  # DuckDB warns about open ones
+    return parser
+
+
+@lru_cache(maxsize=256)
+def _checked(text: str, path: PurePath, source: str) -> SavedQuery:
+    """The query of a file of this text: a report asks a hundred times for the same ones."""
     header = parse_header(text, path)
-    statement = one_select(parser, text, path)
-    query = SavedQuery(path.stem, file.source, path, statement.query.strip().rstrip(";"), header, text)
+    statement = one_select(_parser().cursor(), text, path)
+    query = SavedQuery(path.stem, source, path, statement.query.strip().rstrip(";"), header, text)
     _check_parameters(query, statement.named_parameters)
     return query
 

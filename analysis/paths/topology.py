@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -10,6 +10,7 @@ import pyarrow as pa
 from ...lake import Lake
 from ...lake.errors import NotFoundError, UsageError
 from ...lake.snapshot import Snapshot
+from ...lake.values import Row
 from ..option import option
 from ..question import Evidence, Rows
 from .persistence import Diagram, Numbers, chance, diagram, numbers
@@ -18,8 +19,6 @@ from .stored_paths import LEAST_PERSISTENCE, LEAST_PERSISTENCE_MEANS, PathQuesti
 from .trajectory import VERSION, nullable
 
 SPACES = ("pca", "raw")
-Row = dict[str, Any]
-"""A row of `persistence_summaries`, by column."""
 
 
 @dataclass(frozen=True)

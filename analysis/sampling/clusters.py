@@ -13,6 +13,7 @@ from ...lake.errors import ConfigError, UsageError, did_you_mean
 from ...lake.reading.frames import scan_files
 from ...lake.schema import TABLES
 from ...lake.snapshot import Snapshot
+from ...lake.values import Json, Row
 from ..intervals import mean_over_prompts
 from ..option import option
 from ..paths.states import chosen_layers
@@ -71,7 +72,7 @@ class SolutionClusters(Question):
         """Sequences, states, and a judge's verdicts."""
         return [("sequences", {}), ("judgements", {}), ("activations", {"site": self.site, "layer": int(self.layer)})]
 
-    def parameters(self, run_ids: Sequence[str]) -> dict[str, Any]:
+    def parameters(self, run_ids: Sequence[str]) -> Json:
         """All options, and the version of the numbers."""
         return dict(vars(self)) | {"version": VERSION}
 
@@ -116,7 +117,7 @@ class _Problem:
     n_correct: int
 
 
-def _problems(correct: pl.DataFrame, usable: np.ndarray) -> tuple[list[_Problem], list[dict[str, Any]]]:
+def _problems(correct: pl.DataFrame, usable: np.ndarray) -> tuple[list[_Problem], list[Row]]:
     """The problems, and a row for each solution that is not clustered: a repeated text, or no state."""
     problems, others = [], []
     for (prompt,), own in correct.with_row_index("row").group_by("prompt_id", maintain_order=True):
@@ -166,10 +167,10 @@ class _Seen:
     states: np.ndarray
     problems: list[_Problem]
     verdicts: Mapping[tuple[int, int], Verdict]
-    about: dict[str, Any]
+    about: Json
     k: int | None
 
-    def per_prompt(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    def per_prompt(self) -> tuple[list[Row], list[Row]]:
         """Cluster each problem alone; the last summary is over problems."""
         rows, summaries = [], []
         for problem in self.problems:
@@ -187,7 +188,7 @@ class _Seen:
             summaries.append(base | self._summary(problem.rows, found))
         return rows, [*summaries, self._over_prompts(summaries)]
 
-    def together(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    def together(self) -> tuple[list[Row], list[Row]]:
         """Cluster all solutions after each problem's mean is taken off."""
         kept = [problem for problem in self.problems if len(problem.rows) > 1]
         chosen = np.concatenate([problem.rows for problem in kept]) if kept else np.empty(0, np.int64)
@@ -204,7 +205,7 @@ class _Seen:
         found = cluster(centred[chosen], self.about["method"], self.k)
         return self._rows(chosen, found, centred), [base | self._summary(chosen, found)]
 
-    def _rows(self, rows: np.ndarray, found: Clusters, states: np.ndarray | None = None) -> list[dict[str, Any]]:
+    def _rows(self, rows: np.ndarray, found: Clusters, states: np.ndarray | None = None) -> list[Row]:
         plane = principal_plane((self.states if states is None else states)[rows])
         ids = self.correct["sequence_id"].to_list()
         prompts = self.correct["prompt_id"].to_list()
@@ -219,7 +220,7 @@ class _Seen:
             for n, row in enumerate(rows.tolist())
         ]  # fmt: skip
 
-    def _summary(self, rows: np.ndarray, found: Clusters) -> dict[str, Any]:
+    def _summary(self, rows: np.ndarray, found: Clusters) -> Row:
         why = [] if found.k > 1 else ["one cluster: no silhouette, no pairs"]
         methods = self.correct["solution_method"].gather(rows).to_list()
         ari = np.nan
@@ -254,7 +255,7 @@ class _Seen:
                 group = {one: new if of == old else of for one, of in group.items()}
         return agreement([group[one] for one in ids], found.cluster.tolist()), []
 
-    def _over_prompts(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    def _over_prompts(self, rows: list[Row]) -> Row:
         def mean(name: str) -> Any:
             return mean_over_prompts(np.array([row.get(name, np.nan) for row in rows]))
 

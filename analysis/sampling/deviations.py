@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 import numpy as np
 import polars as pl
@@ -11,6 +11,7 @@ from jaxtyping import Float
 from ...lake import Lake
 from ...lake.errors import ConfigError, UsageError
 from ...lake.snapshot import Snapshot
+from ...lake.values import Json
 from ..directions.stored import direction_rows
 from ..option import option
 from ..paths.states import chosen_layers
@@ -70,7 +71,7 @@ class Deviations(Question):
         states = [("activations", {"site": self.site, "layer": int(layer)}) for layer in self.layer.split(",")]
         return [("sequences", {}), *states]
 
-    def parameters(self, run_ids: Sequence[str]) -> dict[str, Any]:
+    def parameters(self, run_ids: Sequence[str]) -> Json:
         """The runs, all options, and the version of the numbers."""
         return dict(vars(self)) | {"runs": list(run_ids), "version": VERSION}
 

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 import numpy as np
 import polars as pl
@@ -13,6 +13,7 @@ from ...lake.errors import NotFoundError
 from ...lake.reading.frames import scan_files
 from ...lake.schema import TABLES
 from ...lake.snapshot import Snapshot
+from ...lake.values import Json, Row
 from ..option import option
 from ..paths.states import answers, chosen_layers
 from ..question import Evidence, Question, Reads, Rows
@@ -54,7 +55,7 @@ class OracleDistances(Question):
         states = [("activations", {"site": self.site, "layer": int(layer)}) for layer in self.layer.split(",")]
         return [("sequences", {}), ("token_steps", {}), *states]
 
-    def parameters(self, run_ids: Sequence[str]) -> dict[str, Any]:
+    def parameters(self, run_ids: Sequence[str]) -> Json:
         """The runs, all options, and the version of the numbers."""
         return dict(vars(self)) | {"runs": list(run_ids), "version": VERSION}
 
@@ -75,14 +76,14 @@ class OracleDistances(Question):
                 'solutions from JSONL lines {"id": ..., "given": ..., "origin": "oracle"}; then name that run too.'
             )
         pairs = list(_pairs(own, oracles))
-        rows: list[dict[str, Any]] = []
+        rows: list[Row] = []
         for layer in map(int, self.layer.split(",")):
             rows += self._of_layer(layer, runs, pairs)
         lost = len(given) - len(own)
         notices = [f"{lost:,} answers have no oracle and are left out."] if lost else []
         return Rows({"oracle_distances": columns_of(rows)}, len(own), notices)
 
-    def _of_layer(self, layer: int, runs: Sequence[Evidence], pairs: "Sequence[_Pair]") -> list[dict[str, Any]]:
+    def _of_layer(self, layer: int, runs: Sequence[Evidence], pairs: "Sequence[_Pair]") -> list[Row]:
         wanted = {(side, pair.first) for pair in pairs for side in (pair.answer, pair.oracle)}
         states = _pool_all(runs, self.site, layer, Pooling(self.stride or 1, self.window), wanted)
         rows, free = [], {}

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 import numpy as np
 import polars as pl
@@ -11,6 +11,7 @@ import polars as pl
 from ...lake import Lake
 from ...lake.errors import ConfigError, UsageError
 from ...lake.snapshot import Snapshot
+from ...lake.values import Json, Row
 from ..intervals import mean_over_prompts
 from ..option import option
 from ..question import Evidence, Question, Reads, Rows
@@ -49,13 +50,13 @@ class PassRates(Question):
         """Sequences."""
         return [("sequences", {})]
 
-    def parameters(self, run_ids: Sequence[str]) -> dict[str, Any]:
+    def parameters(self, run_ids: Sequence[str]) -> Json:
         """The runs and k."""
         return {"runs": list(run_ids), "ks": sorted(set(self.ks or (1,))), "version": VERSION}
 
     def compute(self, lake: Lake, runs: Sequence[Evidence]) -> Rows:
         """A row per run and k."""
-        rows: list[dict[str, Any]] = []
+        rows: list[Row] = []
         n_sequences = 0
         for run in runs:
             graded = own_answers(run.snapshot).filter(pl.col("correct").is_not_null())
@@ -79,7 +80,7 @@ class PassRates(Question):
         return Rows({"pass_rates": columns_of(rows)}, n_sequences)
 
 
-def _condition(run: Evidence) -> dict[str, Any]:
+def _condition(run: Evidence) -> Row:
     """The run and, where its run.json says that states were edited, by which direction, where and how much."""
     edits = run.snapshot.runs[run.run_id].run_json.get("edits") or []
     if len(edits) != 1:

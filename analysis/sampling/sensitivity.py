@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 import numpy as np
 import polars as pl
@@ -13,6 +13,7 @@ from ...lake.errors import ConfigError, NotFoundError, UsageError
 from ...lake.reading.frames import scan_files
 from ...lake.schema import TABLES
 from ...lake.snapshot import Snapshot
+from ...lake.values import Json, Row
 from ..option import option
 from ..paths.states import States, answers, chosen_layers, read_states
 from ..question import Evidence, Question, Reads, Rows
@@ -50,7 +51,7 @@ class Sensitivity(Question):
         states = [("activations", {"site": self.site, "layer": int(layer)}) for layer in self.layer.split(",")]
         return [("sequences", {}), ("token_steps", {}), *states]
 
-    def parameters(self, run_ids: Sequence[str]) -> dict[str, Any]:
+    def parameters(self, run_ids: Sequence[str]) -> Json:
         """The runs, all options, and the version of the numbers."""
         return dict(vars(self)) | {"runs": list(run_ids), "version": VERSION}
 
@@ -160,7 +161,7 @@ def _branches(baselines: Side, side: Side) -> list[Branch]:
     return found
 
 
-def _choice(chosen: dict[str, Any], alternative: int) -> tuple[int | None, float]:
+def _choice(chosen: Row, alternative: int) -> tuple[int | None, float]:
     """Rank of the alternative among the stored best tokens, and how much less probable it was."""
     ids = chosen["topk_ids"] or []
     if alternative not in ids or chosen["logprob"] is None:
@@ -208,9 +209,7 @@ def window_means(
     return Means(free, whole, n_free)
 
 
-def _of_layer(
-    site: str, layer: int, baselines: Side, side: Side, branches: Sequence[Branch], window: int
-) -> list[dict[str, Any]]:
+def _of_layer(site: str, layer: int, baselines: Side, side: Side, branches: Sequence[Branch], window: int) -> list[Row]:
     step = np.array([one.step for one in branches], np.int64)
     means = [
         window_means(list(read_states(of.snapshot, site, layer, of.sequences)), place, step, lengths, window)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 import numpy as np
 import polars as pl
@@ -13,6 +13,7 @@ from ...lake.errors import ConfigError, UsageError
 from ...lake.reading.frames import scan_files
 from ...lake.schema import TABLES
 from ...lake.snapshot import Snapshot
+from ...lake.values import Json, Row
 from ..directions.stored import StoredDirection, stored_directions
 from ..intervals import Mean, mean_over_prompts
 from ..question import Evidence, Question, Reads, Rows
@@ -57,7 +58,7 @@ class Steering(Question):
         """Sequences, and the surprisal of their tokens."""
         return [("sequences", {}), ("token_steps", {})]
 
-    def parameters(self, run_ids: Sequence[str]) -> dict[str, Any]:
+    def parameters(self, run_ids: Sequence[str]) -> Json:
         """The runs, and the version of the numbers."""
         return {"runs": list(run_ids), "version": VERSION}
 
@@ -136,7 +137,7 @@ def _edit(run: Evidence) -> tuple[str, float] | None:
     return str(edit["direction"]), float(edit["strength"])
 
 
-def _rows(one: Condition, conditions: Sequence[Condition]) -> Iterator[dict[str, Any]]:
+def _rows(one: Condition, conditions: Sequence[Condition]) -> Iterator[Row]:
     base = conditions[0]
     direction = one.direction
     controls = [
@@ -146,7 +147,7 @@ def _rows(one: Condition, conditions: Sequence[Condition]) -> Iterator[dict[str,
     ]  # fmt: skip
     for name, values in one.values.items():
         value = mean_over_prompts(values)
-        row: dict[str, Any] = {
+        row: Row = {
             "condition": one.run_id, "direction": direction and direction.direction_id,
             "method": direction and direction.method, "control_of": direction and direction.control_of,
             "site": direction and direction.site, "layer": direction and direction.layer,

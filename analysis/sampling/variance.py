@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, ClassVar, Literal, Self
+from typing import ClassVar, Literal, Self
 
 import numpy as np
 import polars as pl
@@ -10,6 +10,7 @@ import polars as pl
 from ...lake import Lake
 from ...lake.errors import ConfigError
 from ...lake.snapshot import Snapshot
+from ...lake.values import Json, Row
 from ..attributes import groups
 from ..intervals import mean_over_prompts
 from ..option import option
@@ -62,7 +63,7 @@ class Variance(Question):
         states = [("activations", {"site": self.site, "layer": int(layer)}) for layer in self.layer.split(",")]
         return [("sequences", {}), *states]
 
-    def parameters(self, run_ids: Sequence[str]) -> dict[str, Any]:
+    def parameters(self, run_ids: Sequence[str]) -> Json:
         """All options, and the version of the numbers."""
         return dict(vars(self)) | {"checkpoints": list(self.checkpoints or ()) or None, "version": VERSION}
 
@@ -77,7 +78,7 @@ class Variance(Question):
         codes = None
         if self.within is not None:
             codes = groups(sequences, self.within, "--within").rank("dense").fill_null(0).to_numpy().astype(np.int64)
-        rows: list[dict[str, Any]] = []
+        rows: list[Row] = []
         for layer in map(int, self.layer.split(",")):
             for pooling, pooled in zip(poolings, pool(snapshot, self.site, layer, sequences, poolings), strict=True):
                 about = {"site": self.site, "layer": layer, **asdict(pooling), "within": self.within}
@@ -90,12 +91,12 @@ class Variance(Question):
         return Rows({"sampling_variance": columns_of(rows)}, sequences.height, notices)
 
     def _of_place(
-        self, sequences: pl.DataFrame, pooling: Pooling, pooled: Pooled, codes: np.ndarray | None, about: dict[str, Any]
-    ) -> list[dict[str, Any]]:
+        self, sequences: pl.DataFrame, pooling: Pooling, pooled: Pooled, codes: np.ndarray | None, about: Json
+    ) -> list[Row]:
         n_answer = sequences["n_answer"].to_numpy()
         reached = n_answer >= (pooling.checkpoint or 1)
         kept = np.isfinite(pooled.states).all(axis=1) & (reached | (self.short == "include"))
-        found: list[dict[str, Any]] = []
+        found: list[Row] = []
         for (temperature,), part in sequences.with_row_index("row").group_by("temperature", maintain_order=True):
             greedy = temperature == 0
             per_prompt = []
@@ -127,7 +128,7 @@ def check_samples(sequences: pl.DataFrame, run_id: str) -> None:
         )
 
 
-def _over_prompts(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _over_prompts(rows: Sequence[Row]) -> Row:
     """The mean of each value over problems, with intervals."""
     means = {
         name: mean_over_prompts(np.array([row[name] for row in rows]))

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from ...lake.errors import ConfigError, NotFoundError, UsageError, did_you_mean
 from ...lake.run_id import checked_tag
+from ...lake.values import Json
 from ..decoding.settings import Sampling
 from ..decoding.stop_rule import SAMPLING_COLUMNS, StopRule
 from ..embedding.scope import Scope
@@ -280,7 +281,7 @@ def resolve_config(
         raise _readable(error) from error
 
 
-def _from_file(file: str | Path) -> dict[str, Any]:
+def _from_file(file: str | Path) -> Json:
     try:
         text = Path(file).read_text(encoding="utf-8")
     except OSError as error:
@@ -297,7 +298,7 @@ def _from_file(file: str | Path) -> dict[str, Any]:
     return settings
 
 
-def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
+def _from_environment(environ: Mapping[str, str]) -> Json:
     names = {f"{ENVIRONMENT_PREFIX}{name.upper()}": name for name in CollectConfig.model_fields}
     given = {key: value for key, value in environ.items() if key.startswith(ENVIRONMENT_PREFIX)}
     typed_only = f"{ENVIRONMENT_PREFIX}TRUST_REMOTE_CODE"

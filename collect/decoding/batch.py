@@ -2,14 +2,14 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformers import Cache
+from transformers.cache_utils import Cache
 
+from ...lake.values import Json
 from ..models.cache import beside, join_caches, keep_columns, select_rows
 from ..models.editing.edits import Editing
 from ..models.model import LoadedModel
@@ -103,10 +103,10 @@ class Batch:
         """How many columns before `start` a pass reads once more."""
         return start if self.reading.uncached else 0
 
-    def inputs(self, start: int, end: int) -> dict[str, Any]:
+    def inputs(self, start: int, end: int) -> Json:
         """What the decoder's forward takes to read columns start..end."""
         first = start - self.again(start)
-        offered: dict[str, Any] = {
+        offered: Json = {
             "attention_mask": None if self.mask is None else self.mask[:, :end],
             "use_cache": self.cache is not None,
         }

@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ...lake.errors import ConfigError
+from ...lake.values import Json
 from ..models.cache import can_join
 from ..models.model import LoadedModel
 from .batch import Batch
@@ -168,7 +169,7 @@ class _Check:
         n_encoded = self.sequences[0].n_encoded and len(prompt_ids) - 1
         ids = ids.to(self.loaded.device)
         read = ids[:, n_encoded:]
-        inputs: dict[str, Any] = {"use_cache": False, "input_ids": read}
+        inputs: Json = {"use_cache": False, "input_ids": read}
         if n_encoded:
             inputs |= {"input_ids": ids[:, :n_encoded], "decoder_input_ids": read}
         seen: list[Tensor] = []

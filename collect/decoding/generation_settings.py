@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import (
+from transformers.generation.logits_process import (
     EncoderNoRepeatNGramLogitsProcessor,
     EncoderRepetitionPenaltyLogitsProcessor,
     ExponentialDecayLengthPenalty,
@@ -25,10 +25,11 @@ from transformers import (
     SuppressTokensLogitsProcessor,
 )
 
+from ...lake.values import Json
 from .sampling import Processors, Sampling
 from .sequence import Limits, Sequence
 
-OFF: dict[str, Any] = {
+OFF: Json = {
     "sequence_bias": (), "encoder_repetition_penalty": (1.0,), "repetition_penalty": (1.0,),
     "no_repeat_ngram_size": (0,), "encoder_no_repeat_ngram_size": (0,), "bad_words_ids": (), "min_length": (0,),
     "min_new_tokens": (0,), "exponential_decay_length_penalty": (), "suppress_tokens": (),
@@ -37,7 +38,7 @@ OFF: dict[str, Any] = {
 """Settings that can be applied, with the values that switch them off, besides null and nothing."""
 SAMPLING = ("do_sample", "temperature", "top_p", "top_k", "min_p", "typical_p", "top_h", "epsilon_cutoff", "eta_cutoff")
 """Settings of sampling, where `do_sample` is on: options of their own, or not known here."""
-OTHER_METHODS: dict[str, Any] = {
+OTHER_METHODS: Json = {
     "num_beams": (1,), "num_beam_groups": (1,), "diversity_penalty": (0.0,), "constraints": (), "force_words_ids": (),
     "penalty_alpha": (0.0,), "dola_layers": (), "guidance_scale": (1.0,), "watermarking_config": (),
     "token_healing": (False,), "remove_invalid_values": (False,),
@@ -63,9 +64,9 @@ ELSEWHERE = (
 class GenerationSettings:
     """The settings of one model's generation_config that change which tokens are chosen."""
 
-    applicable: dict[str, Any] = field(default_factory=dict)
-    sampling: dict[str, Any] = field(default_factory=dict)
-    other: dict[str, Any] = field(default_factory=dict)
+    applicable: Json = field(default_factory=dict)
+    sampling: Json = field(default_factory=dict)
+    other: Json = field(default_factory=dict)
 
     @classmethod
     def of(cls, generation_config: Any) -> "GenerationSettings":
@@ -82,7 +83,7 @@ class GenerationSettings:
         texts = self.applicable.get("stop_strings", ())
         return (texts,) if isinstance(texts, str) else tuple(texts)
 
-    def record(self, *, applied: bool) -> dict[str, dict[str, Any]]:
+    def record(self, *, applied: bool) -> dict[str, Json]:
         """For run.json: what was applied and what was not."""
         ignored = {**({} if applied else self.applicable), **self.sampling, **self.other}
         return {"applied": self.applicable if applied else {}, "ignored": ignored}
@@ -138,7 +139,7 @@ class GenerationSettings:
         return chain
 
 
-def _of_length(on: dict[str, Any], ends: Tensor | None, n_read: int, device: str) -> list[Any]:
+def _of_length(on: Json, ends: Tensor | None, n_read: int, device: str) -> list[Any]:
     """Processors that keep a sequence from ending, or make it end; none without an end token."""
     if ends is None:
         return []
@@ -192,12 +193,12 @@ def row_processors(
     return RowProcessors(chains, replace(sampling, repetition_penalty=None).processors())
 
 
-def _switched_on(values: dict[str, Any], off: dict[str, Any]) -> dict[str, Any]:
+def _switched_on(values: Json, off: Json) -> Json:
     """Of the settings in `off`, those with a value that does something."""
     return {name: values[name] for name, silent in off.items() if values.get(name) and values[name] not in silent}
 
 
-def _words(settings: dict[str, Any]) -> str:
+def _words(settings: Json) -> str:
     """Names and values; long lists are counted."""
     parts = []
     for name, value in settings.items():

@@ -68,7 +68,7 @@ class BatchDecoder:
         self.started = time.perf_counter()
         self.sequences = sequences
         for sequence in sequences:
-            sequence.begin()
+            sequence.begin(self.limits)
         self.waiting = Waiting(len(sequences), n_rows or len(sequences))
         self.editings = {s.name: Editing(s, [sequence.edits for sequence in sequences]) for s in self.loaded.stacks}
         self.watch = StopWatch(self.limits.rules, len(sequences))
@@ -175,9 +175,9 @@ class BatchDecoder:
         rows = self.row_processors
         processors = self.processors if rows is None else rows.of(batch.alive, batch.pads)
         choice = choose(logits, batch.ids[:, : batch.end], processors, draws)
-        self.forced = self.limits.forced(batch.end - batch.pads, steps - batch.n_given[batch.alive])
-        if (self.forced >= 0).any():
-            choice = choice.overruled(self._index(self.forced))
+        given = [self.sequences[i].given_later.get(int(n), -1) for i, n in zip(batch.alive, steps, strict=True)]
+        if max(given) >= 0:
+            choice = choice.overruled(self._index(np.array(given)))
         packet = {"token_id": choice.token_ids, "healthy": logits.amax(-1).isfinite()}
         if choice.logprob is not None and choice.entropy_bits is not None:
             packet |= {"sampling_logprob": choice.logprob, "sampling_entropy_bits": choice.entropy_bits}
@@ -205,8 +205,6 @@ class BatchDecoder:
                 sequence.finish_reason = "broken"
                 continue
             sequence.generated.append(int(token_ids[row]))
-            if self.forced[row] >= 0:
-                sequence.forced_steps.append(len(sequence.generated) - 1)
             sequence.finish_reason = self._reason(sequence) or ("stopped" if stopped[row] else None)
             ended[row] = sequence.finish_reason is not None
         return ended

@@ -6,8 +6,7 @@ import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor
-from transformers import Cache, EncoderDecoderCache
-from transformers.cache_utils import CacheLayerMixin
+from transformers.cache_utils import Cache, CacheLayerMixin, EncoderDecoderCache
 
 from ..models.model import LoadedModel
 from .batch import Batch

@@ -43,12 +43,12 @@ class Choice:
     logprob: Float[Tensor, " batch"] | None
     entropy_bits: Float[Tensor, " batch"] | None
 
-    def overruled(self, forced: Int[Tensor, " batch"]) -> "Choice":
+    def overruled(self, given: Int[Tensor, " batch"]) -> "Choice":
         """The choice with the ids that are not negative in place of its own; nothing was sampled there (NaN)."""
-        free = forced < 0
+        free = given < 0
         statistics = (self.logprob, self.entropy_bits)
         return Choice(
-            self.token_ids.where(free, forced),
+            self.token_ids.where(free, given),
             *(None if values is None else values.where(free, torch.nan) for values in statistics),
         )
 

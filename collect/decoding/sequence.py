@@ -1,6 +1,6 @@
 """A sequence on its way through the model, when it ends, and the rows that a pass over a batch of them gives."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,6 +15,7 @@ class Sequence:
 
     The first `n_encoded` ids are read by the encoder, if there is one; the decoder reads the others.
     `given` is the beginning of the completion where that is not chosen but read: part of `generated`, never sampled.
+    `given_later` has the ids of single steps behind it that are given too: each is read in the place of a choice.
     `edits` change what the model computes of it. Before the position `observed_from` no row is wanted but the tokens.
     """
 
@@ -27,7 +28,7 @@ class Sequence:
     given: tuple[int, ...] = ()
     edits: tuple[Edit, ...] = ()
     observed_from: int = 0
-    forced_steps: list[int] = field(default_factory=list)
+    given_later: Mapping[int, int] = field(default_factory=dict)
     finish_reason: str | None = None
     next_entropy_bits: float | None = None
     next_topk_ids: list[int] | None = None
@@ -61,10 +62,16 @@ class Sequence:
         """How many tokens the decoder reads before it chooses one."""
         return self.n_read + len(self.given)
 
-    def begin(self) -> None:
-        """Before anything is chosen, the completion is what is given."""
+    def begin(self, limits: "Limits | None" = None) -> None:
+        """Before anything is chosen, the completion is what is given; `limits` where something will be chosen."""
         self.generated = list(self.given)
-        self.forced_steps = list(range(len(self.given)))
+        self.given_later = {} if limits is None else limits.given_later(self)
+
+    @property
+    def given_steps(self) -> list[int]:
+        """Steps of the completion whose token was given rather than chosen."""
+        later = sorted(step for step in self.given_later if step < len(self.generated))
+        return [*range(len(self.given)), *later]
 
     @property
     def n_surveyed(self) -> int:
@@ -85,19 +92,16 @@ class Limits:
     forced_first: int | None = None
     """Id that the decoder is given as its second token."""
     forced_last: int | None = None
-    """Id that ends a sequence of `max_new_tokens`."""
+    """Id that a sequence of `max_new_tokens` is given as its last."""
 
-    def forced(self, n_read: np.ndarray, free_steps: np.ndarray) -> np.ndarray:
-        """The id that each row must take, -1 where it may choose.
-
-        Args: tokens that its decoder has read, and that it has chosen.
-        """
-        forced = np.full(len(n_read), -1, dtype=np.int64)
-        if self.forced_first is not None:
-            forced[n_read == 1] = self.forced_first
+    def given_later(self, sequence: Sequence) -> dict[int, int]:
+        """What the model's settings give a sequence behind its `given` ones, by step of the completion."""
+        n_given, later = len(sequence.given), {}
+        if self.forced_first is not None and sequence.n_opening == 1:
+            later[n_given] = self.forced_first
         if self.forced_last is not None:
-            forced[free_steps + 1 == self.max_new_tokens] = self.forced_last
-        return forced
+            later[n_given + self.max_new_tokens - 1] = self.forced_last
+        return later
 
 
 def encoder_matrix(batch: list[Sequence]) -> tuple[np.ndarray, np.ndarray]:

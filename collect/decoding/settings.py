@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from transformers import LogitsProcessorList
+    from transformers.generation.logits_process import LogitsProcessorList
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Sampling:
 
     def processors(self) -> "LogitsProcessorList":
         """The library's own processors, in the order in which `generate` applies them."""
-        from transformers import (
+        from transformers.generation.logits_process import (
             LogitsProcessorList,
             MinPLogitsWarper,
             RepetitionPenaltyLogitsProcessor,

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ...lake.errors import ConfigError, DamageError
+from ...lake.values import Columns
 from ..models.loading.load_errors import FAULTS
 from .loading import check_embedder_files, load_embedder, refusal
 from .scope import PROMPT, Scope
@@ -43,7 +44,7 @@ class SequenceText:
 class EmbeddedTexts:
     """Rows of `step_embeddings`: the columns, and unit vectors `[row, d_embed]`."""
 
-    columns: dict[str, Any]
+    columns: Columns
     vectors: np.ndarray
 
     @property

@@ -4,6 +4,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from ...lake.values import Json
 from ..inputs.wording import TEMPLATES
 
 SECTION = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
@@ -56,7 +57,7 @@ class ExperimentConfig(BaseModel):
     def _all_is_none(cls, value: Any) -> Any:
         return None if value in ("", "all") else value
 
-    def collect_settings(self) -> dict[str, Any]:
+    def collect_settings(self) -> Json:
         """The settings of `lake collect` that every run of the experiment has."""
         model = self.model
         return {
@@ -66,6 +67,6 @@ class ExperimentConfig(BaseModel):
             "chat": self.chat, "grader": self.grader, "seed": self.seed, "batch_size": self.batch_size,
         }  # fmt: skip
 
-    def sampling_settings(self) -> dict[str, Any]:
+    def sampling_settings(self) -> Json:
         """Those of the runs that sample."""
         return self.generation.model_dump(include={"top_p", "top_k", "repetition_penalty"})

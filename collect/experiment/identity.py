@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ...lake.values import Json
 from ..inputs.source import PromptSource
 from ..models.fingerprints import folder_digest
 from ..models.loading.load import BUNDLED
@@ -45,7 +46,7 @@ def problems_digest(source: PromptSource) -> tuple[str, int]:
     return digest.hexdigest()[:16], count
 
 
-def model_facts(section: ModelSection) -> dict[str, Any]:
+def model_facts(section: ModelSection) -> Json:
     """The facts by which a model is known, from its files; its weights are not loaded."""
     shell = outline(
         section.model_name_or_path, revision=section.revision, dtype=section.dtype, device=section.device,

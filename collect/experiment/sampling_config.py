@@ -5,6 +5,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field, field_validator, model_validator
 
 from ...lake.errors import ConfigError
+from ...lake.values import Json
 from ..models.sites.site_names import check_site
 from .config import SECTION, ExperimentConfig
 
@@ -189,7 +190,7 @@ class SamplingConfig(ExperimentConfig):
             raise ValueError("oracle: api needs oracle_model, the model that writes the solutions")
         return self
 
-    def shared(self, n_layers: int) -> dict[str, Any]:
+    def shared(self, n_layers: int) -> Json:
         """The settings that all runs share, whatever each of them adds; costs, speeds and names are none of them."""
         kept = {"site", "chat", "grader", "seed", "prompt_template"}
         found = self.model_dump(mode="json", include=kept) | {"filters": self.sampling_settings()}

@@ -8,12 +8,13 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ...lake import Lake
 from ...lake.errors import ConfigError, NotFoundError, UsageError
+from ...lake.values import Json, Row
 from .beginnings import Beginning, Parent, StoredPrompt
 from .fields import Prompt
 
@@ -63,9 +64,9 @@ class BranchSource:
         self.request = request
         self.run_id = lake.resolve_run(request.run)
         about = lake.run_json(self.run_id)
-        self.model: dict[str, Any] = about.get("model") or {}
+        self.model: Json = about.get("model") or {}
         """What the parents' run.json says about their model."""
-        self.edits: list[dict[str, Any]] = about.get("edits", [])
+        self.edits: list[Json] = about.get("edits", [])
         if (status := lake.run_status(self.run_id)) != "complete":
             raise ConfigError(
                 f"Run {self.run_id} is {status}: only complete runs have branches. lake collect --resume {self.run_id}"
@@ -82,7 +83,7 @@ class BranchSource:
     def split(self) -> str | None:
         return self.parents["split"][0]
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> Json:
         ends = self.parents.select("sequence_id", "n_generated_tokens").rows()
         request = self.request
         return {
@@ -132,7 +133,7 @@ class BranchSource:
             raise UsageError(f"Run {self.run_id}: {why}.")
         return frame
 
-    def _branches(self, row: dict[str, Any], tokens: "pl.DataFrame") -> Iterator[Prompt]:
+    def _branches(self, row: Row, tokens: "pl.DataFrame") -> Iterator[Prompt]:
         import polars as pl
 
         n_prompt, n = int(tokens["is_prompt"].sum()), row["n_generated_tokens"]
@@ -165,7 +166,7 @@ class BranchSource:
             )  # fmt: skip
             yield Prompt(row["prompt"], beginning=beginning, **common)
 
-    def _forced(self, token: dict[str, Any], parent: Parent) -> tuple[tuple[int, ...], str | None]:
+    def _forced(self, token: Row, parent: Parent) -> tuple[tuple[int, ...], str | None]:
         """The id that a branch begins with, or the text that must be one token; neither where it chooses itself."""
         force = self.request.force
         if force is None:
@@ -177,7 +178,7 @@ class BranchSource:
             return (int(value or force),), None
         return (), value if kind == "text" and value else force
 
-    def _second(self, token: dict[str, Any], parent: Parent) -> int:
+    def _second(self, token: Row, parent: Parent) -> int:
         """The best raw token beside the parent's own; of equally good ones the one with the lower id."""
         pairs = zip(token["topk_ids"] or (), token["topk_logprobs"] or (), strict=True)
         others = [(-logprob, token_id) for token_id, logprob in pairs if token_id != token["token_id"]]

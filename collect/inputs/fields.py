@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...lake.errors import UsageError
+from ...lake.values import Json
 from .beginnings import Beginning, StoredPrompt
 from .grading.options import Options, read_options
 
@@ -34,9 +35,9 @@ class Prompt:
 
     text: str
     item_id: str
-    messages: tuple[dict[str, Any], ...] | None = None
+    messages: tuple[Json, ...] | None = None
     answer: str | None = None
-    metadata: dict[str, Any] | None = None
+    metadata: Json | None = None
     options: Options | None = None
     wording: str | None = None
     split: str | None = None
@@ -139,7 +140,7 @@ def _options(value: Any, answer: str, where: str) -> Options:
     return options
 
 
-def _metadata(given: Mapping[str, Any], read: set[str], where: str) -> dict[str, Any] | None:
+def _metadata(given: Mapping[str, Any], read: set[str], where: str) -> Json | None:
     """The `metadata` of a record with every field that has no meaning of its own; None if there is nothing."""
     metadata = given.get("metadata")
     if isinstance(metadata, str) and metadata:
@@ -155,7 +156,7 @@ def _metadata(given: Mapping[str, Any], read: set[str], where: str) -> dict[str,
     return _plain({**metadata, **rest}, f"{where}: `metadata`") or None
 
 
-def _messages(value: Any, where: str) -> list[dict[str, Any]]:
+def _messages(value: Any, where: str) -> list[Json]:
     """The messages of a conversation; UsageError for another shape, naming the message."""
     if isinstance(value, str):
         try:
@@ -167,7 +168,7 @@ def _messages(value: Any, where: str) -> list[dict[str, Any]]:
     return [_message(message, f"{where}: message {i}") for i, message in enumerate(value)]
 
 
-def _message(value: Any, where: str) -> dict[str, Any]:
+def _message(value: Any, where: str) -> Json:
     if not isinstance(value, Mapping):
         raise UsageError(f"{where} must be an object with role and content, not {_kind(value)}.")
     message = _plain({name: part for name, part in value.items() if part is not None}, where)

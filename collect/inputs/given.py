@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ...lake.errors import NotFoundError, UsageError, did_you_mean
+from ...lake.values import Json
 from .beginnings import Beginning
 from .fields import Prompt
 from .prompt_files import PromptBytes
@@ -39,7 +40,7 @@ class GivenCompletions(SourceOverAnother):
         digest = hashlib.sha256(file.read_bytes()).hexdigest()
         return cls(source, path, digest, {item: tuple(given) for item, given in found.items()})
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> Json:
         return {**self.source.describe(), "given": {"path": self.path, "sha256": self.sha256}}
 
     def __iter__(self) -> Iterator[Prompt]:

@@ -5,10 +5,10 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
 
 from ...lake import Lake
 from ...lake.errors import ConfigError, NotFoundError, UsageError, did_you_mean
+from ...lake.values import Json
 from ..configuration.given_form import FORM
 from .beginnings import Beginning
 from .fields import Prompt
@@ -42,7 +42,7 @@ class DatasetSolutions(SourceOverAnother):
 
     key: str | None
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> Json:
         return {**self.source.describe(), "given": {"kind": "dataset", "key": self.key}}
 
     def __iter__(self) -> Iterator[Prompt]:
@@ -78,11 +78,11 @@ class _ByPrompt(SourceOverAnother):
         raise NotImplementedError
 
     @property
-    def about(self) -> dict[str, Any]:
+    def about(self) -> Json:
         """What it is, for run.json."""
         raise NotImplementedError
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> Json:
         said = [[key, one.ids, one.text] for key, several in self.completions.items() for one in several]
         digest = hashlib.sha256(json.dumps(said).encode("utf-8", "surrogatepass")).hexdigest()
         return {**self.source.describe(), "given": {**self.about, "run": self.run_id, "sha256": digest}}
@@ -102,7 +102,7 @@ class WrittenSolutions(_ByPrompt):
     """Each problem with the solution that a service wrote, as an oracle; wrong ones are none."""
 
     @property
-    def about(self) -> dict[str, Any]:
+    def about(self) -> Json:
         return {"kind": "solutions"}
 
     @cached_property
@@ -133,7 +133,7 @@ class StoredBeginnings(_ByPrompt):
     share: float
 
     @property
-    def about(self) -> dict[str, Any]:
+    def about(self) -> Json:
         return {"kind": "run", "share": self.share}
 
     @cached_property

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ...lake.errors import ConfigError, NotFoundError, UsageError, did_you_mean
+from ...lake.values import Json
 from .fields import Prompt, prompt_text
 from .grading.notation import clean, last_box
 from .grading.numbers import last_number
@@ -35,7 +36,7 @@ class Problem:
     answer: str | None
     oracle: str | None = None
     level: int | None = None
-    about: dict[str, Any] = field(default_factory=dict)
+    about: Json = field(default_factory=dict)
 
     @property
     def content_id(self) -> str:
@@ -44,7 +45,7 @@ class Problem:
 
     def as_prompt(self, dataset: str) -> Prompt:
         """The prompt, with what the experiments read in its metadata."""
-        metadata: dict[str, Any] = dict(self.about)
+        metadata: Json = dict(self.about)
         if self.level is not None:
             metadata["level"] = self.level
         if self.oracle:
@@ -149,7 +150,7 @@ class ProblemSet:
             raise NotFoundError(f"{dataset} has no split {split!r}.{did_you_mean(split, known)}")
         return cls(dataset, split or known[-1], path)
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> Json:
         about = {"kind": "problems", "dataset": self.dataset, "split": self.split, **self._read.counts}
         return about | {"sha256": self._read.sha256} | ({} if self.path is None else {"path": self.path})
 

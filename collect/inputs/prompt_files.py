@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
 from ...lake.errors import DamageError, NotFoundError, UsageError, did_you_mean
+from ...lake.values import Json
 from . import prompt_formats
 from .fields import Prompt, prompt_from_row
 
@@ -105,7 +106,7 @@ class PromptFile:
         _check_splitting(path, form, split_lines)
         return cls(PromptBytes(str(file), file), form, digest, split_lines, dataset=file.name)
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> Json:
         return {"kind": "file", "path": self.source.name, "sha256": self.sha256}
 
     def __iter__(self) -> Iterator[Prompt]:
@@ -135,11 +136,11 @@ class StdinPrompts:
         return cls(content, form, split_lines)
 
     @classmethod
-    def recorded(cls, about: dict[str, Any], *, split_lines: bool) -> "StdinPrompts":
+    def recorded(cls, about: Json, *, split_lines: bool) -> "StdinPrompts":
         """What run.json kept of an earlier run's standard input."""
         return cls(about["content"].encode(about["encoding"]), about["format"], split_lines)
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> Json:
         encoding = "utf-8"
         try:
             content = self.content.decode(encoding)

@@ -7,10 +7,10 @@ in one pass and collected in another without holding the prompts in memory.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
 
 from ...lake import Lake
 from ...lake.errors import ConfigError, NotFoundError, UsageError, did_you_mean
+from ...lake.values import Json
 from ..configuration.config import CollectConfig
 from ..configuration.given_form import names_stored
 from ..tinymath import problems
@@ -33,7 +33,7 @@ class GivenPrompts:
     dataset: str | None = None
     split: str | None = None
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> Json:
         return {"kind": "given", "texts": list(self.texts)}
 
     def __iter__(self) -> Iterator[Prompt]:
@@ -47,7 +47,7 @@ class TinymathProblems:
     split: str
     dataset: str = "tinymath"
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> Json:
         return {"kind": "tinymath", "split": self.split}
 
     def __iter__(self) -> Iterator[Prompt]:
@@ -64,7 +64,7 @@ class HubDataset:
     split: str
     subset: str | None = None
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> Json:
         about = {"kind": "hub", "dataset": self.dataset, "split": self.split}
         return about if self.subset is None else {**about, "subset": self.subset}
 
@@ -91,7 +91,7 @@ class FirstPrompts(SourceOverAnother):
 
     limit: int
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> Json:
         return {**self.source.describe(), "limit": self.limit}
 
     def __iter__(self) -> Iterator[Prompt]:
@@ -112,9 +112,7 @@ class ChoicePrompts(SourceOverAnother):
             yield prompt
 
 
-def open_source(
-    config: CollectConfig, recorded: dict[str, Any] | None = None, *, lake: Lake | None = None
-) -> PromptSource:
+def open_source(config: CollectConfig, recorded: Json | None = None, *, lake: Lake | None = None) -> PromptSource:
     """The one source that the configuration names; `recorded` is what run.json says of it, for a run to be resumed.
 
     `lake` holds the runs whose sequences are gone on from.

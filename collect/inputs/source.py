@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
+from ...lake.values import Json
 from .fields import Prompt
 
 
@@ -20,7 +21,7 @@ class PromptSource(Protocol):
         """Split of the dataset."""
         ...
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> Json:
         """What run.json needs to find the same prompts again, and to notice if they changed."""
         ...
 
@@ -41,5 +42,5 @@ class SourceOverAnother:
     def split(self) -> str | None:
         return self.source.split
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> Json:
         return self.source.describe()

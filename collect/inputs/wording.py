@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from ...lake.errors import NotFoundError, UsageError, did_you_mean
+from ...lake.values import Json
 from .fields import Prompt
 from .source import SourceOverAnother
 
@@ -42,7 +42,7 @@ class WordedPrompts(SourceOverAnother):
 
     template: str
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> Json:
         return {**self.source.describe(), "prompt_template": self.template}
 
     def __iter__(self) -> Iterator[Prompt]:

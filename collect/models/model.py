@@ -6,9 +6,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import Cache
+from transformers.cache_utils import Cache
 
 from ...lake.errors import ConfigError
+from ...lake.values import Json
 from .cache import encoder_decoder_cache, growing_cache, in_full_layers
 from .fingerprints import fingerprints
 from .stack import Stack, encoder_and_decoder, only_stack
@@ -167,7 +168,7 @@ class LoadedModel:
         """A valid id for padded columns; their content is never seen."""
         return 0
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> Json:
         """The facts for run.json, named as in the `runs` table."""
         quantization = getattr(self.model.config, "quantization_config", None)
         method = getattr(quantization, "quant_method", None)

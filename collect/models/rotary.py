@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ...lake.errors import ConfigError
+from ...lake.values import Json
 
 SWITCHING = "longrope"
 
@@ -79,7 +80,7 @@ def _switch_lengths(kinds: Any, module: nn.Module) -> set[int]:
     """Where the factors of one embedding change; `kinds` is one name, or one per kind of layer."""
     if not isinstance(kinds, str | dict):
         return set()
-    parameters: dict[str, Any] = module.config.rope_parameters  # type: ignore[union-attr, assignment]
+    parameters: Json = module.config.rope_parameters  # type: ignore[union-attr, assignment]
     if isinstance(kinds, str):
         return {int(parameters["original_max_position_embeddings"])} if kinds == SWITCHING else set()
     return {

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPastAndCrossAttentions
 
 from ...lake.errors import ConfigError
+from ...lake.values import Json
 
 
 class _StatesOnly:
@@ -64,7 +65,7 @@ class Unembedding:
     def __call__(self, states: Float[Tensor, "n d_model"]) -> Float[Tensor, "n d_vocab"]:
         """Raw logits of each state; ConfigError if the model computes them from anything else."""
         ids = torch.zeros(1, 1, dtype=torch.long, device=states.device)
-        inputs: dict[str, Any] = {"input_ids": ids}
+        inputs: Json = {"input_ids": ids}
         if self._two_stacks:
             encoded = GivenEncoding(last_hidden_state=states[:1].unsqueeze(0))  # type: ignore[arg-type]
             inputs = {"decoder_input_ids": ids, "encoder_outputs": encoded}

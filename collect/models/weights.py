@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ...lake.errors import ConfigError
+from ...lake.values import Json
 
 SHOWN = 5
 
@@ -35,7 +36,7 @@ class WeightGaps:
     """Of another shape in the file, `name (file AxB, model CxD)`: initialised at random."""
 
     @classmethod
-    def of(cls, info: dict[str, Any]) -> "WeightGaps":
+    def of(cls, info: Json) -> "WeightGaps":
         """What remains of transformers' loading information without what is known to be harmless."""
         return cls(
             tuple(sorted(key for key in info["missing_keys"] if not HARMLESS_MISSING.search(key))),

@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from transformers import AttentionInterface
+from transformers.modeling_utils import AttentionInterface
 
 from .axis import columns_of
 from .rotary_inputs import SITES as ROTARY

@@ -11,6 +11,7 @@ from ...lake import Lake
 from ...lake.errors import ConfigError, StoppedError, UsageError
 from ...lake.run_id import new_run_id
 from ...lake.segments import SegmentWriter
+from ...lake.values import Json
 from ...lake.writer import RunWriter
 from ..configuration.config import CollectConfig
 from ..configuration.keep import Keep
@@ -157,7 +158,7 @@ class Collection:
         share = self.plan.share(rank, world)
         return self.collect_into(lake.join_run(run_id, self._about(run_id), f"w{rank}"), share)
 
-    def _about(self, run_id: str) -> dict[str, Any]:
+    def _about(self, run_id: str) -> Json:
         about = run_json(
             run_id, self.loaded, self.config, self.source, self.plan, self.unmeasured, self.notices, self.edits
         )

@@ -1,11 +1,11 @@
 """What became of each sequence: its row in `sequences`, graded, with its text."""
 
 import json
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from ...lake.values import Json, Row
 from ..configuration.config import CollectConfig
 from ..decoding.sequence import Sequence
 from ..inputs.beginnings import Beginning
@@ -19,13 +19,13 @@ from .rows import TokenColumns
 
 def sequence_row(
     sequence: Sequence, item: TokenizedPrompt, text: str, config: CollectConfig, source: PromptSource
-) -> dict[str, Any]:
+) -> Json:
     """The `sequences` row of one finished sequence, without the run id and the place in the batch."""
     sampling, prompt = config.sampling, item.prompt
     reads = config.max_new_tokens == 0
     begun = prompt.beginning or Beginning()
     chosen = "read" if reads else "greedy" if sampling.greedy else "sampled"
-    row: dict[str, Any] = {
+    row: Row = {
         "sequence_id": sequence.sequence_id,
         "prompt_id": prompt.prompt_id,
         "item_id": prompt.item_id,
@@ -54,7 +54,7 @@ def sequence_row(
     return row if reads and not sequence.generated else row | _graded(text, prompt, parse_grader(config.grader))
 
 
-def _parent(begun: Beginning) -> dict[str, Any]:
+def _parent(begun: Beginning) -> Row:
     parent = begun.parent
     if parent is None:
         return {}
@@ -71,8 +71,8 @@ def _metadata(item: TokenizedPrompt) -> str | None:
     return json.dumps(metadata, ensure_ascii=False) if metadata else None
 
 
-def _graded(text: str, prompt: Prompt, grader: Grader) -> dict[str, Any]:
-    graded: dict[str, Any] = {"solution_method": solution_method(text)}
+def _graded(text: str, prompt: Prompt, grader: Grader) -> Row:
+    graded: Row = {"solution_method": solution_method(text)}
     if prompt.answer is not None:
         grade = grader.grade(text, prompt.answer, prompt.options)
         graded |= {
@@ -84,7 +84,7 @@ def _graded(text: str, prompt: Prompt, grader: Grader) -> dict[str, Any]:
     return graded
 
 
-def as_columns(rows: list[dict[str, Any]], schema: pa.Schema) -> dict[str, pa.Array]:
+def as_columns(rows: list[Json], schema: pa.Schema) -> dict[str, pa.Array]:
     """Rows of one table as Arrow columns of its declared types."""
     names = [name for name in schema.names if any(name in row for row in rows)]
     return {name: pa.array([row.get(name) for row in rows], schema.field(name).type) for name in names}

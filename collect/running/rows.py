@@ -79,7 +79,7 @@ class BatchRows:
             "stack": pa.DictionaryArray.from_arrays((position >= n_encoded).astype(np.int8), ["encoder", "decoder"]),
             "step": pa.array(step.astype(np.int32), mask=step < 0),
             "is_prompt": step < 0,
-            "is_forced": self._forced(starts, n),
+            "is_forced": self._given(starts, n),
             "token_id": tokens.ids.astype(np.int32),
             "token": pa.array(tokens.display, pa.string()),
             "char_end": pa.array(np.maximum(tokens.char_ends, 0), mask=tokens.char_ends < 0),
@@ -90,12 +90,12 @@ class BatchRows:
             columns = {name: _reordered(values, order) for name, values in columns.items()}
         self.segment.append("token_steps", columns)
 
-    def _forced(self, starts: np.ndarray, n: int) -> np.ndarray:
-        """Which tokens were forced rather than chosen."""
-        forced = np.zeros(n, dtype=bool)
+    def _given(self, starts: np.ndarray, n: int) -> np.ndarray:
+        """Which tokens of the completions were given rather than chosen."""
+        given = np.zeros(n, dtype=bool)
         for start, sequence in zip(starts, self.batch, strict=False):
-            forced[[start + sequence.n_prompt + step for step in sequence.forced_steps]] = True
-        return forced
+            given[[start + sequence.n_prompt + step for step in sequence.given_steps]] = True
+        return given
 
     def _distribution_columns(self, starts: np.ndarray, n: int) -> dict[str, object]:
         """Scatter the predictions to their tokens; tokens that nothing predicted stay null."""

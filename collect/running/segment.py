@@ -3,13 +3,13 @@
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
 
 from ...lake.schema import TABLES
 from ...lake.segments import SegmentWriter
+from ...lake.values import Columns, Row
 from ..configuration.config import CollectConfig
 from ..decoding.blocks import StateBlock
 from ..decoding.loop import BatchDecoder
@@ -43,7 +43,7 @@ class SegmentRunner:
     on_block: Callable[[int], None]
     on_batch: Callable[[int], None]
     edits: tuple[Edit, ...] = ()
-    rows: list[dict[str, Any]] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list)
     texts: list[SequenceText] = field(default_factory=list)
     """What is to be embedded of the segment."""
     batches: list[list[Sequence]] = field(default_factory=list)
@@ -120,7 +120,7 @@ class SegmentRunner:
                 segment.append_vectors("step_embeddings", columns=found.columns, vectors=found.vectors, dtype="float32")
 
 
-def sequence_text(row: dict[str, Any], char_ends: np.ndarray) -> SequenceText:
+def sequence_text(row: Row, char_ends: np.ndarray) -> SequenceText:
     """What is embedded of a sequence, from its row in `sequences`."""
     prompt = row["rendered_prompt"] or row["prompt"]
     return SequenceText(row["sequence_id"], row["n_prompt_tokens"], prompt, row["completion"], char_ends.tolist())
@@ -135,7 +135,7 @@ def _shared_parents(items: list[TokenizedPrompt]) -> list[Parent | None]:
     return [first[key] if key is not None and counts[key] > 1 else None for key in keys]
 
 
-def operation_columns(timings: Timings, writer: str, segment: int) -> dict[str, Any]:
+def operation_columns(timings: Timings, writer: str, segment: int) -> Columns:
     """The `operations` rows of what was measured since the last segment."""
     found = timings.take()
     names = sorted(found)

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from ...lake.values import Json
 from .problems import METHODS
 
 _CARD = """\
@@ -62,7 +63,7 @@ steps of each stage were repeated with equal losses, the whole was not.
 """
 
 
-def render(metrics: dict[str, Any], recipe: dict[str, Any]) -> str:
+def render(metrics: Json, recipe: Json) -> str:
     """Return the card as Markdown."""
     stages = recipe["stages"]
     return _CARD.format(
@@ -81,7 +82,7 @@ def render(metrics: dict[str, Any], recipe: dict[str, Any]) -> str:
     )
 
 
-def train_commands(stages: list[dict[str, Any]]) -> list[str]:
+def train_commands(stages: list[Json]) -> list[str]:
     """Return the commands that train the stages one after another, into `stage1`, `stage2` and so on."""
     commands: list[str] = []
     for number, stage in enumerate(stages, start=1):
@@ -95,7 +96,7 @@ def train_commands(stages: list[dict[str, Any]]) -> list[str]:
     return commands
 
 
-def _stage(number: int, stage: dict[str, Any]) -> str:
+def _stage(number: int, stage: Json) -> str:
     return (
         f"{number}. {stage['stop_at']:,} steps of {stage['batch_size']} examples, the schedule {stage['steps']:,} "
         f"steps long, levels in the shares {_words(stage['level_shares'])}, methods drawn from "
@@ -107,7 +108,7 @@ def _words(values: list[Any]) -> str:
     return " ".join(map(str, values))
 
 
-def _table(metrics: dict[str, Any]) -> str:
+def _table(metrics: Json) -> str:
     rows = [
         "| problems | greedy: n | right | ended by itself | temperature 1: n | right | direct | split |",
         "|---|---|---|---|---|---|---|---|",
@@ -123,7 +124,7 @@ def _table(metrics: dict[str, Any]) -> str:
     return "\n".join(rows)
 
 
-def _method_table(metrics: dict[str, Any]) -> str:
+def _method_table(metrics: Json) -> str:
     rows = ["| problems | direct | split |", "|---|---|---|"]
     for name, drawn in metrics["temperature_1"].items():
         direct, split = (percent(drawn["accuracy_by_method"][method]) for method in METHODS)

@@ -8,11 +8,14 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-from transformers import AutoTokenizer, GPT2LMHeadModel, PreTrainedTokenizerFast
+from transformers.models.auto.tokenization_auto import AutoTokenizer
+from transformers.models.gpt2.modeling_gpt2 import GPT2LMHeadModel
+from transformers.tokenization_utils_tokenizers import PreTrainedTokenizerFast
 
+from ...lake.values import Json
 from ..inputs.grading import EXACT, grade, solution_method
 from . import WEIGHTS
 from .card import render
@@ -30,7 +33,7 @@ class Completion(NamedTuple):
     finished: bool
 
 
-def measure(weights: Path, *, limit: int, samples: int, seed: int) -> dict[str, Any]:
+def measure(weights: Path, *, limit: int, samples: int, seed: int) -> Json:
     """Return greedy figures and, at temperature 1, figures of `samples` draws per test problem."""
     tokenizer = AutoTokenizer.from_pretrained(weights)
     model = GPT2LMHeadModel.from_pretrained(weights)
@@ -92,13 +95,13 @@ def render_prompt(tokenizer: PreTrainedTokenizerFast, problem: Problem) -> str:
     return str(tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
 
 
-def _by_level(asked: Sequence[Problem], answered: Sequence[Completion]) -> dict[str, dict[str, Any]]:
+def _by_level(asked: Sequence[Problem], answered: Sequence[Completion]) -> dict[str, Json]:
     pairs = list(zip(asked, answered, strict=True))
     groups = {f"level_{level}": [pair for pair in pairs if pair[0].level == level] for level in LEVELS}
     return {name: _figures(group) for name, group in (groups | {"all": pairs}).items() if group}
 
 
-def _figures(group: Sequence[tuple[Problem, Completion]]) -> dict[str, Any]:
+def _figures(group: Sequence[tuple[Problem, Completion]]) -> Json:
     """Return shares rounded to four places; accuracy by method counts that method's completions only."""
     methods = [solution_method(completion.text) for _, completion in group]
     right = [grade(completion.text, problem.answer).correct for problem, completion in group]

@@ -14,13 +14,16 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+from transformers.generation.configuration_utils import GenerationConfig
+from transformers.models.gpt2.configuration_gpt2 import GPT2Config
+from transformers.models.gpt2.modeling_gpt2 import GPT2LMHeadModel
+from transformers.tokenization_utils_tokenizers import PreTrainedTokenizerFast
 
+from ...lake.values import Json
 from .evaluate import greedy_accuracy
 from .problems import LEVELS, METHODS, Method, Problem, problems, stream
 from .vocabulary import BOS_ID, EOS_ID, N_POSITIONS, PAD_ID, plain_text, train_tokenizer
@@ -81,7 +84,7 @@ def train(recipe: Recipe, out: Path, *, start: Path | None, evaluate_every: int,
             model.train()
 
 
-def begin(recipe: Recipe, start: Path | None) -> tuple[PreTrainedTokenizerFast, GPT2LMHeadModel, list[dict[str, Any]]]:
+def begin(recipe: Recipe, start: Path | None) -> tuple[PreTrainedTokenizerFast, GPT2LMHeadModel, list[Json]]:
     """Return tokenizer, model in training mode, and the settings of the stages before this one."""
     if start is None:
         tokenizer = train_tokenizer(_tokenizer_texts(recipe.seed), d_vocab=recipe.d_vocab)
@@ -133,7 +136,7 @@ def weighted_loss(logits: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
     return (losses * weights).sum() / weights.sum()
 
 
-def save(model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, stages: list[dict[str, Any]], out: Path) -> None:
+def save(model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, stages: list[Json], out: Path) -> None:
     """Write a folder for `from_pretrained`, and beside it the settings of all stages that made it."""
     out.mkdir(parents=True, exist_ok=True)
     model.generation_config = GenerationConfig(bos_token_id=BOS_ID, eos_token_id=EOS_ID, pad_token_id=PAD_ID)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...lake.errors import LakeError
+from ...lake.values import Json
 from ..terminal import say
 from .rows import print_rows
 from .streams import steering
@@ -30,7 +31,7 @@ KEYWORDS = (
 class Names:
     """Completes tables, views, columns and keywords; implements prompt_toolkit's completer."""
 
-    def __init__(self, schema: list[dict[str, Any]]) -> None:
+    def __init__(self, schema: list[Json]) -> None:
         self.tables = {table["table"]: table["doc"] for table in schema}
         self.columns: dict[str, str] = {}
         for table in schema:

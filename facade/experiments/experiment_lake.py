@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...lake.errors import ConfigError
+from ...lake.values import Json
 from ...queries.queried_lake import QueriedLake
 from .session import Cost, StepResult
 
@@ -27,7 +28,7 @@ class Experiment:
     costs: tuple[Cost, ...] = ()
     notices: tuple[str, ...] = ()
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> Json:
         """Plain values for JSON."""
         return {
             "experiment_id": self.experiment_id, "steps": [one.as_dict() for one in self.steps],

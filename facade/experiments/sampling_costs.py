@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator
 from math import comb
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from ...lake.values import Json
 from .sampling_session import SamplingSession as Session
 from .sampling_steps import branches_part
 from .session import Cost
@@ -11,7 +12,7 @@ from .session import Cost
 if TYPE_CHECKING:
     from ...collect.running.planning.plan import Estimate
 
-Part = tuple[str, dict[str, Any]]
+Part = tuple[str, Json]
 CANDIDATES = 8
 """Most clusters that are tried where their number is looked for."""
 ATTEMPTS = 4
@@ -87,7 +88,7 @@ def _greedy(session: Session, step: int) -> Iterator[Cost]:
         yield _of_run(session, step, session.greedy_part(session.config.generation.max_new_tokens))
 
 
-def _given(session: Session) -> dict[str, Any]:
+def _given(session: Session) -> Json:
     """Where oracle solutions come from, as a setting; of a service nothing is known before."""
     config = session.config
     if config.oracle == "file":

@@ -6,6 +6,7 @@ from typing import Any
 
 from ...collect.experiment.sampling_config import SamplingConfig, layer_of
 from ...lake.errors import ConfigError
+from ...lake.values import Json
 from .session import Session
 
 GREEDY = "greedy"
@@ -33,22 +34,22 @@ class SamplingSession(Session):
         layers = ",".join(map(str, self.config.layers(self.n_layers)))
         return ("tokens", f"activations:{self.config.site}@{layers}:generated")
 
-    def pooling(self) -> dict[str, Any]:
+    def pooling(self) -> Json:
         """The options of pooled states."""
         config = self.config
         return {"site": config.site, "stride": config.latent_sampling_stride, "window": config.latent_pooling_window}
 
-    def settings(self, **more: Any) -> dict[str, Any]:
+    def settings(self, **more: Any) -> Json:
         """Settings of `lake collect` for one run."""
         return {**self.config.collect_settings(), "keep": self.keep, **more}
 
-    def greedy_part(self, max_new_tokens: int) -> tuple[str, dict[str, Any]]:
+    def greedy_part(self, max_new_tokens: int) -> tuple[str, Json]:
         """Name and settings of greedy answers of that length at most."""
         penalty = self.config.generation.repetition_penalty
         more = {"temperature": 0.0, "max_new_tokens": max_new_tokens, "repetition_penalty": penalty}
         return f"{GREEDY}:{max_new_tokens}", self.settings(**more)
 
-    def sampled_part(self, temperature: float, max_new_tokens: int) -> tuple[str, dict[str, Any]]:
+    def sampled_part(self, temperature: float, max_new_tokens: int) -> tuple[str, Json]:
         """Name and settings of sampled answers."""
         if temperature == 0:
             return self.greedy_part(max_new_tokens)

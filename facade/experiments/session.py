@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ...lake.errors import ConfigError, NotFoundError, UsageError, did_you_mean
+from ...lake.values import Json
 
 if TYPE_CHECKING:
     from ...analysis.question import Answer
@@ -35,7 +36,7 @@ class StepResult:
     notices: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> Json:
         """Plain values for JSON."""
         return asdict(self) | {"seconds": round(self.seconds, 3)}
 
@@ -60,7 +61,7 @@ class Cost:
     minutes: float | None = None
     """Of wall time, from one batch that was measured; None where none was."""
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> Json:
         """Plain values for JSON."""
         return asdict(self)
 

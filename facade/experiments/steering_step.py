@@ -1,10 +1,11 @@
 """Step 8: answers with a direction added to a layer, always beside a random direction of equal length."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ...collect.experiment.sampling_config import layer_of
 from ...lake.errors import ConfigError
+from ...lake.values import Json
 from .sampling_session import SamplingSession as Session
 
 if TYPE_CHECKING:
@@ -92,9 +93,7 @@ def read_directions(session: Session, run: str, analysis_id: str) -> "list[Store
     return stored_directions(session.lake, run=run, analysis_id=analysis_id)
 
 
-def steered_part(
-    session: Session, base: str, direction: "StoredDirection", strength: float
-) -> tuple[str, dict[str, Any]]:
+def steered_part(session: Session, base: str, direction: "StoredDirection", strength: float) -> tuple[str, Json]:
     """Name and settings of the answers under one direction: those of the unsteered run, and the edit."""
     about = session.lake.run_json(base)
     if about.get("edits"):

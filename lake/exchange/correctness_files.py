@@ -16,6 +16,7 @@ import numpy as np
 
 from ..errors import ConfigError, NotFoundError, UsageError
 from ..output import replaced
+from ..values import Json, Row
 
 if TYPE_CHECKING:
     import polars as pl
@@ -184,7 +185,7 @@ def _write_array(path: Path, array: np.ndarray) -> None:
         np.lib.format.write_array(file, array, allow_pickle=False)
 
 
-def _write_lines(path: Path, lines: list[dict[str, Any]]) -> None:
+def _write_lines(path: Path, lines: list[Json]) -> None:
     with replaced(path) as file:
         for line in lines:
             file.write((json.dumps(line, ensure_ascii=False) + "\n").encode())
@@ -209,7 +210,7 @@ def _tokens(graded: _Graded) -> tuple[np.ndarray, np.ndarray]:
     return tokens, mask
 
 
-def _eval_lines(graded: _Graded) -> list[dict[str, Any]]:
+def _eval_lines(graded: _Graded) -> list[Json]:
     return [
         {
             "index": index,
@@ -227,7 +228,7 @@ def _eval_lines(graded: _Graded) -> list[dict[str, Any]]:
     ]
 
 
-def _metadata_lines(graded: _Graded) -> list[dict[str, Any]]:
+def _metadata_lines(graded: _Graded) -> list[Json]:
     return [
         {
             "dataset": row["dataset"],
@@ -242,7 +243,7 @@ def _metadata_lines(graded: _Graded) -> list[dict[str, Any]]:
     ]
 
 
-def _keys(graded: _Graded, row: Mapping[str, Any]) -> dict[str, Any]:
+def _keys(graded: _Graded, row: Mapping[str, Any]) -> Row:
     """What joins a line with the lake: the source's files have no keys."""
     return {
         "run_id": graded.run_id,
@@ -252,7 +253,7 @@ def _keys(graded: _Graded, row: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _stats(graded: _Graded, about: Mapping[str, Any], d_model: int) -> dict[str, Any]:
+def _stats(graded: _Graded, about: Mapping[str, Any], d_model: int) -> Row:
     n, n_correct = len(graded.correct), int(graded.correct.sum())
     return {
         "num_examples": n, "max_length": graded.max_length, "hidden_size": d_model,

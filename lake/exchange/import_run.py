@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import LakeError, LockedError, UsageError
 from ..layout import LOCKS
 from ..snapshot import RunLog
+from ..values import Json
 
 if TYPE_CHECKING:
     from ..lake import Lake
@@ -19,9 +20,7 @@ if TYPE_CHECKING:
 PATIENCE_S = 30.0
 
 
-def import_json(
-    source: dict[str, Any], model: dict[str, Any], *, tag: str | None, seed: int | None, segments: Sequence[list[int]]
-) -> dict[str, Any]:
+def import_json(source: Json, model: Json, *, tag: str | None, seed: int | None, segments: Sequence[list[int]]) -> Json:
     """run.json of an import. `source` has the format and the records' identities; `segments` the ranges of items."""
     return {
         "kind": "import",
@@ -46,7 +45,7 @@ class ImportedRun:
 
 
 @contextmanager
-def import_run(lake: "Lake", run_id: str, body: dict[str, Any], *, again: bool) -> Iterator["RunWriter"]:
+def import_run(lake: "Lake", run_id: str, body: Json, *, again: bool) -> Iterator["RunWriter"]:
     """A run to write: complete when the block ends well, gone from the lake when it does not.
 
     Unless `again`, its records are claimed first: two imports of one file at the same moment do not both succeed.

@@ -2,12 +2,12 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 from ..errors import ConfigError, NotFoundError
+from ..values import Json
 
 
-def read_json_object(path: Path) -> dict[str, Any]:
+def read_json_object(path: Path) -> Json:
     """The object in the file; ConfigError if there is none."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))

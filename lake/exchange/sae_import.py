@@ -18,6 +18,7 @@ from ..lake import Lake
 from ..reading.batches import keeps_vectors
 from ..run_id import new_run_id
 from ..shuffling.sampler import Sampler
+from ..values import Json
 from ..vectors import to_float32
 from .dictionary_learning.reading import WEIGHTS as PT_FILE
 from .dictionary_learning.reading import read_dictionary_learning
@@ -76,7 +77,7 @@ class ImportedSae:
     l0: float | None
     notices: tuple[str, ...]
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> Json:
         """Plain values for JSON."""
         return dict(vars(self)) | {"notices": list(self.notices)}
 

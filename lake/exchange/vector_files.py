@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +19,7 @@ from ..layers import layer_number
 from ..output import replaced
 from ..reading.batches import vector_files
 from ..tables.states import ACTIVATIONS
+from ..values import Json
 from ..vectors import to_float32
 
 if TYPE_CHECKING:
@@ -140,7 +141,7 @@ def _safetensors_header(matrix: _Matrix, name: str) -> bytes:
     """Header of the safetensors format: its length in 8 bytes, then JSON padded to 8 bytes."""
     size = matrix.rows * matrix.dim * (4 if matrix.dtype == "float32" else 2)
     shape = [matrix.rows, matrix.dim]
-    about: dict[str, Any] = {name: {"dtype": _SAFETENSORS[matrix.dtype], "shape": shape, "data_offsets": [0, size]}}
+    about: Json = {name: {"dtype": _SAFETENSORS[matrix.dtype], "shape": shape, "data_offsets": [0, size]}}
     text = json.dumps(about).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text

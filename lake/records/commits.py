@@ -17,6 +17,7 @@ from ..errors import DamageError, LockedError, NewerFormatError, UsageError
 from ..json_values import Time, check_types, oddity, parse
 from ..layout import BLOB_PATH, BLOBS, DATA_PATH, RECORD
 from ..storage.store import Store
+from ..values import Json
 
 _HEAD, _MIDDLE, _TAIL = b'{"sha256":"', b'","body":', b"}\n"
 _BODY = len(_HEAD) + 64 + len(_MIDDLE)
@@ -75,8 +76,8 @@ class Record:
     status: str | None = None
     error: str | None = None
     heads: dict[str, list[int | str]] = field(default_factory=dict)
-    extra: dict[str, Any] = field(default_factory=dict)
-    analysis: dict[str, Any] = field(default_factory=dict)
+    extra: Json = field(default_factory=dict)
+    analysis: Json = field(default_factory=dict)
     replaces: list[str] = field(default_factory=list)
     digest: str = ""
 
@@ -91,15 +92,15 @@ class Record:
         return [(entry.path, entry.size, entry.sha256) for entry in (*self.files, *self.blobs)]
 
 
-_KINDS: dict[str, Any] = {
+_KINDS: Json = {
     "run_id": str, "writer": str, "seq": int, "op": str, "previous": str, "time": Time, "tool_version": str,
     "segment": int | None, "items": list[int] | None, "files": list, "blobs": list,
     "columns": dict[str, list[str]], "counters": dict[str, int], "status": Literal["complete", "failed"] | None,
-    "error": str | None, "heads": dict[str, list[int | str]], "extra": dict[str, Any], "analysis": dict[str, Any],
+    "error": str | None, "heads": dict[str, list[int | str]], "extra": Json, "analysis": Json,
     "replaces": list[str],
 }  # fmt: skip
-_ANALYSIS_KINDS: dict[str, Any] = {
-    "analysis_id": str, "name": str, "question": str, "parameters": dict[str, Any], "snapshot": str,
+_ANALYSIS_KINDS: Json = {
+    "analysis_id": str, "name": str, "question": str, "parameters": Json, "snapshot": str,
 }  # fmt: skip
 _REQUIRED = ("run_id", "writer", "seq", "op", "previous", "time", "tool_version", "files")
 
@@ -116,7 +117,7 @@ def sealed(body: Mapping[str, Any]) -> tuple[bytes, str]:
     return _HEAD + digest.encode() + _MIDDLE + text + _TAIL, digest
 
 
-def unsealed(data: bytes, what: str) -> tuple[dict[str, Any], str]:
+def unsealed(data: bytes, what: str) -> tuple[Json, str]:
     """The body and digest of a record file; DamageError if a byte is not what was written."""
     body, digest = data[_BODY : -len(_TAIL)], data[len(_HEAD) : len(_HEAD) + 64]
     framed = data.startswith(_HEAD) and data[len(_HEAD) + 64 : _BODY] == _MIDDLE and data.endswith(_TAIL)

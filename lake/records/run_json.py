@@ -14,6 +14,7 @@ from ..layout import RUN_ID, check_name
 from ..schema import SCHEMA_VERSION
 from ..storage.store import Store
 from ..tables.runs import RUNS
+from ..values import Json
 from . import commits
 
 FORMAT_VERSION = 1
@@ -38,11 +39,11 @@ OWN = frozenset({"created_at"})
 
 _TYPES: dict[pa.DataType, Any] = {pa.string(): str, pa.bool_(): bool, pa.int32(): int}
 _MODEL_KINDS = {key: _TYPES[RUNS.column(column).type] | None for column, key in MODEL_KEYS.items()}
-_KINDS: dict[str, Any] = {
+_KINDS: Json = {
     "run_id": str, "format_version": int, "schema_version": int, "created_at": Time | None, "tag": str | None,
-    "kind": str | None, "seed": int | None, "model": dict[str, Any] | None, "config": dict[str, Any] | None,
-    "versions": dict[str, Any] | None, "plan": dict[str, Any] | None, "source": dict[str, Any] | None,
-    "unmeasured": dict[str, Any] | None, "experiment": dict[str, Any] | None,
+    "kind": str | None, "seed": int | None, "model": Json | None, "config": Json | None,
+    "versions": Json | None, "plan": Json | None, "source": Json | None,
+    "unmeasured": Json | None, "experiment": Json | None,
 }  # fmt: skip
 
 
@@ -57,15 +58,15 @@ class RunJson(TypedDict, total=False):
     tag: str | None
     kind: str | None
     seed: int | None
-    model: dict[str, Any] | None
+    model: Json | None
     """Facts of the model (`MODEL_KEYS`), and whatever else its collector knew."""
-    config: dict[str, Any] | None
-    versions: dict[str, Any] | None
-    plan: dict[str, Any] | None
-    source: dict[str, Any] | None
-    experiment: dict[str, Any] | None
+    config: Json | None
+    versions: Json | None
+    plan: Json | None
+    source: Json | None
+    experiment: Json | None
     """`id` and `step`, of a run that belongs to an experiment."""
-    unmeasured: dict[str, Any] | None
+    unmeasured: Json | None
     """What could not be measured, and why, by table."""
     notices: list[str]
 
@@ -91,7 +92,7 @@ def check_run_json(body: Mapping[str, Any], run_id: str, what: str) -> None:
     check_types(body.get("model") or {}, _MODEL_KINDS, f"{what} (its model)")
     experiment = {"id": str | None, "step": str | None}
     check_types(body.get("experiment") or {}, experiment, f"{what} (its experiment)")
-    kinds = {"format": str | None, "records": list[dict[str, Any]] | None}
+    kinds = {"format": str | None, "records": list[Json] | None}
     check_types(body.get("source") or {}, kinds, f"{what} (its source)")
     segments = (body.get("plan") or {}).get("segments")
     check_types({"segments": segments}, {"segments": list[list[int]] | None}, f"{what} (its plan)")

@@ -26,6 +26,7 @@ from ..snapshot import Snapshot
 from ..tables.run_row import RunRow
 from ..tables.runs import RUNS
 from ..tables.table import Table
+from ..values import Json
 from ..vectors import decode_column
 from . import table_views as views
 from .explanation import described
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from .read_only_files import ReadOnlyFiles
 
 Answer = TypeVar("Answer")
-Parameters = Sequence[Any] | dict[str, Any] | None
+Parameters = Sequence[Any] | Json | None
 DAMAGED = "tracelake-damaged: "
 _DECODING = re.compile(r"parquet|zstd|decompress|corrupt|page|thrift|UDF|No magic", re.I)
 _FILES = "lake:///"
@@ -66,6 +67,7 @@ class Connection:
         self._reads = {name: set(_WORD.findall(query.lower())) for name, (query, _) in self._views.items()}
         self._known = {*self._tables, *self._views}
         self._made: dict[str, Table] = {}
+        self._unexplained: list[str] = []  # comments that nobody has asked for yet
         self._named: set[str] = set()  # by the present statement
         self._damage: dict[str, DamageError] = {}  # by the text of a view that stands for a damaged table
         self._files: ReadOnlyFiles | None = None
@@ -171,17 +173,21 @@ class Connection:
         to look at, and one that names something else too, which may be DuckDB's own catalogue.
         """
         self._named = set(self._known)
-        if not self.locked and not self._tables and not self._views:
+        if not (self.locked or self._tables or self._views or self._unexplained):
             return
         try:
             statement = reading_statement(self.duckdb, query)
         except UsageError:
             if self.locked:
                 raise
-            return self._make(self._known)  # whatever it does, it may read any table
-        if statement.asks_what_there_is or statement.tables - statement.own - self._known:
+            self._make(self._known)  # whatever it does, it may read any table
+            return self._explain()
+        lists = statement.asks_what_there_is or bool(statement.tables - statement.own - self._known)
+        if lists:
             self._show_all()
         self._make(statement.tables)
+        if lists or statement.describes:
+            self._explain()
 
     def _make(self, names: Collection[str]) -> None:
         """Make the tables and views named, and those that named views read."""
@@ -209,11 +215,17 @@ class Connection:
         self._make({name for name in self._tables if name not in filled})
         self._make_views(self._views)
 
+    def _explain(self) -> None:
+        """Put the comments on what has been made: most of the time of making it, and few statements ask for them."""
+        comments, self._unexplained = self._unexplained, []
+        for text in comments:
+            self.duckdb.execute(text)
+
     def _make_views(self, names: Collection[str]) -> None:
         for name in [name for name in self._views if name in names]:
             query, comment = self._views.pop(name)
             self.duckdb.execute(f"CREATE VIEW {quoted(name)} AS {query.strip().rstrip(';')}")
-            self.duckdb.execute(f"COMMENT ON VIEW {quoted(name)} IS {literal(comment)}")
+            self._unexplained.append(f"COMMENT ON VIEW {quoted(name)} IS {literal(comment)}")
 
     def _make_runs(self) -> None:
         # As JSON: building an Arrow table from Python values would import pandas wherever it is installed.
@@ -221,7 +233,7 @@ class Connection:
             [{k: v.isoformat() if isinstance(v, datetime) else v for k, v in row.items()} for row in self._rows_of_runs]
         )
         self.duckdb.execute(views.runs_sql(RUNS), [rows]).fetchall()
-        self.duckdb.execute(views.comments_sql(RUNS).replace("COMMENT ON VIEW", "COMMENT ON TABLE", 1))
+        self._unexplained.append(views.comments_sql(RUNS).replace("COMMENT ON VIEW", "COMMENT ON TABLE", 1))
 
     def _make_table(self, table: Table) -> None:
         """One table's view; if its files are damaged, one that says so when it is read: other tables stay usable."""
@@ -241,7 +253,7 @@ class Connection:
                 raise damage from error
             self._damage[str(damage)] = damage
             self.duckdb.execute(views.broken_view_sql(table, DAMAGED + str(damage)))
-        self.duckdb.execute(views.comments_sql(table))
+        self._unexplained.append(views.comments_sql(table))
 
     def _open_files(self) -> None:
         """Make the snapshot's files known to DuckDB."""
@@ -289,7 +301,7 @@ def _unbound(table: Table) -> str:
     )
 
 
-def _limits() -> dict[str, Any]:
+def _limits() -> Json:
     """Settings of every connection: nothing is downloaded, variables of the caller are no tables, memory is bounded."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return {

@@ -15,6 +15,7 @@ from fsspec.spec import AbstractFileSystem
 
 from ..errors import LakeError
 from ..reading.checked_files import CheckedFiles, CommittedFile
+from ..values import Json
 
 PREFIX = "lake:///"
 
@@ -77,7 +78,7 @@ class ReadOnlyFiles(AbstractFileSystem):
         """Whether the snapshot has the file."""
         return path.removeprefix(PREFIX) in self.files
 
-    def info(self, path: str, **_: Any) -> dict[str, Any]:
+    def info(self, path: str, **_: Any) -> Json:
         """Name and size, as committed."""
         return {"name": path, "size": self._file(path).entry.size, "type": "file"}
 

@@ -13,6 +13,7 @@ from typing import Any
 import duckdb
 
 from ..errors import UsageError, did_you_mean
+from ..values import Json
 from .functions import FUNCTIONS, TABLES
 
 _QUERIES = {"SELECT_NODE", "SET_OPERATION_NODE", "RECURSIVE_CTE_NODE", "CTE_NODE"}
@@ -40,6 +41,8 @@ class Statement:
     """Those of its WITHs."""
     asks_what_there_is: bool
     """Whether it lists tables, or reads DuckDB's own catalogue."""
+    describes: bool
+    """Whether it says what the columns of something are."""
 
 
 def reading_statement(connection: "duckdb.DuckDBPyConnection", text: str) -> Statement:
@@ -56,7 +59,8 @@ def reading_statement(connection: "duckdb.DuckDBPyConnection", text: str) -> Sta
     for name in tables - named:
         if not name.replace("_", "").replace("$", "").isalnum():
             raise UsageError(f"{name!r} is no table of the lake: files cannot be read by name here. {_MORE}")
-    return Statement(text, tables, frozenset(named), any(map(_asks_what_there_is, used)))
+    describes = any(node.get("type") == "SHOW_REF" for node in used)
+    return Statement(text, tables, frozenset(named), any(map(_asks_what_there_is, used)), describes)
 
 
 def parsed(connection: "duckdb.DuckDBPyConnection", text: str) -> "list[duckdb.Statement]":
@@ -76,7 +80,7 @@ def one_line(error: duckdb.Error) -> str:
     return " ".join(str(error).split("\n\nLINE")[0].split())
 
 
-def _tree(connection: "duckdb.DuckDBPyConnection", text: str) -> dict[str, Any]:
+def _tree(connection: "duckdb.DuckDBPyConnection", text: str) -> Json:
     statements = parsed(connection, text)
     kinds = [statement.type.name for statement in statements]
     if kinds != ["SELECT"]:
@@ -97,7 +101,7 @@ def _tree(connection: "duckdb.DuckDBPyConnection", text: str) -> dict[str, Any]:
     return tree
 
 
-def _nodes(value: Any) -> Iterator[dict[str, Any]]:
+def _nodes(value: Any) -> Iterator[Json]:
     """Every object of a tree, the outer ones first."""
     if isinstance(value, dict):
         yield value
@@ -107,7 +111,7 @@ def _nodes(value: Any) -> Iterator[dict[str, Any]]:
             yield from _nodes(item)
 
 
-def _check(node: dict[str, Any]) -> None:
+def _check(node: Json) -> None:
     """Refuse a node that is not known to read, and a function that is not on the list."""
     kind, name = node.get("type"), node.get("function_name")
     if "class" in node:
@@ -128,13 +132,13 @@ def _check(node: dict[str, Any]) -> None:
         raise UsageError(f"The function {name!r} does not exist or is not possible here.{hint} {_MORE}")
 
 
-def _asks_what_there_is(node: dict[str, Any]) -> bool:
+def _asks_what_there_is(node: Json) -> bool:
     called = node["function"].get("function_name", "") if node.get("type") == "TABLE_FUNCTION" else ""
     listed = node.get("type") == "SHOW_REF" and _table(node) is None and not node.get("query")
     return listed or called.lower().startswith(("duckdb_", "pragma_"))
 
 
-def _table(node: dict[str, Any]) -> str | None:
+def _table(node: Json) -> str | None:
     """The name after a FROM, DESCRIBE or SHOW, if the node has one."""
     if node.get("type") == "SHOW_REF" and node.get("show_type") == "SHOW_SPECIAL":
         return None

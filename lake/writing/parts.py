@@ -16,6 +16,7 @@ from ..records.commits import BlobEntry, FileEntry
 from ..schema import SCHEMA_VERSION
 from ..storage.store import NewFile, Store
 from ..tables.table import Table
+from ..values import Json
 from . import keys
 
 Partition = Mapping[str, int | str]
@@ -268,7 +269,7 @@ def _row_group_rows(table: Table, schema: pa.Schema) -> int:
     return max(1, min(table.row_group_rows, ROW_GROUP_BYTES // schema.field(table.vector).type.byte_width))
 
 
-def _options(table: Table) -> dict[str, Any]:
+def _options(table: Table) -> Json:
     """Parquet settings: dictionaries for keys and text only (floats rarely repeat), statistics for key columns."""
     plain = {c.name for c in table.columns if pa.types.is_floating(c.type) or pa.types.is_nested(c.type)} | {
         table.vector

@@ -7,11 +7,12 @@ import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import altair as alt
 
 from ...lake.errors import NotFoundError, UsageError
+from ...lake.values import Json
 from ..header import Header
 from ..saved_query import ResolveRun, SavedQuery, Value
 from .axis_titles import are_text, category, is_plain, plain, wrapped
@@ -123,7 +124,7 @@ def _band_note(header: Header) -> str:
     return f"{'Bands' if header.mark in ('line', 'area') else 'Bars'}: {header.band_words}."
 
 
-def _text_width(size: dict[str, Any], header: Header) -> float:
+def _text_width(size: Json, header: Header) -> float:
     """Pixels that a title may take: the plot's width with its axis and legend."""
     width = size.get("width")
     return (

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import altair as alt
 
+from ...lake.values import Json, Row
 from ..header import Header
 from .axis_titles import visible
 from .theme import Theme
@@ -85,7 +86,7 @@ def _grid(channel: str, header: Header, rows: "polars.DataFrame", words: dict[fl
     return Grid(channel, field, first, last, max(1, round((last - first) / width)), tuple(sorted(words.items())))
 
 
-def _span(channel: str, header: Header, rows: "polars.DataFrame", row: dict[str, Any]) -> tuple[float, float] | None:
+def _span(channel: str, header: Header, rows: "polars.DataFrame", row: Row) -> tuple[float, float] | None:
     """The edges of a row's cell: a whole number n alone is from n - 1/2 to n + 1/2."""
     field = header.channels[channel].field
     value = row[field]
@@ -101,7 +102,7 @@ def _span(channel: str, header: Header, rows: "polars.DataFrame", row: dict[str,
     return low, low + width
 
 
-def with_edges(values: list[dict[str, Any]], found: dict[str, Grid], header: Header, rows: "polars.DataFrame") -> None:
+def with_edges(values: list[Row], found: dict[str, Grid], header: Header, rows: "polars.DataFrame") -> None:
     """Write the edges of each row's cells into its values."""
     for channel, grid in found.items():
         for value, row in zip(values, rows.iter_rows(named=True), strict=True):
@@ -138,13 +139,13 @@ def sizes(found: dict[str, Grid], *, square: bool, width: float, height: float) 
 
 def label_layers(found: dict[str, Grid], axes: dict[str, alt.X | alt.Y], theme: Theme) -> list[alt.Chart]:
     """The words along the axes: under the map, and to its right."""
-    style: dict[str, Any] = {"font": "monospace", "fontSize": 9, "color": theme.muted, "baseline": "middle"}
+    style: Json = {"font": "monospace", "fontSize": 9, "color": theme.muted, "baseline": "middle"}
     layers = []
     for channel, grid in found.items():
         if not grid.labels:
             continue
         data = alt.Data(values=[{"at": at, "word": word} for at, word in grid.labels])  # type: ignore[call-arg]
-        place: dict[str, Any] = {"field": "at", "type": "quantitative"}
+        place: Json = {"field": "at", "type": "quantitative"}
         axis: Any = axes[channel].to_dict()
         scale = axis.get("scale")
         if scale:

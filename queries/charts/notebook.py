@@ -7,6 +7,7 @@ from typing import Any
 import altair as alt
 import vl_convert
 
+from ...lake.values import Json
 from .chart_file import offline_page
 
 RENDERER = "tracelake"
@@ -22,7 +23,7 @@ def show_offline() -> None:
         alt.renderers.enable(RENDERER)
 
 
-def _mimebundle(spec: dict[str, Any], **_: Any) -> dict[str, str]:
+def _mimebundle(spec: Json, **_: Any) -> dict[str, str]:
     width, height = _size(spec)
     page = html.escape(offline_page(spec, "chart"), quote=True)
     frame = (
@@ -32,7 +33,7 @@ def _mimebundle(spec: dict[str, Any], **_: Any) -> dict[str, str]:
     return {"text/html": frame, "text/plain": "<chart>"}
 
 
-def _size(spec: dict[str, Any]) -> tuple[int, int]:
+def _size(spec: Json) -> tuple[int, int]:
     """Pixels of the whole picture, measured by drawing it once."""
     svg = vl_convert.vegalite_to_svg(spec, allowed_base_urls=[])
     found = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg)

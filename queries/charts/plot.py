@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import altair as alt
 
+from ...lake.values import Json
 from ..header import Encoding, Header
 from .axis_titles import are_text, axis_title, category, plain, wrapped
 from .grid import LABEL_MARGIN, grids, is_square, label_layers, sizes
@@ -43,12 +44,12 @@ class Plot:
         layers = [*self._reference(), *(reversed(layers) if self.mark in ("bar", "point") else layers)]
         return [*layers, *label_layers(self.grids, axes, self.theme)]
 
-    def size(self) -> dict[str, Any]:
+    def size(self) -> Json:
         """Width and height in pixels; a step per category on axes of categories."""
         facet = self.header.channels.get("facet")
         share = min(FACET_COLUMNS, self.count(facet)) if facet else 1
         width, height = WIDTH // share - (20 if share > 1 else 0), HEIGHT if share == 1 else 220
-        wanted: dict[str, Any] = {"width": width, "height": height}
+        wanted: Json = {"width": width, "height": height}
         if self._discrete(self.x) and self.mark in ("rect", "bar"):
             bars = self.count(self.x) * (self.count(self.color) if self.color and self._side_by_side() else 1)
             wanted["width"] = alt.Step(_clamp(width / bars, 5, 90 if self.mark == "rect" else 64))  # type: ignore[call-arg]
@@ -72,7 +73,7 @@ class Plot:
 
     def _main(self) -> alt.Chart:
         channels = self.header.channels
-        encodings: dict[str, Any] = {"x": self._axis("x"), "y": self._axis("y"), "tooltip": self._tooltips()}
+        encodings: Json = {"x": self._axis("x"), "y": self._axis("y"), "tooltip": self._tooltips()}
         if self.color:
             encodings["color"] = self._color(self.color)
             if self._side_by_side():
@@ -94,11 +95,11 @@ class Plot:
     def _joined(self) -> alt.Chart:
         """The line of a path: grey where colour is an amount, which a line cannot change along its way."""
         channels = self.header.channels
-        encodings: dict[str, Any] = {"x": self._axis("x"), "y": self._axis("y")}
+        encodings: Json = {"x": self._axis("x"), "y": self._axis("y")}
         for name, channel in (("detail", alt.Detail), ("order", alt.Order)):
             if name in channels:
                 encodings[name] = channel(field=channels[name].field, type=channels[name].type)
-        style: dict[str, Any] = {"strokeWidth": 1.2, "opacity": 0.55, "point": False}
+        style: Json = {"strokeWidth": 1.2, "opacity": 0.55, "point": False}
         if self.color and self._discrete(self.color):
             encodings["color"] = self._color(self.color)
         else:
@@ -106,7 +107,7 @@ class Plot:
         return alt.Chart().mark_line(**style).encode(**encodings)
 
     def _marked(self, chart: alt.Chart) -> alt.Chart:
-        style: dict[str, Any] = {} if self.color else {"color": self.theme.categories[0]}
+        style: Json = {} if self.color else {"color": self.theme.categories[0]}
         if self.mark == "line":
             few = self.count(self.x) <= _DOTS_UP_TO
             return chart.mark_line(point=alt.OverlayMarkDef(size=28) if few else False, **style)
@@ -126,7 +127,7 @@ class Plot:
 
     def _axis(self, name: str) -> alt.X | alt.Y:
         encoding = self.header.channels[name]
-        axis: dict[str, Any] = {"labelOverlap": True}
+        axis: Json = {"labelOverlap": True}
         if encoding.type == "quantitative":
             axis["tickCount"] = _TICKS[name]
         if encoding.type == "quantitative" and self.rows[encoding.field].dtype.is_integer():
@@ -138,8 +139,8 @@ class Plot:
         grid = self.grids.get(name)
         if grid and grid.labels:
             axis["orient"] = "top" if name == "x" else "left"  # the words have the other side
-        binned: dict[str, Any] = {"bin": "binned"} if grid and self.mark == "bar" else {}
-        given: dict[str, Any] = binned | {
+        binned: Json = {"bin": "binned"} if grid and self.mark == "bar" else {}
+        given: Json = binned | {
             "field": grid.start if grid else encoding.field,
             "type": encoding.type,
             "title": _title(encoding),
@@ -162,7 +163,7 @@ class Plot:
         top = values.max()
         return max(1, int(top)) if isinstance(top, int) and top > 0 else _TICKS[name]
 
-    def _label_angle(self, encoding: Encoding) -> dict[str, Any]:
+    def _label_angle(self, encoding: Encoding) -> Json:
         """Words of categories lie flat where they fit, else they lean; none is left out."""
         words = [str(shown) for shown in self.order(encoding) or []]
         room = WIDTH / max(1, len(words))
@@ -189,7 +190,7 @@ class Plot:
         if encoding.type != "quantitative":
             return None
         words = self.header.scales.get(name, ())
-        scale: dict[str, Any] = {}
+        scale: Json = {}
         grid = self.grids.get(name)
         if "reverse" in words:
             scale["reverse"] = True
@@ -236,7 +237,7 @@ class Plot:
         return alt.XOffset(field=encoding.field, type="nominal", sort=self.order(encoding))
 
     def _color(self, encoding: Encoding) -> alt.Color:
-        given: dict[str, Any] = {"field": encoding.field, "type": encoding.type, "title": self._legend_title(encoding)}
+        given: Json = {"field": encoding.field, "type": encoding.type, "title": self._legend_title(encoding)}
         if legend := self._legend(encoding):
             given["legend"] = alt.Legend(**legend)
         if encoding.type == "nominal":
@@ -253,8 +254,8 @@ class Plot:
             given["scale"] = scale
         return alt.Color(**given)
 
-    def _legend(self, encoding: Encoding) -> dict[str, Any]:
-        legend: dict[str, Any] = {"symbolLimit": _LEGEND_ENTRIES} if self._discrete(encoding) else {}
+    def _legend(self, encoding: Encoding) -> Json:
+        legend: Json = {"symbolLimit": _LEGEND_ENTRIES} if self._discrete(encoding) else {}
         if self.mark == "line" and self._discrete(encoding):
             legend |= {"symbolType": "stroke", "symbolSize": 500}
         if self._discrete(encoding) and self._longest_word(encoding) > _LEGEND_WORDS:
@@ -277,7 +278,7 @@ class Plot:
                 continue
             title = _title(encodings[name]) if name in encodings else axis_title(name)
             numeric = column.dtype.is_numeric()
-            given: dict[str, Any] = {"format": ",d" if column.dtype.is_integer() else ",.4~r"} if numeric else {}
+            given: Json = {"format": ",d" if column.dtype.is_integer() else ",.4~r"} if numeric else {}
             tooltips.append(
                 alt.Tooltip(field=name, type="quantitative" if numeric else "nominal", title=title, **given)
             )
@@ -288,7 +289,7 @@ class Plot:
             return []
         low, high = self.header.band
         scale = self._scale("y", self.y) or alt.Undefined
-        encodings: dict[str, Any] = {
+        encodings: Json = {
             "x": self._axis("x"),
             "y": alt.Y(field=low, type="quantitative", title=_title(self.y), scale=scale),
             "y2": alt.Y2(field=high),
@@ -296,7 +297,7 @@ class Plot:
         if self.mark in ("line", "area"):
             if self.color:
                 encodings["color"] = self._color(self.color)
-            style: dict[str, Any] = {} if self.color else {"color": self.theme.categories[0]}
+            style: Json = {} if self.color else {"color": self.theme.categories[0]}
             return [alt.Chart().mark_area(opacity=0.16, **style).encode(**encodings)]
         if self._side_by_side() and self.color:
             encodings["xOffset"] = self._offset(self.color)
@@ -306,7 +307,7 @@ class Plot:
         if self.header.reference is None:
             return []
         kind, value = self.header.reference
-        style: dict[str, Any] = {"color": self.theme.muted, "strokeDash": [4, 4], "strokeWidth": 1}
+        style: Json = {"color": self.theme.muted, "strokeDash": [4, 4], "strokeWidth": 1}
         if kind == "diagonal":
             low, high = self._common_span()
             ends = alt.Data(values=[{"x": low, "y": low}, {"x": high, "y": high}])  # type: ignore[call-arg]

@@ -4,9 +4,10 @@ Categories use the palette of Okabe and Ito, which stays distinct for colour-bli
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from ...lake.errors import UsageError, did_you_mean
+from ...lake.values import Json
 
 ThemeName = Literal["light", "dark"]
 
@@ -74,7 +75,7 @@ def theme_called(name: str) -> Theme:
     return THEMES[name]
 
 
-def configuration(theme: Theme) -> dict[str, Any]:
+def configuration(theme: Theme) -> Json:
     """The theme as the `config` of a Vega-Lite chart."""
     axis = {
         "labelColor": theme.muted,

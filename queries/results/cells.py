@@ -12,7 +12,9 @@ from zoneinfo import ZoneInfo
 import numpy as np
 import pyarrow as pa
 
-Cell = None | bool | int | float | str | Decimal | list[Any] | dict[str, Any]
+from ...lake.values import Json
+
+Cell = None | bool | int | float | str | Decimal | list[Any] | Json
 
 _EXTREMES = {64: np.iinfo(np.int64).max, 32: np.iinfo(np.int32).max}
 _UNITS = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}

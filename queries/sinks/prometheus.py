@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from ...lake.errors import ConfigError, LakeError, UsageError
+from ...lake.values import Json
 from ..hosts import HEADERS, Hosts
 from .client import client
 from .metric import Family, Histogram
@@ -123,7 +124,7 @@ class Endpoint:
                 self._registry = registry(self.reader.read())
             return self._registry
 
-    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+    def __call__(self, environ: Json, start_response: Callable[..., Any]) -> Iterable[bytes]:
         """Answer one request."""
         plain = [("Content-Type", "text/plain; charset=utf-8"), *HEADERS.items()]
         sent = ([environ[name]] if name in environ else [] for name in ("HTTP_HOST", "HTTP_ORIGIN"))

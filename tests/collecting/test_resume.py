@@ -22,7 +22,7 @@ from tracelake.lake.schema import stored_tables
 NOT_COMPARED = {"run_id", "latency_ms", "created_at", "finished_at"}
 SETTINGS = {
     "dataset": "tinymath:test",
-    "limit": 24,
+    "limit": 16,
     "samples": 2,
     "max_new_tokens": 24,
     "batch_size": 4,

@@ -237,11 +237,14 @@ def test_sql_formats_sources_and_errors(lake_command, filled: Path, tmp_path: Pa
 
 
 def test_describe_and_show_tables_explain_everything(lake_command, filled: Path) -> None:
-    for table in TABLES.values():
-        rows = json.loads(lake_command("sql", f"describe {table.name}", "--json", "--lake", filled).out)
-        texts = {row["column_name"]: row["comment"] for row in rows}
-        assert list(texts) == table.names
-        assert all(column.doc in texts[column.name] for column in table.columns)
+    with tracelake.open(filled).connect(locked=True) as connection:
+        for table in TABLES.values():
+            rows = connection.arrow(f"describe {table.name}").to_pylist()
+            texts = {row["column_name"]: row["comment"] for row in rows}
+            assert list(texts) == table.names
+            assert all(column.doc in texts[column.name] for column in table.columns)
+    said = json.loads(lake_command("sql", "describe token_steps", "--json", "--lake", filled).out)
+    assert all(column.doc in row["comment"] for column, row in zip(TABLES["token_steps"].columns, said, strict=True))
     listed = json.loads(lake_command("sql", "SHOW TABLES;", "--json", "--lake", filled).out)
     assert {row["name"] for row in listed} >= {*TABLES, "predictions"}
     assert all(row["comment"] for row in listed)

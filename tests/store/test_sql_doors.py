@@ -160,7 +160,9 @@ def test_whatever_the_statement_nothing_changes_and_every_error_is_ours(lake, lo
 def test_without_the_first_wall_nothing_is_written_either(lake, monkeypatch):
     with lake.connect(locked=True) as connection:
         connection.arrow("select count(*) from token_steps")  # its files are known now
-        monkeypatch.setattr(duck, "reading_statement", lambda _, text: Statement(text, frozenset(), frozenset(), False))
+        monkeypatch.setattr(
+            duck, "reading_statement", lambda _, text: Statement(text, frozenset(), frozenset(), False, False)
+        )
         target = lake.path / "data"
         committed = next(target.rglob("*.parquet")).relative_to(lake.path)
         before = state(lake.path)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ....lake.errors import ConfigError, NotFoundError, UsageError, did_you_mean
+from ....lake.values import Json
 from ...tinymath import problems
 from ...tinymath.problems import METHODS
 from ..fields import Prompt
@@ -45,7 +46,7 @@ class Corpus(Protocol):
         """Split of the corpus, if it is one."""
         ...
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> Json:
         """What run.json needs to find the same documents again, and to notice if they changed."""
         ...
 
@@ -74,7 +75,7 @@ class TinymathCorpus(_Prompts):
     split: str
     dataset: str = "tinymath"
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> Json:
         return {"kind": "tinymath corpus", "split": self.split}
 
     def documents(self, start: int = 0) -> Iterator[Document]:
@@ -126,7 +127,7 @@ class FileCorpus(_Prompts):
                 digest.update(f"{self._name(file)}\0{hashlib.file_digest(stream, 'sha256').hexdigest()}\0".encode())
         return digest.hexdigest()
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> Json:
         about = {"kind": "corpus files", "path": str(self.root), "n_files": len(self.files), "sha256": self._sha256}
         return about | {"text_field": self.text_field}
 
@@ -156,7 +157,7 @@ class HubCorpus(_Prompts):
     split: str
     text_field: str
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> Json:
         about = {"kind": "corpus stream", "dataset": self.dataset, "subset": self.subset, "split": self.split}
         return about | {"text_field": self.text_field, "first_documents_sha256": self._first}
 

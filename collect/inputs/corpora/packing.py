@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ....lake.errors import ConfigError
+from ....lake.values import Json
 from ..fields import Prompt
 from ..tokenizing.tokenized import TokenizedPrompt, char_ends
 from .documents import Corpus, Document
@@ -32,7 +33,7 @@ class Place:
     n_tokens: int = 0
     n_contexts: int = 0
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> Json:
         """Plain values for a commit record."""
         return {"begins": {k: list(v) for k, v in self.begins.items()}, "n_tokens": self.n_tokens, "n": self.n_contexts}
 
@@ -212,7 +213,7 @@ def _take(pieces: list[Piece], n: int) -> tuple[list[Piece], list[Piece]]:
     return taken, []
 
 
-def _placed(pieces: list[Piece], first: int) -> list[dict[str, Any]]:
+def _placed(pieces: list[Piece], first: int) -> list[Json]:
     """The documents of a packed context: id, position of its first token here, that token's place there, how many."""
     placed = []
     for piece in pieces:

@@ -5,11 +5,11 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from ....lake.values import Row
 from ..fields import Prompt
 from ..tokenizing.tokenized import GROUP, TokenizedPrompt
 
@@ -96,7 +96,7 @@ def _lengths(item: TokenizedPrompt) -> tuple[int, int, int]:
     return len(item.ids), len(item.given), 0 if beginning is None else beginning.observed_from
 
 
-def _row(number: int, item: TokenizedPrompt) -> dict[str, Any]:
+def _row(number: int, item: TokenizedPrompt) -> Row:
     return {
         "prompt": number,
         "text": None if item.text == item.prompt.text else item.text,

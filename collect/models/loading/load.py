@@ -5,10 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
+from transformers.models.auto.configuration_auto import AutoConfig
+from transformers.models.auto.modeling_auto import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+from transformers.models.auto.tokenization_auto import AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
 from ....lake.errors import ConfigError
+from ....lake.values import Json
 from ...tinymath import WEIGHTS
 from ..fingerprints import folder_digest
 from ..model import DTYPES, LoadedModel
@@ -47,7 +50,7 @@ def load_model(
     source = str(WEIGHTS) if name == BUNDLED else name
     folder = Path(source)
     where = choose_device(device)
-    options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    options: Json = {"revision": revision, "trust_remote_code": trust_remote_code}
     config, tokenizer = open_config(name, **options)
     # Weights that the checkpoint lacks are drawn at random: the same ones each time, so that a run can be resumed.
     with loading(name, "weights"), torch.random.fork_rng(devices=[]):
@@ -100,7 +103,7 @@ def _compute_caps(name: str, model: Any, asked: str | None) -> None:
 def open_config(name: str, *, revision: str | None = None, trust_remote_code: bool = False) -> tuple[Any, Any]:
     """Configuration and tokenizer of a model, without its weights; NotFoundError for an unknown model."""
     source = str(WEIGHTS) if name == BUNDLED else name
-    options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    options: Json = {"revision": revision, "trust_remote_code": trust_remote_code}
     _quiet_transformers()
     check_files(name, Path(source))
     with loading(name, "configuration"):

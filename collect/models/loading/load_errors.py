@@ -12,13 +12,10 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 
 from ....lake.errors import ConfigError, DamageError, LakeError, NotFoundError
+from ...configuration.model_name import GIVE
 
 FIRST_PASS = "first pass"
 LFS_POINTER = b"version https://git-lfs"
-GIVE = (
-    "Give `tinymath`, a folder with config.json, model.safetensors and a tokenizer, or a Hugging Face id "
-    "(which needs network or a filled cache)."
-)
 FAULTS = (OSError, ValueError, ImportError, RuntimeError, LookupError, AttributeError, TypeError, ArithmeticError,
           AssertionError, StrictDataclassError, SafetensorError)  # fmt: skip
 """What transformers raises when files or settings are wrong: it names no base of its own."""

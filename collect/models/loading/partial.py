@@ -2,11 +2,11 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from ....lake.values import Json
 from ...tinymath import WEIGHTS
 from ..fingerprints import folder_digest
 from ..readout import Readout
@@ -58,7 +58,7 @@ def _tensors(folder: Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for file in sorted(folder.glob("*.safetensors")):
         with file.open("rb") as stream:
-            header: dict[str, Any] = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
+            header: Json = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
         found |= {key: file for key in header if key != "__metadata__"}
     return found
 

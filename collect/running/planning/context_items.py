@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ....lake.errors import ConfigError, UsageError
+from ....lake.values import Json
 from ...configuration.config import CollectConfig
 from ...inputs.corpora.documents import Corpus, open_corpus
 from ...inputs.corpora.packing import ContextMaker, Place
@@ -67,11 +68,11 @@ class ContextItems:
             yield index, [start, start + len(taken)], [context for context, _ in taken]
         self._ended = self._begun < len(segments)
 
-    def note(self) -> dict[str, Any]:
+    def note(self) -> Json:
         """What the commit of the segment at hand says of the next one's beginning."""
         return {NOTE: self._behind.as_json()}
 
-    def outcome(self) -> dict[str, Any]:
+    def outcome(self) -> Json:
         """What the completion record says: how many segments there are after all."""
         return {"n_segments": self._begun}
 

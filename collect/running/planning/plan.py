@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ....lake.errors import UsageError
+from ....lake.values import Json
 from ...configuration.config import CollectConfig
 from ...configuration.keep import Keep
 from ...decoding.reading import Reading
@@ -79,7 +80,7 @@ class Plan:
         """The sizes of the pieces in which batches are read."""
         return Budget(self.chunk, self.logit_rows, self.block_bytes)
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> Json:
         """Plain values for run.json."""
         return asdict(self)
 
@@ -90,7 +91,7 @@ class Plan:
         return frozenset(range(rank, len(self.segments), world))
 
     @classmethod
-    def from_json(cls, values: dict[str, Any]) -> "Plan":
+    def from_json(cls, values: Json) -> "Plan":
         """The plan of a run that was started earlier."""
         # A run that was planned before sequences could join goes on without.
         return cls(**{**values, "reading": Reading(**{"separate": True, **values.get("reading", {})})})

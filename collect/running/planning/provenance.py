@@ -4,12 +4,12 @@ import platform
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
 
 import torch
 
 from ....lake.errors import ConfigError
 from ....lake.schema import SCHEMA_VERSION
+from ....lake.values import Json
 from ...configuration.config import CollectConfig
 from ...inputs.branches import BranchSource
 from ...inputs.prompts import FirstPrompts
@@ -49,7 +49,7 @@ def run_json(
     unmeasured: dict[str, str],
     notices: list[str],
     edits: Sequence[Edit] = (),
-) -> dict[str, Any]:
+) -> Json:
     """The immutable description of a run; enough to resume it and to say where its numbers come from."""
     return {
         "run_id": run_id,
@@ -92,7 +92,7 @@ def check_parent(source: PromptSource, loaded: LoadedModel, edits: Sequence[Edit
         )
 
 
-def check_same(before: dict[str, Any], loaded: LoadedModel, source: PromptSource, edits: Sequence[Edit] = ()) -> None:
+def check_same(before: Json, loaded: LoadedModel, source: PromptSource, edits: Sequence[Edit] = ()) -> None:
     """ConfigError if the model, the tokenizer, the edits or the prompts are not those that the run was started with."""
     now = loaded.describe()
     for name in SAME_TO_RESUME:

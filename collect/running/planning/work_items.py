@@ -5,6 +5,7 @@ from itertools import islice
 from typing import Any
 
 from ....lake.errors import ConfigError, UsageError
+from ....lake.values import Json
 from ...inputs.corpora.spool import ItemLengths, Spool
 from ...inputs.source import PromptSource
 from ...inputs.tokenizing.tokenized import PromptTokenizer, TokenizedPrompt
@@ -50,11 +51,11 @@ class WorkItems:
                 )
             yield index, bounds, taken
 
-    def note(self) -> dict[str, Any]:
+    def note(self) -> Json:
         """What a commit says for whoever resumes: nothing, every prompt has its place in the plan."""
         return {}
 
-    def outcome(self) -> dict[str, Any]:
+    def outcome(self) -> Json:
         """What the completion record says: nothing, all segments of the plan are there."""
         return {}
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import UsageError
 from ...run_id import checked_tag, new_run_id
+from ...values import Json
 from ..import_run import ImportedRun, check_new, completed, import_json, import_run, imported
 from ..imported_rows import FLUSH_ROWS, ImportedRows
 from .conventions import Conventions, read_conventions
@@ -107,7 +108,7 @@ def _check(path: Path, settings: ImportSettings) -> Checked:
     return Checked(path, found.sha256, found.report.trace_id, model, found.report.run_config.seed, n_tokens)
 
 
-def _model(found: ReportFile, reading: Conventions) -> dict[str, Any]:
+def _model(found: ReportFile, reading: Conventions) -> Json:
     """The model's part of run.json."""
     model = found.report.model
     quantization = model.quantization

@@ -13,6 +13,7 @@ import pydantic_core
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ...errors import NotFoundError, UsageError
+from ...values import Json
 
 VERSIONS = ("0.2", "0.3", "0.4", "0.5")
 MAX_BYTES = 256 << 20
@@ -218,7 +219,7 @@ class Report(_Part):
     encoder_layers: list[Layer] | None = None
     prompt_analysis: PromptAnalysis | None = None
     health_flags: HealthFlags | None = None
-    extensions: dict[str, Any] | None = None
+    extensions: Json | None = None
 
     @property
     def version(self) -> str:
@@ -275,7 +276,7 @@ def _read(path: Path) -> bytes:
     return data
 
 
-def _check_version(path: Path, found: dict[str, Any]) -> None:
+def _check_version(path: Path, found: Json) -> None:
     version = found.get("schema_version")
     match = _VERSION.fullmatch(version) if isinstance(version, str) else None
     if match is None or match[1] not in VERSIONS:

@@ -4,9 +4,9 @@ What each field becomes is the table in docs/exchange.md; `Conventions` says how
 """
 
 from math import isfinite, log
-from typing import Any
 
 from ...tables.uniform_attention import uniform_basin
+from ...values import Columns, Json, Row
 from ..imported_rows import ImportedRows, Metrics
 from .conventions import Conventions, bits, entries
 from .report import Attention, Hidden, Layer, Logits, Report, ReportFile, Step
@@ -30,8 +30,8 @@ class ReportRows:
         self.rows, self.sequence_id, self.reading, self.found = rows, sequence_id, reading, found
         self.report: Report = found.report
         self.metrics = Metrics(rows, sequence_id)
-        self._layers: dict[tuple[int, int, str], dict[str, Any]] = {}
-        self._heads: dict[tuple[int, int, int], dict[str, Any]] = {}
+        self._layers: dict[tuple[int, int, str], Json] = {}
+        self._heads: dict[tuple[int, int, int], Json] = {}
 
     def write(self) -> int:
         """Add everything to the rows; returns the number of tokens."""
@@ -74,7 +74,7 @@ class ReportRows:
             self.rows.add("token_steps", row)
         return reading.n_prompt + len(report.generated.token_ids)
 
-    def _token(self, position: int, step: int | None, token_id: int | None, stack: str) -> dict[str, Any]:
+    def _token(self, position: int, step: int | None, token_id: int | None, stack: str) -> Row:
         return {
             "sequence_id": self.sequence_id,
             "position": position,
@@ -85,7 +85,7 @@ class ReportRows:
             "token_id": token_id,
         }
 
-    def _distribution(self, step: int, logits: Logits) -> dict[str, Any]:
+    def _distribution(self, step: int, logits: Logits) -> Row:
         """Columns of the raw distribution if that is what was measured, of the sampled one otherwise; maybe both."""
         metrics, raw = self.metrics, self.reading.raw
         entropy = metrics.column("entropy_bits", logits.entropy, step=step)
@@ -96,7 +96,7 @@ class ReportRows:
         for place, candidate in enumerate(logits.topk_probs or logits.topk or [], start=1):
             metrics.add(f"topk_id_{place}", candidate.token_id, step=step)
             metrics.add(f"topk_prob_{place}", candidate.prob, step=step)
-        columns: dict[str, Any] = {}
+        columns: Columns = {}
         if raw:
             columns |= {"entropy_bits": entropy, **_likelihood(surprisal)}
             columns["margin"] = metrics.column("margin", margin, step=step)
@@ -199,13 +199,13 @@ class ReportRows:
         self.metrics.add(f"{prefix}collapsed_heads_{rule}", attention.collapsed_head_count, step=step, layer=layer)
         self.metrics.add(f"{prefix}focused_heads", attention.focused_head_count, step=step, layer=layer)
 
-    def _layer_row(self, step: int, layer: int, site: str) -> dict[str, Any]:
+    def _layer_row(self, step: int, layer: int, site: str) -> Row:
         position = self.reading.position(step)
         key = {"position": position, "layer": layer, "site": site}
         row = {"sequence_id": self.sequence_id, **key, "stack": "decoder"}
         return self._layers.setdefault((position, layer, site), row)
 
-    def _head_row(self, position: int, layer: int, head: int, stack: str) -> dict[str, Any]:
+    def _head_row(self, position: int, layer: int, head: int, stack: str) -> Row:
         """A row without `n_keys`: the report does not say whether a window cuts them, so the head is not judged."""
         key = {"position": position, "layer": layer, "head": head, "kind": "self"}
         return self._heads.setdefault((position, layer, head), {"sequence_id": self.sequence_id, **key, "stack": stack})

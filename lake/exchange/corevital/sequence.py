@@ -3,8 +3,8 @@
 import hashlib
 import json
 from collections.abc import Iterator
-from typing import Any
 
+from ...values import Json, Row
 from ..imported_rows import jsonable
 from .conventions import Conventions
 from .report import Report, ReportFile
@@ -29,7 +29,7 @@ def character_ends(report: Report) -> list[int] | None:
     return ends if end == len(completion) else None
 
 
-def sequence_row(found: ReportFile, reading: Conventions, sequence_id: int) -> dict[str, Any]:
+def sequence_row(found: ReportFile, reading: Conventions, sequence_id: int) -> Row:
     """The `sequences` row of one report."""
     report = found.report
     generation, n_generated = report.run_config.generation, len(report.generated.token_ids)
@@ -89,7 +89,7 @@ def unknowns(report: Report, reading: Conventions) -> dict[str, str]:
     return found
 
 
-def reported_scores(extensions: dict[str, Any]) -> Iterator[tuple[str, float]]:
+def reported_scores(extensions: Json) -> Iterator[tuple[str, float]]:
     """Scores among the extensions, which have no fixed shape."""
     wanted = {"risk": "risk_score", "early_warning": "failure_risk", "calibration": "divergence_score"}
     for part, name in wanted.items():

@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from ...errors import ConfigError, did_you_mean
+from ...values import Json
 from ..json_file import read_json_object
 from ..sae_weights import Activation, SaeWeights, checked, hook_of
 
@@ -40,7 +40,7 @@ def read_dictionary_learning(folder: Path, arrays: Mapping[str, np.ndarray]) -> 
     if kind not in CLASSES:
         raise ConfigError(f"{folder} is of the class {kind!r}.{did_you_mean(kind, CLASSES)}")
     activation, centred = CLASSES[kind]
-    weights: dict[str, Any] = {}
+    weights: Json = {}
     for ours, theirs in MATRICES.items():
         if ours in arrays:
             weights[ours] = arrays[ours]
@@ -52,7 +52,7 @@ def read_dictionary_learning(folder: Path, arrays: Mapping[str, np.ndarray]) -> 
             weights[ours] = found
     if activation == "jumprelu":
         weights["threshold"] = _threshold(arrays, weights, folder)
-    metadata: dict[str, Any] = {"prepend_bos": True}
+    metadata: Json = {"prepend_bos": True}
     if trainer.get("lm_name"):
         metadata["model_name"] = trainer["lm_name"]
     if isinstance(trainer.get("layer"), int) and "resid_post" in str(trainer.get("submodule_name") or "resid_post"):

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from math import exp, fsum, log2
 from typing import Any
 
+from ...values import Columns, Row
 from ..imported_rows import ImportedRows, Metrics, finite, jsonable
 
 VERY_UNLIKELY = -9999.0
@@ -158,7 +159,7 @@ def _write_token(
     char_end: int | None,
 ) -> None:
     best, logprob = token.best(), token.logprob
-    row: dict[str, Any] = {
+    row: Row = {
         "sequence_id": sequence_id,
         "position": position,
         "stack": "decoder",
@@ -186,7 +187,7 @@ def _write_token(
 _LN2 = 1 / log2(exp(1))
 
 
-def _distribution(best: Sequence[Alternative]) -> dict[str, Any]:
+def _distribution(best: Sequence[Alternative]) -> Row:
     """Columns that the best tokens determine."""
     chances = [exp(one.logprob) for one in best]
     ids = [one.token_id for one in best]
@@ -236,9 +237,9 @@ def character_ends(tokens: Sequence[ScoredToken], text: str) -> list[int] | None
     return ends if extra == 0 or is_special else None
 
 
-def settings_columns(request: Mapping[str, Any]) -> dict[str, Any]:
+def settings_columns(request: Mapping[str, Any]) -> Columns:
     """Columns of `sequences` that a request's sampling settings give."""
-    columns: dict[str, Any] = {}
+    columns: Columns = {}
     for name in ("temperature", "top_p"):
         value = request.get(name)
         if isinstance(value, int | float) and not isinstance(value, bool):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import ConfigError, NotFoundError, UsageError
+from ...values import Json
 from .completion import Alternative, Completion, ScoredToken, prompt_text, settings_columns
 
 FORMAT = "inspect"
@@ -124,7 +125,7 @@ def _finish(choice: Any, settings: Mapping[str, Any], sample: Any) -> tuple[str 
     return None, f"the log says {choice.stop_reason!r}, which does not tell an end token from a stop text"
 
 
-def _grades(sample: Any) -> tuple[dict[str, Any], dict[str, float], dict[str, str]]:
+def _grades(sample: Any) -> tuple[Json, dict[str, float], dict[str, str]]:
     """Columns of the first score, every score as a number, and why a verdict is missing."""
     scores = sample.scores or {}
     metrics: dict[str, float] = {}

@@ -13,6 +13,7 @@ from typing import Any
 import pydantic_core
 
 from ...errors import NotFoundError, UsageError
+from ...values import Json
 from .completion import VERY_UNLIKELY, Alternative, Completion, ScoredToken, prompt_text, settings_columns
 
 MAX_BYTES, MAX_LINE_BYTES = 256 << 20, 16 << 20
@@ -169,7 +170,7 @@ def _chosen(one: Entry, response: Mapping[str, Any], request: Mapping[str, Any],
     return found
 
 
-def _about(response: Mapping[str, Any], choice: Mapping[str, Any]) -> dict[str, Any]:
+def _about(response: Mapping[str, Any], choice: Mapping[str, Any]) -> Json:
     names = ("id", "object", "created", "system_fingerprint", "usage", "service_tier", "timings")
     about = {name: response[name] for name in names if response.get(name) is not None}
     message = choice.get("message") or {}

@@ -14,6 +14,7 @@ import numpy as np
 from ...derived import StoredAnalysis, stored_analyses
 from ...errors import NotFoundError, UsageError
 from ...output import replace_file
+from ...values import Json, Row
 
 if TYPE_CHECKING:
     from ...lake import Lake
@@ -66,7 +67,7 @@ def export_dashboard(
     return WrittenBatches(str(folder), str(row["sae_id"]), run_id, len(features), tuple(files))
 
 
-def _features_of(lake: "Lake", sae: str, run_id: str) -> tuple[dict[str, Any], StoredAnalysis]:
+def _features_of(lake: "Lake", sae: str, run_id: str) -> tuple[Json, StoredAnalysis]:
     """The row of the autoencoder, and the analysis that computed its features on the run."""
     rows = [row for row in lake.scan("saes").collect().to_dicts() if str(row["sae_id"]).startswith(sae)]
     ids = sorted({str(row["sae_id"]) for row in rows})
@@ -84,7 +85,7 @@ def _features_of(lake: "Lake", sae: str, run_id: str) -> tuple[dict[str, Any], S
     return row, own[-1]
 
 
-def _facts(connection: "Connection", lake: "Lake", run_id: str, analysis: StoredAnalysis) -> dict[str, Any]:
+def _facts(connection: "Connection", lake: "Lake", run_id: str, analysis: StoredAnalysis) -> Json:
     """Sequences, longest sequence, dataset, and the tokens that were encoded: the first ones may be left out."""
     model = lake.run_json(run_id).get("model") or {}
     kept = {"first": "position > 0", "special": "position > 0 AND NOT list_contains($special, token_id)"}
@@ -115,7 +116,7 @@ class _Writer:
         rows = self._rows("SELECT feature FROM feature_stats WHERE {own} AND n_active > 0 ORDER BY feature")
         return [row["feature"] for row in rows]
 
-    def batch(self, features: list[int]) -> dict[str, Any]:
+    def batch(self, features: list[int]) -> Json:
         """One file: the autoencoder's name and its records."""
         between = {"low": features[0], "high": features[-1]}
         inside = "{own} AND feature BETWEEN $low AND $high"
@@ -124,7 +125,7 @@ class _Writer:
         grouped = "SELECT feature, list(activation) AS values FROM feature_activations"
         values = self._rows(f"{grouped} WHERE {inside} GROUP BY feature", between)
         activations = {row["feature"]: np.asarray(row["values"], np.float64) for row in values}
-        shown: dict[int, list[dict[str, Any]]] = {feature: [] for feature in features}
+        shown: dict[int, list[Row]] = {feature: [] for feature in features}
         for feature, example in self._examples(between):
             shown.setdefault(feature, []).append(example)
         records = [
@@ -137,7 +138,7 @@ class _Writer:
             "sae_id_suffix": str(self.sae["sae_id"]), "features": records,
         }  # fmt: skip
 
-    def _examples(self, between: Mapping[str, int]) -> Iterator[tuple[int, dict[str, Any]]]:
+    def _examples(self, between: Mapping[str, int]) -> Iterator[tuple[int, Json]]:
         """Examples with the tokens around them and the feature's activation on each, in the order of the tables."""
         rows = self._rows(
             f"""
@@ -171,7 +172,7 @@ class _Writer:
                 "values": [float(value) for value in row["values"]], "qualifying_token_index": int(row["before"]),
             }  # fmt: skip
 
-    def _bins(self, between: Mapping[str, int]) -> list[dict[str, Any]]:
+    def _bins(self, between: Mapping[str, int]) -> list[Row]:
         """Smallest and largest activation of the examples of each tenth."""
         return self._rows(
             "SELECT feature, quantile, min(activation) AS low, max(activation) AS high FROM feature_examples "
@@ -179,15 +180,13 @@ class _Writer:
             between,
         )
 
-    def _rows(self, query: str, parameters: Mapping[str, int] | None = None) -> list[dict[str, Any]]:
+    def _rows(self, query: str, parameters: Mapping[str, int] | None = None) -> list[Row]:
         own = "run_id = $run AND analysis_id = $analysis AND sae_id = $sae"
         given = {"run": self.run_id, "analysis": self.analysis.analysis_id, "sae": self.sae["sae_id"]}
         return self.connection.sql(query.format(own=own), given | dict(parameters or {})).to_dicts()
 
 
-def _record(
-    stats: Mapping[str, Any], activations: np.ndarray, examples: list[dict[str, Any]], facts: Mapping[str, Any]
-) -> dict[str, Any]:
+def _record(stats: Mapping[str, Any], activations: np.ndarray, examples: list[Row], facts: Mapping[str, Any]) -> Json:
     heights, edges = np.histogram(activations, BARS) if len(activations) else (np.empty(0), np.empty(1))
     return {name: [] for name in EMPTY} | {
         "feature_index": int(stats["feature"]),

@@ -10,12 +10,13 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
 from ...errors import ConfigError, NotFoundError, UsageError
+from ...values import Json
 from ..sae_weights import hook_of
 
 if TYPE_CHECKING:
@@ -166,13 +167,13 @@ def _write(
     return n + len(batch), d_in
 
 
-_STATE: dict[str, Any] = {
+_STATE: Json = {
     "_data_files": [{"filename": DATA}], "_fingerprint": "0" * 16, "_format_columns": None, "_format_kwargs": {},
     "_format_type": None, "_output_all_columns": False, "_split": None,
 }  # fmt: skip
 
 
-def _schema(hook: str, size: int, d_in: int, features: dict[str, Any]) -> pa.Schema:
+def _schema(hook: str, size: int, d_in: int, features: Json) -> pa.Schema:
     """The columns with what `datasets` writes beside them, so that it knows its own types again."""
     about = {
         "ARROW:extension:name": "datasets.features.features.Array2DExtensionType",

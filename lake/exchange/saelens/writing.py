@@ -9,6 +9,7 @@ import numpy as np
 from safetensors.numpy import save
 
 from ...errors import ConfigError
+from ...values import Json
 from ..sae_weights import PER_TOKEN, SaeWeights
 from .reading import CONFIG, WEIGHTS
 
@@ -25,7 +26,7 @@ def saelens_files(sae: SaeWeights, provenance: Mapping[str, Any], *, hook_shape:
     return {CONFIG: _json(config), WEIGHTS: weights, PROVENANCE: _json(about)}
 
 
-def saelens_config(sae: SaeWeights, *, hook_shape: bool = False) -> dict[str, Any]:
+def saelens_config(sae: SaeWeights, *, hook_shape: bool = False) -> Json:
     """cfg.json; ConfigError for what SAELens has no class for."""
     if sae.norm not in ("none", *PER_TOKEN):
         raise ConfigError(f"{sae.name} still needs the scale of its input: fold it into the weights first.")
@@ -36,7 +37,7 @@ def saelens_config(sae: SaeWeights, *, hook_shape: bool = False) -> dict[str, An
         parts = ("jumprelu" if sae.activation == "jumprelu" else "", "skip" if "W_skip" in sae.weights else "")
         name = "_".join([*filter(None, parts), "transcoder"])
     by_heads = hook_shape and "hook_z" in str(sae.metadata.get("hook_name"))
-    config: dict[str, Any] = {
+    config: Json = {
         "architecture": name, "d_in": sae.d_in, "d_sae": sae.d_sae, "dtype": "float32", "device": "cpu",
         "apply_b_dec_to_input": sae.centred, "normalize_activations": sae.norm,
         "reshape_activations": "hook_z" if by_heads else "none",

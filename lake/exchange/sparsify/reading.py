@@ -2,11 +2,11 @@
 
 import re
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from ...errors import ConfigError
+from ...values import Json
 from ..json_file import read_json_object
 from ..sae_weights import SaeWeights, checked, hook_of
 from ..safetensors_file import read_safetensors
@@ -38,7 +38,7 @@ def read_sparsify(folder: Path) -> SaeWeights:
     }  # fmt: skip
     if config.get("skip_connection"):
         weights["W_skip"] = stored["W_skip"]
-    metadata: dict[str, Any] = {"prepend_bos": True}
+    metadata: Json = {"prepend_bos": True}
     for pattern, site in MODULES:
         if match := re.fullmatch(pattern, folder.name):
             metadata["hook_name"] = hook_of(int(match[1]), site)

@@ -6,11 +6,12 @@ time, so memory does not grow with the run.
 
 import json
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ...errors import NotFoundError, UsageError, did_you_mean
+from ...values import Json
 
 if TYPE_CHECKING:
     from ...lake import Lake
@@ -93,7 +94,7 @@ def _batch_lines(
         _, item_id, prompt, shown, completion, _, bucket, source_run = sequences[sequence_id]
         text = None if completion is None or char_end is None else shown + completion[:char_end]
         likelihood = None if logprob is None or not np.isfinite(logprob) else logprob
-        record: dict[str, Any] = {
+        record: Json = {
             "type": "phase5_step",
             "run_id": source_run or source[0],
             "model_name": source[1],
