@@ -30,5 +30,5 @@ def propose_names(label: str, only: str | None = None) -> None:
 
 @cache
 def _component() -> ComponentRenderer:
-    script = (files(__package__) / "proposals.js").read_text(encoding="utf-8")
+    script = (files(__name__.rpartition(".")[0]) / "proposals.js").read_text(encoding="utf-8")
     return component("tracelake_names", html=_HTML, css=_CSS, js=script)
