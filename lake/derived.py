@@ -9,7 +9,6 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from typing import Any
 
 from .records.commits import Record
 from .snapshot import RunLog, Snapshot
@@ -22,7 +21,7 @@ class Analysis:
 
     run_id: str
     name: str
-    parameters: Mapping[str, Any]
+    parameters: Mapping[str, object]
     snapshot: str
 
     @property
@@ -55,7 +54,7 @@ class StoredAnalysis:
         return asdict(self)
 
 
-def digest(value: Any) -> str:
+def digest(value: object) -> str:
     """SHA-256 of a JSON value, its keys in order, as hex digits."""
     text = json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -50,7 +50,7 @@ def _constant(name: str) -> Any:
 _DECODER = json.JSONDecoder(parse_constant=_constant)  # made once: every record of every run passes through it
 
 
-def oddity(value: Any) -> str | None:
+def oddity(value: object) -> str | None:
     """What no reader could pass on: nesting without end, half characters, numbers beyond 64 bits. None if fine."""
     waiting = [(value, 0)]
     while waiting:
@@ -72,7 +72,7 @@ def oddity(value: Any) -> str | None:
 
 
 @cache
-def checker(kind: Any) -> Callable[[Any], bool]:
+def checker(kind: object) -> Callable[[Any], bool]:
     """Whether a JSON value is of a type: None, bool, int, float, str, Time, Literal, list, dict, unions, Any."""
     origin, inner = get_origin(kind), get_args(kind)
     if kind is Any:
@@ -98,7 +98,7 @@ def checker(kind: Any) -> Callable[[Any], bool]:
     return lambda value: type(value) is wanted
 
 
-def check_types(values: Mapping[str, Any], kinds: Mapping[str, Any], what: str) -> None:
+def check_types(values: Mapping[str, object], kinds: Mapping[str, object], what: str) -> None:
     """DamageError for the first value that is there and of another type than declared."""
     for name, kind in kinds.items():
         if name in values and not checker(kind)(values[name]):
@@ -111,7 +111,7 @@ def check_types(values: Mapping[str, Any], kinds: Mapping[str, Any], what: str) 
             )
 
 
-def _name(kind: Any) -> str:
+def _name(kind: object) -> str:
     return getattr(kind, "__name__", str(kind)) if get_origin(kind) is None else str(kind)
 
 

@@ -31,7 +31,7 @@ def describe_run(lake: Lake, run_id: str) -> Json:
     }
 
 
-def _parsed(name: str, value: Any) -> Any:
+def _parsed(name: str, value: object) -> Any:
     return json.loads(value) if name in ("config", "versions") and isinstance(value, str) else value
 
 
@@ -49,7 +49,7 @@ def run_text(facts: Json) -> str:
     return "\n".join(lines)
 
 
-def _worth_showing(name: str, value: Any) -> bool:
+def _worth_showing(name: str, value: object) -> bool:
     return value is not None and name not in ("config", "versions")
 
 

@@ -40,6 +40,8 @@ from ..lake.errors import ConfigError, did_you_mean
 MARKS = ("line", "point", "bar", "area", "rect", "tick", "path")
 CHANNELS = ("x", "y", "end", "color", "size", "facet", "detail", "order")
 CHART_KEYS = ("mark", "title", *CHANNELS, "tooltip", "band", "cell", "labels", "notice", "scale", "reference")
+Value = str | int | float | bool | None
+"""What a parameter of a saved query can be."""
 PARAMETER_TYPES = ("TEXT", "BIGINT", "DOUBLE", "BOOLEAN", "RUN", "PROFILE")
 SCALE_WORDS = ("log", "zero", "reverse", "diverging", "equal", "free")
 FIELD_TYPES = {"Q": "quantitative", "O": "ordinal", "N": "nominal", "T": "temporal"}

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from ..lake.tables.run_row import RunRow
 from ..lake.values import Json
+from .header import Value
 from .results.cells import timestamp_text
 from .results.text_table import printable
-from .saved_query import Value
 
 if TYPE_CHECKING:
     import altair

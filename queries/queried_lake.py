@@ -7,8 +7,8 @@ from ..lake.lake import Lake
 from ..lake.tables.run_row import RunRow
 from ..lake.values import Json
 from .derived_views import view_definitions
+from .header import Value
 from .open_run import OpenRun, Runs
-from .saved_query import SavedQuery, Value, find
 
 if TYPE_CHECKING:
     import altair
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from ..lake.sql.duck import Connection
     from .charts.chart import Drawing, Shape
+    from .saved_query import SavedQuery
 
 
 class QueriedLake(Lake):
@@ -77,13 +78,13 @@ class QueriedLake(Lake):
 
     def query(self, name: str, **params: Value) -> "polars.DataFrame":
         """The rows of a saved query; `params` are its parameters, e.g. `run="latest"`."""
-        query = find(name, self)
+        query = self._saved(name)
         with self.connect(locked=True) as connection:
             return query.run(connection, self.resolve_run, **params)
 
     def query_arrow(self, name: str, **params: Value) -> "pa.Table":
         """The rows of a saved query as an Arrow table."""
-        query = find(name, self)
+        query = self._saved(name)
         with self.connect(locked=True) as connection:
             return query.arrow(connection, query.bind(connection, params, self.resolve_run))
 
@@ -109,7 +110,7 @@ class QueriedLake(Lake):
         """The chart of a saved query with what its reader must know; NoRowsError says why there are none."""
         from .charts.chart import NoRowsError, draw
 
-        query = find(name, self)
+        query = self._saved(name)
         with self.connect(locked=True) as connection:
             try:
                 return draw(query, connection, self.resolve_run, theme=theme, params=params, shape=shape)
@@ -120,9 +121,14 @@ class QueriedLake(Lake):
     def why_no_rows(self, name: str, **params: Value) -> str | None:
         """What explains that a saved query has no rows; None if nothing does."""
         with self.connect(locked=True) as connection:
-            return self._why_no_rows(find(name, self), connection, params)
+            return self._why_no_rows(self._saved(name), connection, params)
 
-    def _why_no_rows(self, query: SavedQuery, connection: "Connection", params: Mapping[str, Value]) -> str | None:
+    def _saved(self, name: str) -> "SavedQuery":
+        from .saved_query import find  # brings DuckDB, which a list of runs does without
+
+        return find(name, self)
+
+    def _why_no_rows(self, query: "SavedQuery", connection: "Connection", params: Mapping[str, Value]) -> str | None:
         from .charts.absence import why_empty
 
         values = query.bind(connection, params, self.resolve_run)

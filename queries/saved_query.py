@@ -21,7 +21,7 @@ from ..lake.layers import layer_number
 from ..lake.query_files import FOLDER, query_files, read_query_file
 from ..lake.sql.statement import parsed, reading_statement
 from .charts.axis_titles import axis_title, is_plain
-from .header import Header, Parameter, parse_header
+from .header import Header, Parameter, Value, parse_header
 
 if TYPE_CHECKING:
     import polars
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from ..lake.sql.duck import Connection
 
 ResolveRun = Callable[[str], str]
-Value = str | int | float | bool | None
-
 _PACKAGE = __name__.rpartition(".")[0]
 _FILE_NAME = re.compile(r"[a-z][a-z0-9_]*\.sql")
 OF_TABLE = "latest:"

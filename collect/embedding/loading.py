@@ -2,8 +2,11 @@
 
 import json
 import re
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
+
+import numpy as np
 
 from ...lake.errors import ConfigError
 from ..models.loading.load_errors import FAULTS, check_counts, load_reports, weights_reported
@@ -13,15 +16,29 @@ UNUSED = re.compile(r"^pooler\.")
 """Weights that may be missing: sentence-transformers pools the states of tokens itself."""
 
 
-def load_embedder(name: str, source: str, device: str) -> Any:
+class SentenceModel(Protocol):
+    """What is used of a `SentenceTransformer`.
+
+    Its own types name every model of transformers, which a type checker would read for two minutes.
+    """
+
+    max_seq_length: int
+
+    @property
+    def tokenizer(self) -> Any: ...
+
+    def encode(self, sentences: list[str], **options: Any) -> np.ndarray: ...
+
+
+def load_embedder(name: str, source: str, device: str) -> SentenceModel:
     """The model, on `device`; ConfigError if it cannot be loaded or if weights of it would be random."""
-    from sentence_transformers import SentenceTransformer
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
     with load_reports() as reports:
         try:
-            model = SentenceTransformer(source, device=device, trust_remote_code=False)
+            make = import_module("sentence_transformers").SentenceTransformer
+            model: SentenceModel = make(source, device=device, trust_remote_code=False)
         except FAULTS as error:
             _refuse_gaps(name, reports)
             raise refusal(name, error) from error

@@ -15,9 +15,9 @@ Values = dict[str, Any]
 
 def read_config(
     kind: type[Config],
-    given: str | Path | Mapping[str, Any],
+    given: str | Path | Mapping[str, object],
     without_effect: Mapping[str, str],
-    changes: Mapping[str, Any] | None = None,
+    changes: Mapping[str, object] | None = None,
 ) -> tuple[Config, list[str]]:
     """The configuration in a YAML file (or given as a mapping), and what is to be said of its keys.
 
@@ -74,7 +74,7 @@ def _take(values: Values, path: list[str]) -> Any:
     return None if value in (None, False, [], {}) else value
 
 
-def _put(values: Values, path: list[str], value: Any) -> None:
+def _put(values: Values, path: list[str], value: object) -> None:
     *above, last = path
     for name in above:
         values = values.setdefault(name, {})

@@ -4,7 +4,6 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from ...lake.values import Json
 from ..inputs.source import PromptSource
@@ -27,7 +26,7 @@ FACTS = (
 
 
 def experiment_id(
-    name: str, settings: Mapping[str, Any], model: Mapping[str, Any], problems: str, runs: Mapping[str, str]
+    name: str, settings: Mapping[str, object], model: Mapping[str, object], problems: str, runs: Mapping[str, str]
 ) -> str:
     """NAME and 12 hex digits over the settings that all runs share, the model's facts, the problems and stored runs."""
     facts = {key: model.get(key) for key in FACTS}

@@ -54,7 +54,7 @@ class Prompt:
         return hashlib.sha256(self.text.encode()).hexdigest()[:16]
 
 
-def prompt_from_row(row: Any, index: int, where: str) -> Prompt:
+def prompt_from_row(row: object, index: int, where: str) -> Prompt:
     """Read one record: a text, or an object with `prompt` (or `messages`) and optional fields."""
     where = f"{where} (item {index})"
     if isinstance(row, str):
@@ -97,11 +97,11 @@ def prompt_text(text: str, where: str) -> str:
     return _whole(text, where)
 
 
-def _is_missing(value: Any) -> bool:
+def _is_missing(value: object) -> bool:
     return value is None or (isinstance(value, float | decimal.Decimal) and math.isnan(value))
 
 
-def _item_id(value: Any, index: int, where: str) -> str:
+def _item_id(value: object, index: int, where: str) -> str:
     if value is None or value == "":
         return str(index)
     if isinstance(value, float) and value.is_integer():
@@ -111,7 +111,7 @@ def _item_id(value: Any, index: int, where: str) -> str:
     raise UsageError(f"{where}: `id` must be a text or a number, not {_kind(value)}.")
 
 
-def _answer(value: Any, where: str) -> str | None:
+def _answer(value: object, where: str) -> str | None:
     """The reference as text; blank texts are none."""
     if isinstance(value, list | tuple) and len(value) == 1:
         value = value[0]
@@ -127,7 +127,7 @@ def _answer(value: Any, where: str) -> str | None:
     )
 
 
-def _options(value: Any, answer: str, where: str) -> Options:
+def _options(value: object, answer: str, where: str) -> Options:
     try:
         options = read_options(_plain(value, f"{where}: `options`"))
         expected = options.expected(answer)
@@ -140,7 +140,7 @@ def _options(value: Any, answer: str, where: str) -> Options:
     return options
 
 
-def _metadata(given: Mapping[str, Any], read: set[str], where: str) -> Json | None:
+def _metadata(given: Mapping[str, object], read: set[str], where: str) -> Json | None:
     """The `metadata` of a record with every field that has no meaning of its own; None if there is nothing."""
     metadata = given.get("metadata")
     if isinstance(metadata, str) and metadata:
@@ -156,7 +156,7 @@ def _metadata(given: Mapping[str, Any], read: set[str], where: str) -> Json | No
     return _plain({**metadata, **rest}, f"{where}: `metadata`") or None
 
 
-def _messages(value: Any, where: str) -> list[Json]:
+def _messages(value: object, where: str) -> list[Json]:
     """The messages of a conversation; UsageError for another shape, naming the message."""
     if isinstance(value, str):
         try:
@@ -168,7 +168,7 @@ def _messages(value: Any, where: str) -> list[Json]:
     return [_message(message, f"{where}: message {i}") for i, message in enumerate(value)]
 
 
-def _message(value: Any, where: str) -> Json:
+def _message(value: object, where: str) -> Json:
     if not isinstance(value, Mapping):
         raise UsageError(f"{where} must be an object with role and content, not {_kind(value)}.")
     message = _plain({name: part for name, part in value.items() if part is not None}, where)
@@ -185,7 +185,7 @@ def _message(value: Any, where: str) -> Json:
     return message
 
 
-def _check_parts(parts: list[Any], where: str) -> None:
+def _check_parts(parts: list[object], where: str) -> None:
     for part in parts:
         if not isinstance(part, Mapping) or not isinstance(part.get("text"), str):
             kind = part.get("type") if isinstance(part, Mapping) else _kind(part)
@@ -228,6 +228,6 @@ def _whole(text: str, where: str) -> str:
     return text
 
 
-def _kind(value: Any) -> str:
+def _kind(value: object) -> str:
     names = {type(None): "null", dict: "an object", list: "a list", str: "a text", bool: "true or false"}
     return names.get(type(value), f"{type(value).__name__} {value!r:.40}")

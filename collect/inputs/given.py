@@ -4,7 +4,6 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from ...lake.errors import NotFoundError, UsageError, did_you_mean
 from ...lake.values import Json
@@ -54,7 +53,7 @@ class GivenCompletions(SourceOverAnother):
             raise UsageError(f"{self.path}: there is no prompt with id {unknown!r}.{did_you_mean(unknown, known)}")
 
 
-def _read(where: str, row: Any) -> tuple[str, Beginning]:
+def _read(where: str, row: object) -> tuple[str, Beginning]:
     if not isinstance(row, dict) or "id" not in row or "given" not in row:
         raise UsageError(f"{where}: expected an object with `id` and `given`.")
     given, origin = row["given"], row.get("origin", "forced")

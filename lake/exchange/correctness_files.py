@@ -243,7 +243,7 @@ def _metadata_lines(graded: _Graded) -> list[Json]:
     ]
 
 
-def _keys(graded: _Graded, row: Mapping[str, Any]) -> Row:
+def _keys(graded: _Graded, row: Mapping[str, object]) -> Row:
     """What joins a line with the lake: the source's files have no keys."""
     return {
         "run_id": graded.run_id,

@@ -6,7 +6,7 @@ The grades of the run itself stay as they are; what is imported again under the 
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..analyses import commit_analysis
 from ..derived import Analysis, analysis_row, digest, input_digest
@@ -143,7 +143,7 @@ def _keys(values: "pl.Series", file: Path) -> "pl.Series":
         raise UsageError(f"{file}: sequence_id must be whole numbers: {_first_line(error)}") from error
 
 
-def _verdict(value: Any, row: int, file: Path) -> bool | None:
+def _verdict(value: object, row: int, file: Path) -> bool | None:
     text = "" if value is None else str(value).strip().lower()
     if text not in VERDICTS:
         raise UsageError(f"{file}, row {row}: `correct` is {value!r}; write true or false, or leave it empty.")

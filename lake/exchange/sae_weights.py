@@ -41,7 +41,7 @@ class SaeWeights:
     k: int | None = None
     norm: str = "none"
     """What is done to each vector first: `none`, `scale` (by a number that only data tell), or one of PER_TOKEN."""
-    metadata: Mapping[str, Any] = field(default_factory=dict)
+    metadata: Mapping[str, object] = field(default_factory=dict)
     """What SAELens calls so: model_name, hook_name, hook_name_out and what else was written beside the weights."""
 
     @property
@@ -186,6 +186,6 @@ def hook_of(layer: int, site: str) -> str:
     return f"blocks.{layer}.{inside.get(site, f'hook_{site}')}"
 
 
-def first_of(values: Mapping[str, Any], names: Sequence[str]) -> Any:
+def first_of(values: Mapping[str, object], names: Sequence[str]) -> Any:
     """The first of these that is there."""
     return next((values[name] for name in names if values.get(name) is not None), None)

@@ -110,7 +110,7 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def sealed(body: Mapping[str, Any]) -> tuple[bytes, str]:
+def sealed(body: Mapping[str, object]) -> tuple[bytes, str]:
     """The bytes of a record file and their digest: JSON that holds the SHA-256 of its own body."""
     text = json.dumps(body, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
     digest = hashlib.sha256(text).hexdigest()

@@ -5,9 +5,7 @@ each file that is opened. Tables and views are made when a statement names them.
 """
 
 import json
-import os
 import re
-import tempfile
 import weakref
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -30,6 +28,7 @@ from ..values import Json
 from ..vectors import decode_column
 from . import table_views as views
 from .explanation import described
+from .limits import limits
 from .quoting import literal, quoted
 from .result_columns import for_polars, readable
 from .statement import one_line, reading_statement
@@ -72,7 +71,7 @@ class Connection:
         self._damage: dict[str, DamageError] = {}  # by the text of a view that stands for a damaged table
         self._files: ReadOnlyFiles | None = None
         self._decodes = False
-        self.duckdb = duckdb.connect(":memory:", config=_limits())
+        self.duckdb = duckdb.connect(":memory:", config=limits())
         self._finalizer = weakref.finalize(self, self.duckdb.close)  # also at exit: DuckDB warns about open ones
         if locked:
             self._lock()
@@ -299,20 +298,6 @@ def _unbound(table: Table) -> str:
     return views.broken_view_sql(
         table, f"the files of {table.name} are not bound: a fault of tracelake, please report it"
     )
-
-
-def _limits() -> Json:
-    """Settings of every connection: nothing is downloaded, variables of the caller are no tables, memory is bounded."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return {
-        "autoinstall_known_extensions": "false",
-        "autoload_known_extensions": "false",
-        "python_enable_replacements": "false",
-        "threads": str(cores),
-        "memory_limit": "60%",  # beyond it DuckDB spills, to the system's folder rather than the caller's
-        "enable_external_file_cache": "false",  # it would fill the memory with what the system's page cache has already
-        "temp_directory": os.path.join(tempfile.gettempdir(), f"tracelake-{os.getpid()}"),
-    }
 
 
 @contextmanager

@@ -9,7 +9,6 @@ import os
 import threading
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any
 
 from fsspec.spec import AbstractFileSystem
 
@@ -70,15 +69,15 @@ class ReadOnlyFiles(AbstractFileSystem):
         self.files, self.checked = files, checked
         self.refused: LakeError | None = None
 
-    def glob(self, path: str, maxdepth: int | None = None, **_: Any) -> list[str]:
+    def glob(self, path: str, maxdepth: int | None = None, **_: object) -> list[str]:
         """The path itself: names are taken as they are."""
         return [path]
 
-    def exists(self, path: str, **_: Any) -> bool:
+    def exists(self, path: str, **_: object) -> bool:
         """Whether the snapshot has the file."""
         return path.removeprefix(PREFIX) in self.files
 
-    def info(self, path: str, **_: Any) -> Json:
+    def info(self, path: str, **_: object) -> Json:
         """Name and size, as committed."""
         return {"name": path, "size": self._file(path).entry.size, "type": "file"}
 
@@ -86,7 +85,7 @@ class ReadOnlyFiles(AbstractFileSystem):
         """A committed file never changes."""
         return datetime.fromtimestamp(0, UTC)
 
-    def open(self, path: str, mode: str = "rb", **_: Any) -> ReadOnlyFile:  # type: ignore[override]
+    def open(self, path: str, mode: str = "rb", **_: object) -> ReadOnlyFile:  # type: ignore[override]
         """The file, checked; PermissionError for anything but reading."""
         if mode not in ("rb", "r"):
             raise PermissionError(f"{path} can be read only")

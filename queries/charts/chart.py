@@ -13,8 +13,8 @@ import altair as alt
 
 from ...lake.errors import NotFoundError, UsageError
 from ...lake.values import Json
-from ..header import Header
-from ..saved_query import ResolveRun, SavedQuery, Value
+from ..header import Header, Value
+from ..saved_query import ResolveRun, SavedQuery
 from .axis_titles import are_text, category, is_plain, plain, wrapped
 from .chart_rows import MAX_ROWS, chart_rows, check_fields
 from .grid import with_edges

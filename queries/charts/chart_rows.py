@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 
 from ...lake.errors import ConfigError, UsageError, did_you_mean
 from ...lake.sql.quoting import quoted
-from ..saved_query import SavedQuery, Value
+from ..header import Value
+from ..saved_query import SavedQuery
 from .axis_titles import axis_title, visible
 
 if TYPE_CHECKING:

@@ -206,8 +206,8 @@ def test_a_lake_below_a_folder_that_looks_like_a_partition(tmp_path):
 def test_a_query_that_needs_more_memory_than_allowed_says_so(lake, tmp_path, monkeypatch):
     from tracelake.lake.sql import duck
 
-    limits = duck._limits() | {"memory_limit": "20MB", "threads": "1", "temp_directory": str(tmp_path / "spill")}
-    monkeypatch.setattr(duck, "_limits", lambda: limits)
+    bounds = duck.limits() | {"memory_limit": "20MB", "threads": "1", "temp_directory": str(tmp_path / "spill")}
+    monkeypatch.setattr(duck, "limits", lambda: bounds)
     assert lake.sql("select count(*) as n from token_steps")["n"][0] == 6
     with pytest.raises(LakeError, match="needs more memory"):
         rows = "select md5(range::varchar) as x from range(1000000)"

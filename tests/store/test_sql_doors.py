@@ -60,7 +60,7 @@ def state(folder: Path) -> dict[str, tuple[int, int, bytes]]:
 
 
 def catalogue(*kinds: str) -> set[str]:
-    with duckdb.connect(config=duck._limits()) as bare:
+    with duckdb.connect(config=duck.limits()) as bare:
         query = "select distinct function_name from duckdb_functions() where function_type = any($1)"
         return {name for (name,) in bare.execute(query, [list(kinds)]).fetchall()}
 
@@ -242,7 +242,7 @@ def test_what_cannot_be_an_arrow_table_or_is_nested_too_deeply_is_an_error_of_ou
         except LakeError as error:
             assert str(error)
     # Every type that DuckDB has, as a value and as a null: rows or an error of ours.
-    with duckdb.connect(config=duck._limits()) as bare:
+    with duckdb.connect(config=duck.limits()) as bare:
         types = [(c[0], str(c[1])) for c in bare.execute("from test_all_types()").description]
         values = {
             name: [row[0] for row in bare.execute(f'select "{name}"::varchar from test_all_types()').fetchall()]

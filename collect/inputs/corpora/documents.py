@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from ....lake.errors import ConfigError, NotFoundError, UsageError, did_you_mean
 from ....lake.values import Json
@@ -189,7 +189,7 @@ class HubCorpus(_Prompts):
             yield Document(str(i) if own is None else str(own), text)
 
 
-def row_text(row: Any, name: str, where: str) -> str:
+def row_text(row: object, name: str, where: str) -> str:
     """The text of a row; UsageError where it has none."""
     if isinstance(row, str):
         return row

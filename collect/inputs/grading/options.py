@@ -4,7 +4,6 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from .notation import clean, comparable, last_box
 from .numbers import read_number
@@ -86,7 +85,7 @@ class Options:
         return "|".join(re.escape(label) for label in self.labels)
 
 
-def read_options(value: Any) -> Options:
+def read_options(value: object) -> Options:
     """Read a list of texts, `{"label": [...], "text": [...]}`, `{"A": "...", ...}`, or these as JSON text.
 
     ValueError says what else it is.
@@ -111,7 +110,7 @@ def read_options(value: Any) -> Options:
     return Options(tuple(map(str, labels)), tuple(map(str, texts)))
 
 
-def _split(values: list[Any]) -> tuple[list[str], list[Any]]:
+def _split(values: list[object]) -> tuple[list[str], list[object]]:
     """Labels and texts of a list; `A) 21` has its label already."""
     if len(values) > len(LETTERS):
         raise ValueError(f"there are {len(values)} options; at most {len(LETTERS)} can have a letter")

@@ -44,7 +44,7 @@ MAY_MOVE = ("model", "device")
 """What may have another value now: the weights are compared by their checksum, a device is this machine's own."""
 
 
-def consented(run_id: str, stored: Any, typed: Mapping[str, Any], *, own: bool = False) -> CollectConfig:
+def consented(run_id: str, stored: object, typed: Mapping[str, object], *, own: bool = False) -> CollectConfig:
     """The run's settings with those that were typed; UsageError that says what to type, ConfigError if it has none.
 
     Of a run that was begun here (`own`), everything was typed here already.
@@ -70,20 +70,20 @@ def consented(run_id: str, stored: Any, typed: Mapping[str, Any], *, own: bool =
         raise ConfigError(f"Run {run_id!r} cannot be resumed: its setting {name!r} is not possible here.") from error
 
 
-def resume_command(run_id: str, settings: Mapping[str, Any]) -> str:
+def resume_command(run_id: str, settings: Mapping[str, object]) -> str:
     """What to type to continue a run with these settings."""
     options = [_typed(name, value) for name, value in settings.items() if _has_reach(name, value)]
     return " ".join([f"lake collect --resume {run_id}", *options])
 
 
-def _has_reach(name: str, value: Any) -> bool:
+def _has_reach(name: str, value: object) -> bool:
     """Whether a recorded setting would make this machine load, run, read or ask for something."""
     if name in WITHOUT_REACH or value in (None, False, "", [], ()):
         return False
     return name not in HARMLESS or not HARMLESS[name](value)
 
 
-def _request(run_id: str, wanted: Mapping[str, Any], missing: Mapping[str, Any]) -> str:
+def _request(run_id: str, wanted: Mapping[str, object], missing: Mapping[str, object]) -> str:
     code = (
         " -- With --trust-remote-code the model repository's code runs on this machine: only if you trust its author."
         if "trust_remote_code" in wanted
@@ -95,7 +95,7 @@ def _request(run_id: str, wanted: Mapping[str, Any], missing: Mapping[str, Any])
     )
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> Any:
     """A setting as run.json holds it."""
     return list(value) if isinstance(value, tuple) else value
 
@@ -104,7 +104,7 @@ def _option(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
-def _typed(name: str, value: Any) -> str:
+def _typed(name: str, value: object) -> str:
     """An option as it is typed in a shell."""
     if isinstance(value, list | tuple):
         return " ".join(_typed(name, one) for one in value)

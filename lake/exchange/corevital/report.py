@@ -7,7 +7,7 @@ import hashlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import pydantic_core
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -215,7 +215,7 @@ class Report(_Part):
     generated: Generated
     timeline: list[Step] | None = None
     summary: Summary | None = None
-    warnings: list[Any] | None = None
+    warnings: list[object] | None = None
     encoder_layers: list[Layer] | None = None
     prompt_analysis: PromptAnalysis | None = None
     health_flags: HealthFlags | None = None

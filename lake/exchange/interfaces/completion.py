@@ -8,7 +8,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import exp, fsum, log2
-from typing import Any
 
 from ...values import Columns, Row
 from ..imported_rows import ImportedRows, Metrics, finite, jsonable
@@ -86,11 +85,11 @@ class Completion:
     prompt_tokens: tuple[ScoredToken, ...] = ()
     n_prompt: int | None = None
     n_generated: int | None = None
-    columns: Mapping[str, Any] = field(default_factory=dict)
+    columns: Mapping[str, object] = field(default_factory=dict)
     """Values of further columns of `sequences`."""
     processed: bool = False
     """Whether log-probabilities are those of the distribution that was sampled from, not the raw one."""
-    metadata: Mapping[str, Any] = field(default_factory=dict)
+    metadata: Mapping[str, object] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
     missing: Mapping[str, str] = field(default_factory=dict)
 
@@ -100,7 +99,7 @@ class Completion:
         return len(self.prompt_tokens) + len(self.tokens or ())
 
 
-def prompt_text(messages: Any) -> str:
+def prompt_text(messages: object) -> str:
     """Messages as their canonical JSON, as `lake collect` stores them; a plain text as it is."""
     if isinstance(messages, str):
         return messages
@@ -237,7 +236,7 @@ def character_ends(tokens: Sequence[ScoredToken], text: str) -> list[int] | None
     return ends if extra == 0 or is_special else None
 
 
-def settings_columns(request: Mapping[str, Any]) -> Columns:
+def settings_columns(request: Mapping[str, object]) -> Columns:
     """Columns of `sequences` that a request's sampling settings give."""
     columns: Columns = {}
     for name in ("temperature", "top_p"):

@@ -147,13 +147,13 @@ def _grades(sample: Any) -> tuple[Json, dict[str, float], dict[str, str]]:
     return columns, metrics, missing
 
 
-def _verdict(value: Any) -> bool | None:
+def _verdict(value: object) -> bool | None:
     if isinstance(value, int | float) and not isinstance(value, bool):
         return value == 1 if value in (0, 1) else None
     return VERDICTS.get(value) if isinstance(value, str | bool) else None
 
 
-def _number(value: Any) -> float | None:
+def _number(value: object) -> float | None:
     if isinstance(value, bool | int | float):
         return float(value)
     return NUMBERS.get(value) if isinstance(value, str) else None

@@ -30,9 +30,9 @@ class Entry:
     """One response with its request and id, where the file has them."""
 
     where: str
-    response: Mapping[str, Any] | None
+    response: Mapping[str, object] | None
     """None if the request failed: there is nothing to import."""
-    request: Mapping[str, Any]
+    request: Mapping[str, object]
     custom_id: str | None
 
 
@@ -78,7 +78,7 @@ def _json(data: bytes) -> Any:
         return None
 
 
-def entry(value: Any, where: str) -> Entry:
+def entry(value: object, where: str) -> Entry:
     """A response out of what may stand around it: a batch's line, or a pair of request and response."""
     if not isinstance(value, dict):
         raise UsageError(f"{where}: expected an object, found {str(value)[:40]!r}.")
@@ -97,9 +97,9 @@ def entry(value: Any, where: str) -> Entry:
     return Entry(where, response, request if isinstance(request, dict) else {}, None if custom is None else str(custom))
 
 
-def read_requests(path: Path) -> dict[str, Mapping[str, Any]]:
+def read_requests(path: Path) -> dict[str, Mapping[str, object]]:
     """The requests of a batch file, by `custom_id`."""
-    found: dict[str, Mapping[str, Any]] = {}
+    found: dict[str, Mapping[str, object]] = {}
     for number, line in enumerate(_content(path).splitlines(), start=1):
         if not line.strip():
             continue
@@ -110,7 +110,7 @@ def read_requests(path: Path) -> dict[str, Mapping[str, Any]]:
     return found
 
 
-def completions(one: Entry, requests: Mapping[str, Mapping[str, Any]], *, processed: bool) -> list[Completion]:
+def completions(one: Entry, requests: Mapping[str, Mapping[str, object]], *, processed: bool) -> list[Completion]:
     """The completions of one response, a sample each; UsageError that names the place of what is no response."""
     if one.response is None:
         return []
@@ -129,7 +129,9 @@ def completions(one: Entry, requests: Mapping[str, Mapping[str, Any]], *, proces
     )
 
 
-def _chosen(one: Entry, response: Mapping[str, Any], request: Mapping[str, Any], processed: bool) -> list[Completion]:
+def _chosen(
+    one: Entry, response: Mapping[str, object], request: Mapping[str, object], processed: bool
+) -> list[Completion]:
     if str(response.get("object", "")).endswith(".chunk"):
         raise Unfit("this is one chunk of a stream; save whole responses (stream=False), or join the chunks")
     choices = _of(response.get("choices"), list, "choices")
@@ -184,7 +186,7 @@ def _prompt(request: Mapping[str, Any]) -> str | None:
 
 
 def _tokens(
-    choice: Mapping[str, Any], response: Mapping[str, Any], request: Mapping[str, Any]
+    choice: Mapping[str, object], response: Mapping[str, object], request: Mapping[str, object]
 ) -> tuple[tuple[ScoredToken, ...] | None, tuple[ScoredToken, ...], str]:
     """Tokens of the completion, those of the prompt where it is echoed, and the completion's text."""
     logprobs = choice.get("logprobs")
@@ -279,7 +281,7 @@ def _n_echoed(logprobs: Mapping[str, Any], response: Mapping[str, Any], request:
     )
 
 
-def _finish(choice: Mapping[str, Any], request: Mapping[str, Any]) -> tuple[str | None, str | None]:
+def _finish(choice: Mapping[str, object], request: Mapping[str, object]) -> tuple[str | None, str | None]:
     """Our finish reason, or why it is not known. `stop` means an end token as well as a stop text."""
     reason = choice.get("finish_reason")
     if reason == "length":
@@ -327,14 +329,14 @@ def _llama_cpp(one: Entry, response: Mapping[str, Any], request: Mapping[str, An
     )
 
 
-def _of(value: Any, kind: type, name: str) -> Any:
+def _of(value: object, kind: type, name: str) -> Any:
     if not isinstance(value, kind):
         wanted = {"dict": "an object", "list": "a list", "str": "a text"}[kind.__name__]
         raise Unfit(f"{name} must be {wanted}, not {json.dumps(value, default=str)[:40]}")
     return value
 
 
-def _number(value: Any) -> float | None:
+def _number(value: object) -> float | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float):

@@ -3,7 +3,6 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 from safetensors.numpy import save
@@ -18,7 +17,7 @@ VERSION = "6.54.12"
 PROVENANCE = "provenance.json"
 
 
-def saelens_files(sae: SaeWeights, provenance: Mapping[str, Any], *, hook_shape: bool = False) -> dict[str, bytes]:
+def saelens_files(sae: SaeWeights, provenance: Mapping[str, object], *, hook_shape: bool = False) -> dict[str, bytes]:
     """The files of the folder by name. `hook_shape`: vectors are given as hooks have them, z by heads."""
     weights = save({name: np.ascontiguousarray(array, np.float32) for name, array in sae.weights.items()})
     about = {**provenance, "source": sae.source, "weights_sha256": hashlib.sha256(weights).hexdigest()}
@@ -50,5 +49,5 @@ def saelens_config(sae: SaeWeights, *, hook_shape: bool = False) -> Json:
     return config
 
 
-def _json(value: Mapping[str, Any]) -> bytes:
+def _json(value: Mapping[str, object]) -> bytes:
     return (json.dumps(value, ensure_ascii=False, indent=1) + "\n").encode()
