@@ -202,7 +202,8 @@ def _top_k_by_bounds(pre: Float[Tensor, "rows d_sae"], k: int) -> Code:
     kept = _largest(values, rows, n_rows, k)
     places, rows, values = places[kept], rows[kept], values[kept]
     starts = np.concatenate([[0], np.bincount(rows, minlength=n_rows).cumsum()])
-    code = Code(*(torch.from_numpy(part) for part in (starts, places - rows * d_sae, values)), d_sae)
+    starts, features, active = (torch.from_numpy(part) for part in (starts, places - rows * d_sae, values))
+    code = Code(starts, features, active, d_sae)
     code.__dict__["rows"] = torch.from_numpy(rows)
     return code
 

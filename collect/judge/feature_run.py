@@ -202,7 +202,9 @@ class _Asking:
 
     def _row(self, trial: Trial, reply: Reply, reused: bool) -> dict[str, Any]:
         verdict, fine = reply.verdict, reply.verdict.reason is None and reply.verdict.reply is not None
-        scores = dict.fromkeys(("n_right", "n_wrong", "sensitivity", "specificity", "balanced_accuracy"))
+        scores: dict[str, Any] = dict.fromkeys(
+            ("n_right", "n_wrong", "sensitivity", "specificity", "balanced_accuracy")
+        )
         if fine and trial.kind != LABEL:
             scores |= trial.score(str(verdict.reply))
         return {

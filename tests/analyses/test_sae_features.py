@@ -14,6 +14,7 @@ from tracelake.analysis.sae.features import feature_tables
 from tracelake.analysis.sae.folder import load_sae
 from tracelake.analysis.sae.training.options import TrainOptions
 from tracelake.analysis.sae.training.trainer import start_training
+from tracelake.facade.sae_evaluation import EvaluationOptions, evaluate
 from tracelake.lake import Lake
 from tracelake.lake.analyses import commit_analysis
 from tracelake.lake.derived import Analysis
@@ -232,6 +233,8 @@ def test_another_models_run_is_refused(lake: Lake, tmp_path: Path) -> None:
     lake_of(tmp_path, model="n")
     with pytest.raises(ConfigError, match="another model"):
         feature_tables(other, trained.sae_ids[0], "read-2")
+    with pytest.raises(ConfigError, match="another model"):
+        evaluate(other, trained.sae_ids[0], "read-2", EvaluationOptions(with_model=False))
 
 
 @pytest.mark.slow

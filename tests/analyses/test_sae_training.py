@@ -12,7 +12,7 @@ from sae_lakes import DIM, lake_of, planted
 from safetensors.torch import load
 
 from tracelake.analysis.sae.folder import load_sae
-from tracelake.analysis.sae.training.learner import Learner
+from tracelake.analysis.sae.training.learner import RISE, RISING_AFTER, Learner
 from tracelake.analysis.sae.training.options import TrainOptions, specs_of
 from tracelake.analysis.sae.training.trainer import resume_training, start_training
 from tracelake.analysis.sae.training.training_rows import Scaling
@@ -199,6 +199,29 @@ def test_what_dies_loses_its_moments_and_is_moved_by_auxk_again() -> None:
         before = learner.parameters["W_dec"][5].clone()
     learner.step(2, rows, rows)
     assert learner.dead[5] and not torch.equal(learner.parameters["W_dec"][5], before)
+
+
+def test_silent_features_rise_until_they_are_among_the_largest() -> None:
+    options = TrainOptions(archs=("topk",), widths=("32",), ks=(3,), dead_after=500, batch_size=64, lr=1e-6, warmup=0)
+    [spec] = specs_of(options, [0], DIM)
+    learner = Learner(spec, "rising", options, Scaling(1.0, 1.0, torch.zeros(DIM, dtype=torch.float64)), 100)
+    rows = torch.from_numpy(planted(np.random.default_rng(0), 64, np.eye(DIM), 3))
+    bias = learner.parameters["b_enc"].detach()
+    with torch.no_grad():
+        bias[5] = -2.0
+    seen = [float(bias[5])]
+    for number in range(100):
+        learner.step(number, rows, rows)
+        seen.append(float(bias[5]))
+    rises = np.diff(seen)
+    silent_rows = int(np.flatnonzero(rises > RISE / 2)[0] + 1) * 64  # when it first rises
+    assert silent_rows - 64 <= RISING_AFTER * 500 < silent_rows
+    assert np.allclose(rises[3:20], RISE, atol=1e-4)  # learning moves it by next to nothing
+    with torch.no_grad():
+        bias[5] = 50.0  # now it is among them, and rises no more
+    for number in range(100, 110):
+        learner.step(number, rows, rows)
+    assert learner._silent[5] == 0 and float(bias[5]) == pytest.approx(50, abs=1e-3)
 
 
 def test_resampled_features_are_rows_that_are_badly_explained() -> None:
