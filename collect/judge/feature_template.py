@@ -105,13 +105,8 @@ def _reader(key: str, n_passages: int) -> Callable[[str | None, str | None], Ver
         value, reason = _value(text, finish_reason, key)
         if reason is not None:
             return Verdict(None, text, reason)
-<<<<<<< HEAD
         numbers = {one for one in value if type(one) is int} if isinstance(value, list) else set()
         if not isinstance(value, list) or not all(type(one) is int and 1 <= one <= n_passages for one in value):
-=======
-        numbers: list[Any] = value if isinstance(value, list) else [None]
-        if not all(type(one) is int and 1 <= one <= n_passages for one in numbers):
->>>>>>> saes
             return Verdict(None, text, f"`{key}` is no list of numbers from 1 to {n_passages}")
         return Verdict(None, json.dumps(sorted(numbers)))
 
