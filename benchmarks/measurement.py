@@ -26,7 +26,8 @@ def machine() -> dict[str, Any]:
     versions = {name: metadata.version(name) for name in LIBRARIES}
     return {
         "cpu": _cpu_model(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": len(_cores()),
+        "cores_of_machine": os.cpu_count(),
         "memory_gb": round(psutil.virtual_memory().total / 2**30, 1),
         "os": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
@@ -43,16 +44,23 @@ def _cpu_model() -> str:
     return platform.processor() or platform.machine()
 
 
+def _cores() -> list[int]:
+    """The cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
 class Load:
-    """How busy the machine was with other things between two moments."""
+    """How busy the cores that this process may use were with other things between two moments."""
 
     def __init__(self) -> None:
         self.load_before = os.getloadavg()[0]
         self._started, self._all, self._own = time.perf_counter(), _busy_seconds(), _own_seconds()
 
     def as_json(self) -> dict[str, float]:
-        """Load averages before and after, and the share of all cores that other processes used meanwhile."""
-        cores = os.cpu_count() or 1
+        """Load averages before and after, and the share of our cores that other processes used meanwhile."""
+        cores = len(_cores())
         wall = time.perf_counter() - self._started
         others = (_busy_seconds() - self._all) - (_own_seconds() - self._own)
         return {
@@ -64,8 +72,9 @@ class Load:
 
 
 def _busy_seconds() -> float:
-    times = psutil.cpu_times()
-    return sum(times) - times.idle - getattr(times, "iowait", 0.0) - getattr(times, "guest", 0.0)
+    of_cores = psutil.cpu_times(percpu=True)
+    ours = [of_cores[core] for core in _cores() if core < len(of_cores)]
+    return sum(sum(t) - t.idle - getattr(t, "iowait", 0.0) - getattr(t, "guest", 0.0) for t in ours)
 
 
 def _own_seconds() -> float:

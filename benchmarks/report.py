@@ -14,7 +14,7 @@ ORDER = (
 )
 ELSEWHERE = ("gpu",)
 """Benchmarks that need another machine."""
-SAME_MACHINE = ("cpu", "cores", "memory_gb", "os", "python")
+SAME_MACHINE = ("cpu", "cores", "cores_of_machine", "memory_gb", "os", "python")
 
 
 def finish(result: Result, options: argparse.Namespace) -> None:
@@ -81,11 +81,17 @@ def _circumstances(facts: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {value}" for name, value in machine.items() if name not in SAME_MACHINE)
     settings = ", ".join(f"{name} {_cell(value)}" for name, value in facts["settings"].items())
     return (
-        f"Measured {facts['measured_at']} on {machine['cores']} cores of {machine['cpu']}, {machine['memory_gb']} GB, "
+        f"Measured {facts['measured_at']} on {_cores(machine)} of {machine['cpu']}, {machine['memory_gb']} GB, "
         f"{machine['os']}; Python {machine['python']}, {versions}. Load average {load['load_average_before']} before, "
         f"{load['load_average_after']} after; other processes used {load['cpu_share_of_other_processes']:.0%} of the "
         f"cores during these {load['minutes']} minutes. Settings: {settings}."
     )
+
+
+def _cores(machine: dict[str, Any]) -> str:
+    """How many cores a benchmark could use; the others of the machine did something else."""
+    others = machine.get("cores_of_machine", machine["cores"]) - machine["cores"]
+    return f"{machine['cores']} cores" + (f" (held to them; the machine has {others} more)" if others else "")
 
 
 def _cell(value: Any) -> str:

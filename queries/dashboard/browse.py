@@ -11,6 +11,7 @@ from ...lake.errors import LakeError
 from ..charts.absence import DISTRIBUTION, KEPT, not_kept, why_empty
 from ..charts.chart import Shape
 from ..charts.chart_rows import chart_rows
+from ..description import describe_schema
 from ..report.figures import Spec, chart_spec, full_width, is_square
 from ..saved_query import SavedQuery, find
 from .text import literal
@@ -79,6 +80,12 @@ class Browse:
         return self.connection.sql(sql, params or None)
 
 
+@st.cache_data(show_spinner=False)
+def described_schema() -> list[dict[str, Any]]:
+    """The schema, which does not change while the program runs."""
+    return describe_schema()
+
+
 @st.cache_resource(show_spinner=False, max_entries=8)
 def _verdicts(_connection: "Connection", lake: str, run_id: str, profile: str, committed: int) -> "polars.DataFrame":
     """The rows; the arguments after the connection are what they depend on."""
@@ -103,7 +110,7 @@ def _has_own_size(spec: Spec) -> bool:
 def _own_data(spec: Spec) -> Spec:
     """The chart with its rows one level down: Streamlit would draw it without rows first, which log scales cannot."""
     if _has_own_size(spec):
-        return spec
+        return spec | {"autosize": {"type": "pad"}}  # Streamlit would squeeze words and legend into the map's sides
     outer = {name: value for name, value in spec.items() if name not in ("data", "layer")}
     outer["autosize"] = {"type": "fit-x", "contains": "padding"}  # Streamlit would squeeze the height too
     return outer | {"layer": [{"data": spec["data"], "layer": spec["layer"]}]}

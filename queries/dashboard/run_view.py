@@ -7,6 +7,7 @@ import streamlit as st
 from ..charts.absence import not_kept
 from ..report.facts import model_facts, overview, run_row, settings, tiles
 from .browse import IN_URL, SHOWN_ROWS, Browse, shown_errors
+from .proposals import propose_names
 from .text import literal
 
 if TYPE_CHECKING:
@@ -87,6 +88,7 @@ def filtered(browse: Browse) -> "polars.DataFrame | None":
         placeholder="not correct and n_generated_tokens > 20",
         help="A condition over the columns of `sequences`; docs/schema.md lists them.",
     )
+    propose_names("Only sequences where (SQL)", only="sequences")
     with shown_errors():
         return browse.rows(CHOSEN_SEQUENCES.format(condition=condition.strip() or "true"), run=browse.run_id)
     return None

@@ -26,12 +26,14 @@ h1 { font-size: 1.7rem !important; overflow-wrap: anywhere; }
 [data-testid="stMetricLabel"] p { white-space: normal; font-size: 0.8rem; line-height: 1.2; }
 [data-testid="stMetricLabel"] { min-height: 2.4rem; align-items: flex-start; }
 [data-testid="stMetricValue"] { font-size: 1.55rem; font-variant-numeric: tabular-nums; }
+/* A map keeps its proportions: where the window is narrower, it alone is moved, not the page. */
+[data-testid="stElementContainer"]:has([data-testid="stVegaLiteChart"]) { max-width: 100%; overflow-x: auto; }
 </style>"""
 
 
 def main() -> None:
     """One pass: open the lake as it is now, read the sidebar, show the chosen view."""
-    st.set_page_config(page_title="tracelake", layout="wide", initial_sidebar_state="expanded")
+    st.set_page_config(page_title="tracelake", layout="wide", initial_sidebar_state="auto")
     st.html(_WIDE)
     lake = None
     with shown_errors():

@@ -1,15 +1,15 @@
 """Any SELECT over the lake, through the connection that can do nothing else; the rows can be drawn and downloaded."""
 
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import streamlit as st
 
-from ..description import describe_schema
 from ..header import MARKS, parse_header
 from ..results.formats import render
 from ..saved_query import SavedQuery
-from .browse import IN_URL, SHOWN_ROWS, Browse, show_chart, shown_errors
+from .browse import IN_URL, SHOWN_ROWS, Browse, described_schema, show_chart, shown_errors
+from .proposals import propose_names
 from .text import literal
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ def sql_view(browse: Browse) -> None:
     with left, st.form("sql"):
         start = _START.format(run=browse.run_id)
         statement = st.text_area("One SELECT", start, height=250, key="statement", bind=IN_URL)
+        propose_names("One SELECT")
         st.form_submit_button("Run", type="primary")
     with right:
         _schema()
@@ -59,12 +60,6 @@ def _schema() -> None:
         for column in tables[name]["columns"]
     ]
     st.dataframe(columns, hide_index=True, height=250)
-
-
-@st.cache_data(show_spinner=False)
-def described_schema() -> list[dict[str, Any]]:
-    """The schema, which does not change while the program runs."""
-    return describe_schema()
 
 
 def _rows(browse: Browse, statement: str) -> "polars.DataFrame":

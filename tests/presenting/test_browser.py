@@ -145,6 +145,21 @@ def test_the_address_holds_what_is_shown(lake: OpenLake) -> None:
         page.get_by_text("1 rows").wait_for()
 
 
+@pytest.mark.parametrize("width", [1280, 480])
+def test_a_map_of_attention_is_square_and_the_page_is_not_wider_than_the_window(width: int, lake: OpenLake) -> None:
+    pytest.importorskip("streamlit", reason="needs the extra: pip install 'tracelake[dashboard]'")
+    from tracelake.queries.dashboard.server import running
+
+    with running(lake.path) as (address, _), watched(width) as seen:
+        page = seen.page
+        page.goto(f"{address}/?view=Charts&run={RUN}&query=attention_map")
+        _chart(page, "Attention of one head")
+        cell = page.locator("[data-testid=stVegaLiteChart] .mark-rect.role-mark path").first.bounding_box()
+        assert cell["width"] == pytest.approx(cell["height"], rel=0.05)
+        main = page.locator("[data-testid=stMain]")
+        assert main.evaluate("element => element.scrollWidth <= element.clientWidth")
+
+
 def _chart(page: Any, title: str) -> None:
     """Waits until a chart with this title is drawn, with marks that have a size."""
     chart = page.locator("[data-testid=stVegaLiteChart]").filter(has_text=title).first
@@ -204,3 +219,32 @@ def _ask_in_sql(page: Any) -> None:
     page.get_by_role("button", name="Run", exact=True).click()
     page.locator("[data-testid=stAlert]").wait_for(state="detached")
     _chart(page, "Result")
+    _complete_names(page, box)
+
+
+def _complete_names(page: Any, box: Any) -> None:
+    """What is typed is completed by Tab from tables, then from the columns of those that are read."""
+    bar = page.get_by_role("group", name="Names that fit")
+    page.locator("[data-testid=stApp][data-test-script-state=notRunning]").wait_for()
+    box.fill("")
+    box.press_sequentially("select avg(t.) as mean from token_st")
+    bar.get_by_role("button", name="token_steps", exact=True).wait_for()
+    assert bar.get_by_role("button").count() == 1
+    page.keyboard.press("Tab")
+    box.press_sequentially(" t where ")
+    for _ in range(len("select avg(t."), len("select avg(t.) as mean from token_steps t where ")):
+        page.keyboard.press("ArrowLeft")
+    box.press_sequentially("entr")
+    bar.get_by_role("button", name="entropy_bits", exact=True).dispatch_event("pointerdown")
+    assert box.input_value() == "select avg(t.entropy_bits) as mean from token_steps t where "
+    page.keyboard.press("End")
+    box.press_sequentially("st")
+    page.keyboard.press("Escape")
+    assert bar.get_by_role("button").count() == 0
+    box.press_sequentially("ep")
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("End")
+    box.press_sequentially(" < 4")
+    page.get_by_role("button", name="Run", exact=True).click()  # what Streamlit was told is what is in the box
+    page.locator("[data-testid=stDataFrame]").first.wait_for()
+    page.locator("[data-testid=stAlert]").wait_for(state="detached")
