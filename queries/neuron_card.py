@@ -57,7 +57,7 @@ SELECT t.* FROM {{table}} AS t LEFT JOIN analyses AS a USING (run_id, analysis_i
 WHERE {_OF_THESE_SCORES.format(paths="paths_id")} ORDER BY a.created_at DESC LIMIT 1
 """
 _WORDS = """
-SELECT t.word, t.coefficient, t.explained FROM neuron_words AS t
+SELECT t.analysis_id, t.place, t.word, t.coefficient, t.explained FROM neuron_words AS t
 WHERE t.run_id = $run AND t.layer = $layer AND t.neuron = $neuron AND t.analysis_id = (
     SELECT max_by(w.analysis_id, a.created_at)
     FROM neuron_words AS w JOIN analyses AS a USING (run_id, analysis_id)
@@ -72,7 +72,7 @@ ORDER BY mean_abs DESC, layer_to, head
 """
 _PROBLEMS = """
 SELECT
-    e.sequence_id, e.vector[$neuron + 1] AS effect, s.correct, s.predicted_answer, s.answer, s.prompt
+    e.sequence_id, e.vector[$neuron + 1] AS effect, s.correct, s.prompt, s.predicted_answer, s.answer
 FROM second_order_scores AS e JOIN sequences AS s USING (run_id, sequence_id)
 WHERE e.run_id = $run AND e.analysis_id = $scores AND e.layer = $layer AND e.effect = 'second_order'
 ORDER BY abs(e.vector[$neuron + 1]) DESC, e.sequence_id LIMIT $n

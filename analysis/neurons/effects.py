@@ -142,10 +142,11 @@ def _matrix(snapshot: Snapshot, scores_id: str, layer: int) -> tuple[np.ndarray,
 
 
 def _direct_means(snapshot: Snapshot, scores_id: str, layer: int) -> Float[np.ndarray, " neuron"]:
-    pieces = [
-        (len(vectors), vectors.sum(0, dtype=np.float64)) for _, vectors in _pieces(snapshot, scores_id, layer, "direct")
-    ]
-    return sum(total for _, total in pieces) / sum(n for n, _ in pieces)
+    sums, n = [], 0
+    for _, vectors in _pieces(snapshot, scores_id, layer, "direct"):
+        sums.append(vectors.sum(0, dtype=np.float64))
+        n += len(vectors)
+    return np.sum(sums, axis=0) / n
 
 
 def compare_classes(

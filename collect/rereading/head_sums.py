@@ -27,8 +27,9 @@ class HeadSums:
 
     def add(self, layer: int, heads: Float[Tensor, "row path neuron"]) -> None:
         """One batch of one layer."""
-        self.sums[layer] += heads.sum(0, dtype=torch.float64)
-        self.sizes[layer] += heads.abs().sum(0, dtype=torch.float64)
+        for row in heads:
+            self.sums[layer] += row
+            self.sizes[layer] += row.abs()
 
     def columns(self, top: int) -> dict[str, np.ndarray]:
         """The columns of `second_order_heads`: in each layer the neurons with the most through their heads."""

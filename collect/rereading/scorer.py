@@ -75,9 +75,22 @@ class Scorer:
         if not paths.shape[1]:
             tokens = torch.zeros_like(frozen.real, dtype=torch.float64) if self.options.by_token else None
             return LayerScores(layer, torch.zeros_like(direct), direct, None, tokens)
-        reached = torch.bmm(paths.to(neurons.dtype), neurons).mul_(onto)
-        heads = factor.unsqueeze(-1) * reached if self.options.by_head else None
+        second, heads = self._reached(paths.to(neurons.dtype), neurons, onto, factor)
         tokens = None
         if self.options.by_token:
             tokens = factor * (paths.double() * (neurons @ onto.T).transpose(1, 2).double()).sum(1)
-        return LayerScores(layer, factor * reached.sum(1, dtype=torch.float64), direct, heads, tokens)
+        return LayerScores(layer, second, direct, heads, tokens)
+
+    def _reached(
+        self, paths: Float[Tensor, "row path column"], neurons: Float[Tensor, "row column neuron"],
+        onto: Float[Tensor, "path neuron"], factor: Float[Tensor, "row 1"],
+    ) -> tuple[Float[Tensor, "row neuron"], Float[Tensor, "row path neuron"] | None]:  # fmt: skip
+        """Sums over paths in float64, row by row, so that what is summed stays in the processor's cache."""
+        second = neurons.new_empty(len(neurons), neurons.shape[-1], dtype=torch.float64)
+        heads = neurons.new_empty(len(neurons), *onto.shape) if self.options.by_head else None
+        for row in range(len(neurons)):
+            reached = torch.mm(paths[row], neurons[row]).mul_(onto)
+            second[row] = factor[row] * reached.sum(0, dtype=torch.float64)
+            if heads is not None:
+                torch.mul(reached, factor[row].to(reached.dtype), out=heads[row])
+        return second, heads

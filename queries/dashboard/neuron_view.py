@@ -8,6 +8,9 @@ from .text import literal
 
 N_LISTED, N_PROBLEMS = 12, 20
 """Strongest neurons that are named, and problems that are listed."""
+_NEWEST_WORDS = """
+SELECT max_by(analysis_id, created_at) AS analysis_id FROM analyses WHERE run_id = $run AND name = 'neuron-words'
+"""
 
 
 def neuron_view(browse: Browse) -> None:
@@ -44,6 +47,17 @@ def _chosen(browse: Browse, ground: NeuronGround, layer: int) -> None:
         _show(browse, read_neuron(browse.connection, ground, layer, int(number), N_PROBLEMS))
 
 
+def _words(browse: Browse, card: NeuronCard) -> None:
+    """The chart, which is of the newest words of the run; a table where those are of effects on another direction."""
+    if not card.words:
+        return
+    [newest] = browse.rows(_NEWEST_WORDS, run=browse.run_id)["analysis_id"]
+    if newest == card.words[0]["analysis_id"]:
+        browse.chart("neuron_words", layer=card.layer, neuron=card.neuron)
+    else:
+        st.dataframe([{name: row[name] for name in ("word", "coefficient", "explained")} for row in card.words])
+
+
 def _show(browse: Browse, card: NeuronCard) -> None:
     names, values = zip(*card.facts(), strict=True)
     st.table({"name": list(map(literal, names)), "value": list(map(literal, values))})
@@ -51,8 +65,7 @@ def _show(browse: Browse, card: NeuronCard) -> None:
         st.info(literal(sentence))
     left, right = st.columns(2, gap="large")
     with left:
-        if card.words:
-            browse.chart("neuron_words", layer=card.layer, neuron=card.neuron)
+        _words(browse, card)
     with right:
         if card.heads:
             st.caption("Through which later heads, largest first")

@@ -61,7 +61,7 @@ def charts(app) -> int:
 @needs_streamlit
 @pytest.mark.parametrize(
     ("name", "least"),
-    [("Run", 8), ("Sequence", 4), ("Charts", 1), ("Compare", 4), ("SQL", 1), ("Feature", 1), ("Neuron", 3)],
+    [("Run", 8), ("Sequence", 4), ("Charts", 1), ("Compare", 4), ("SQL", 1), ("Feature", 1), ("Neuron", 2)],
 )
 def test_every_view_shows_its_charts(name: str, least: int, view) -> None:
     app = view(name)
