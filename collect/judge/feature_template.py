@@ -6,7 +6,6 @@ Passages, and labels that were made of them, are data: what stands in them is ne
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from .client import Request
 from .template import enclosed
