@@ -51,6 +51,13 @@ def sae_rows(run_id: str) -> dict[str, list[dict[str, Any]]]:
             where = {"sequence_id": place, "position": 5 + place, "text": "see a here", "peak_start": 3, "peak_end": 5}
             about = {"analysis_id": "sae-features-1", "feature": feature, "kind": "top", "quantile": -1, "place": place}
             examples.append(key | about | where | {"activation": 9.0 - place})
+    judged = [
+        key
+        | {"analysis_id": "sae-labels-1", "feature": feature, "kind": kind, "judge": "a-judge", "label": "the letter a"}
+        | {"balanced_accuracy": None if kind == "label" else 0.9 - 0.2 * feature, "content": f"{feature}-{kind}"}
+        for feature in range(2)
+        for kind in ("label", "detection", "fuzzing")
+    ]
     evaluation = key | {"analysis_id": "sae-eval-1", "split": "all"} | sums
     return {
         "saes": [sae],
@@ -58,6 +65,7 @@ def sae_rows(run_id: str) -> dict[str, list[dict[str, Any]]]:
         "sae_evaluations": [evaluation],
         "feature_stats": stats,
         "feature_examples": examples,
+        "feature_judgements": judged,
         "feature_activations": [
             key
             | {"analysis_id": "sae-features-1", "feature": i % N_FEATURES, "sequence_id": i % 8, "position": 5 + i}

@@ -29,7 +29,7 @@ METHODS = {
     "sae compare": "compare_saes", "sae features": "sae_features", "sae import": "import_sae",
     "sae export": "export_sae", "export correctness": "export_correctness",
     "export saelens-cache": "export_saelens_cache", "import logprobs": "import_logprobs",
-    "import inspect": "import_inspect", "sae run": "run_saes",
+    "import inspect": "import_inspect", "sae run": "run_saes", "sae label": "label_features",
     "import corevital": "import_corevital", "import tsif": "import_tsif", "import labels": "import_labels",
     "export steps-jsonl": "export_steps", "export vectors": "export_vectors",
 } | {f"experiment {name}": "experiment" for name in EXPERIMENTS}  # fmt: skip
