@@ -103,8 +103,10 @@ def read_states(snapshot: Snapshot, site: str, layer: int, sequences: pl.DataFra
 
 
 def _check_finite(states: States, ids: np.ndarray, site: str, layer: int) -> None:
-    if np.isfinite(states.vectors.sum(dtype=np.float64)):  # one pass: what is not finite stays so in a sum
-        return
+    kind = np.result_type(states.vectors.dtype, np.float32)  # of more, numpy would convert each value first
+    with np.errstate(over="ignore"):
+        if np.isfinite(states.vectors.sum(dtype=kind)):  # one pass: what is not finite stays so in a sum
+            return
     broken = ~np.isfinite(states.vectors).all(axis=1)
     if broken.any():
         some = np.unique(ids[states.place[broken]])[:5].tolist()

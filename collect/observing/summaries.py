@@ -32,32 +32,47 @@ class Distribution(NamedTuple):
     topk_logprobs: Float[Tensor, "n k"]
 
 
-def _normalised(x: Float[Tensor, "n d_vocab"]) -> tuple[Tensor, Tensor, Float[Tensor, " n"]]:
-    """Largest logit, log of the sum of exponentials relative to it, and the entropy in nats, from one exponential.
+class Normalised(NamedTuple):
+    """Logits made comparable: log-probabilities are `shifted - log_total`.
 
     The two parts stay apart: added up, logits far from zero would cost the log-probabilities their last digits.
     """
+
+    top: Float[Tensor, "n 1"]
+    shifted: Float[Tensor, "n d_vocab"]
+    """Logits relative to the largest; of a masked one the least number, not -inf."""
+    log_total: Float[Tensor, "n 1"]
+    """Log of the sum of exponentials of `shifted`."""
+    entropy: Float[Tensor, " n"]
+    """In nats."""
+
+
+def normalised(x: Float[Tensor, "n d_vocab"]) -> Normalised:
+    """Float32 logits relative to their largest, and the entropy, from one exponential."""
     top = x.amax(-1, keepdim=True)
     # A masked logit is -inf, and 0 * -inf is NaN; its term is 0 by definition.
     shifted = (x - top).clamp_min_(torch.finfo(torch.float32).min)
     weight = shifted.exp()
     total = weight.sum(-1)
     entropy = total.log() - torch.linalg.vecdot(weight, shifted) / total
-    return top, total.log().unsqueeze(-1), entropy
+    return Normalised(top, shifted, total.log().unsqueeze(-1), entropy)
 
 
 def entropy_bits(logits: Float[Tensor, "n d_vocab"]) -> Float[Tensor, " n"]:
     """Entropy of softmax(logits) over the whole vocabulary, in bits."""
-    return _normalised(logits.float())[2].clamp_min(0) / LN2
+    return normalised(logits.float()).entropy.clamp_min(0) / LN2
 
 
-def distribution(logits: Float[Tensor, "n d_vocab"], token_ids: Int[Tensor, " n"], *, k: int) -> Distribution:
+def distribution(
+    logits: Float[Tensor, "n d_vocab"], token_ids: Int[Tensor, " n"], *, k: int, known: Normalised | None = None
+) -> Distribution:
     """Describe raw distributions and the place of `token_ids` in them (definitions: docs/glossary.md).
 
-    `rank` counts strictly larger logits; `margin` is p1 - p2; `top10_mass` the ten largest probabilities.
+    `rank` counts strictly larger logits; `margin` is p1 - p2; `top10_mass` the ten largest probabilities. `known` is
+    what `normalised` gave for these logits, where somebody needs it as well.
     """
     x = logits.float()
-    top, log_total, entropy = _normalised(x)
+    top, _, log_total, entropy = known or normalised(x)
     best, ids = _largest(x, min(max(k, N_TOP10), x.shape[-1]))
     best_logprob = best - top - log_total
     best_prob = best_logprob.exp()

@@ -1,7 +1,7 @@
 """The logit lens: what the state behind every block would predict, by the model's own final norm and unembedding."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +18,7 @@ from ...lake.errors import ConfigError, NotFoundError, UsageError
 from ...lake.snapshot import Snapshot
 from ..models.model import LoadedModel
 from ..models.readout import Readout
-from ..observing.summaries import Distribution, distribution
+from ..observing.summaries import Distribution, Normalised, distribution, normalised
 from ..passes import ChunkRows, chunks_of, commit_chunks, is_whole, rows_of, sequence_lengths, sequences_with_rows
 from ..stored_sequences import computing
 from .states import StateRows, StoredStates, stored_sites
@@ -26,6 +26,8 @@ from .states import StateRows, StoredStates, stored_sites
 LN2 = math.log(2.0)
 BLOCK_BYTES = 32 * 2**20
 """Of logits that are alive at one time."""
+CACHED_BYTES = 4 * 2**20
+"""Of logits that a processor reads again and again, so that they stay in its cache."""
 CHUNK_TOKENS = 4096
 MOST_APART = {"float32": 0.02, "float64": 0.02}
 MOST_APART_HALF = 0.5
@@ -218,15 +220,25 @@ class Lens:
             ids = token_ids[span].clamp_min(0)
             final = self._logits(rows, self.last, span)
             target = final.log_softmax(-1)
-            weight = target.exp()
             final_logprob.append(target.gather(-1, ids[:, None])[:, 0])
+            target = Target.of(target)
             for layer in self.layers:
                 logits = final if layer == self.last else self._logits(rows, layer, span)
-                divergence = torch.zeros_like(final[:, 0]) if layer == self.last else kl_bits(target, weight, logits)
-                parts[layer].append((distribution(logits, ids, k=self.topk), divergence))
+                parts[layer] += self._read(logits, ids, None if layer == self.last else target)
         if final_logprob:
             self._check(torch.cat(final_logprob).double().cpu().numpy(), following)
         return _joined(self.layers, parts, rows, following.token_id >= 0, self.topk)
+
+    def _read(
+        self, logits: Float[Tensor, "n d_vocab"], ids: Tensor, target: "Target | None"
+    ) -> Iterator[tuple[Distribution, Tensor]]:
+        """What a layer predicts, and how far it is from the last one (None: it is the last), a few rows at a time."""
+        few = max(1, CACHED_BYTES // (4 * logits.shape[-1])) if logits.device.type == "cpu" else len(logits)
+        for start in range(0, len(logits), few):
+            span = slice(start, start + few)
+            own = normalised(logits[span])
+            apart = torch.zeros_like(own.entropy) if target is None else target.kl_bits(own, span)
+            yield distribution(logits[span], ids[span], k=self.topk, known=own), apart
 
     def _logits(self, rows: StateRows, layer: int, span: slice) -> Float[Tensor, "n d_vocab"]:
         states = rows.states["resid_post", layer][span]
@@ -245,13 +257,26 @@ class Lens:
             )
 
 
-def kl_bits(
-    target: Float[Tensor, "n d_vocab"], weight: Float[Tensor, "n d_vocab"], lens: Float[Tensor, "n d_vocab"]
-) -> Float[Tensor, " n"]:
-    """KL(final || lens) in bits: of the final log-probabilities and probabilities, and of the lens' logits."""
-    # A masked logit is -inf in both: its term is 0 by definition.
-    apart = torch.where(weight > 0, target - lens.log_softmax(-1), 0.0)
-    return ((weight * apart).sum(-1) / LN2).clamp_min(0)
+@dataclass(frozen=True)
+class Target:
+    """The last layer's predictions, which those of the others are compared with."""
+
+    weight: Float[Tensor, "n d_vocab"]
+    """Probabilities."""
+    entropy: Float[Tensor, " n"]
+    """In nats."""
+
+    @classmethod
+    def of(cls, logprobs: Float[Tensor, "n d_vocab"]) -> "Target":
+        """Of log-probabilities; one of -inf counts as nothing."""
+        weight = logprobs.exp()
+        return cls(weight, -torch.linalg.vecdot(weight, logprobs.clamp_min(torch.finfo(torch.float32).min)))
+
+    def kl_bits(self, lens: Normalised, span: slice) -> Float[Tensor, " n"]:
+        """KL(last || lens) in bits of these rows: the cross entropy less the entropy, in one pass over the words."""
+        weight = self.weight[span]
+        cross = lens.log_total[:, 0] * weight.sum(-1) - torch.linalg.vecdot(weight, lens.shifted)
+        return ((cross - self.entropy[span]) / LN2).clamp_min(0)
 
 
 def _joined(
