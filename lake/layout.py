@@ -30,6 +30,8 @@ BLOB_NAME = re.compile(
     r"[A-Za-z][A-Za-z0-9_-]{0,63}(?:\.[A-Za-z0-9_-]{1,16})*\.(?:safetensors|npy|json)"
 )
 """A blob, directly in its commit's folder or in one folder there: what belongs together stays together."""
+PROBE = re.compile(r"probe-[0-9a-f]{8}\.part")
+"""An empty file that is taken through the folders before a run is written; a killed writer may leave it in one."""
 _FOLDERS = r"data(?:/(?!\.)[A-Za-z0-9_=.-]+)+"
 DATA_PATH = re.compile(rf"{_FOLDERS}/(?!\.)[A-Za-z0-9_.-]+\.parquet")
 BLOB_PATH = re.compile(rf"{_FOLDERS}/{BLOB_NAME.pattern}")

@@ -41,9 +41,9 @@ class MortalDisk(Disk):
         return counts and self.steps + 1 == self.at
 
     def step(self) -> None:
-        """One operation more."""
+        """One operation more; what is dead does nothing when it is cleared away either."""
         self.steps += 1
-        if self.steps == self.at:
+        if 0 < self.at <= self.steps:
             raise Killed
 
     def create(self, name: str) -> DiskFile:

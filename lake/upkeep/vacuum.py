@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from .. import layout
 from ..derived import replaced_entries
 from ..errors import DamageError
-from ..layout import DERIVED_WRITER, RUN_ID, RUNS, STAGING, TRASH, WRITER
+from ..layout import DATA, DERIVED_WRITER, PROBE, RUN_ID, RUNS, STAGING, TRASH, WRITER
 from ..records import commits
 from ..records.tombstone import check_tombstone
 from ..storage.store import Entry, Store, explained, only_files
@@ -45,6 +45,7 @@ def vacuum(store: Store, *, older_than_days: float, dry_run: bool) -> Vacuumed:
     with explained("vacuuming the lake"):
         sweep.trash()
         sweep.staging()
+        sweep.probes()
         for run_id in store.names(RUNS):
             if RUN_ID.fullmatch(run_id):
                 sweep.run(run_id)
@@ -78,6 +79,13 @@ class _Sweep:
     def _drafts(self, name: str) -> list[Entry]:
         entry = self.store.entry(f"{STAGING}/{name}")
         return self.store.walk(f"{STAGING}/{name}") if entry is None or entry.kind == "other" else [entry]
+
+    def probes(self) -> None:
+        """What a writer tried the folders with, a day old."""
+        for folder in (DATA, RUNS, TRASH):
+            names = filter(PROBE.fullmatch, self.store.names(folder))
+            entries = [entry for name in names if (entry := self.store.entry(f"{folder}/{name}")) is not None]
+            self.delete(entry for entry in entries if _age(entry) >= GRACE)
 
     def run(self, run_id: str) -> None:
         """One run: all of it if it is removed, else what was left behind and what was replaced."""

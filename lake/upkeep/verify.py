@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from .. import layout
 from ..errors import DamageError, LakeError, UsageError, did_you_mean
-from ..layout import BLOBS, DATA, PART, RECORD, RUN_ID
+from ..layout import BLOBS, DATA, PART, PROBE, RECORD, RUN_ID
 from ..reading.damage import file_sha256, visible_damage
 from ..records import commits
 from ..records.commits import BlobEntry, FileEntry, Record
@@ -76,7 +76,11 @@ def verify(store: Store, level: str, run: str | None = None) -> Verification:
 
 def _verify_folders(store: Store, ids: list[str], report: Verification) -> None:
     """Folders of runs that do not exist, and links wherever files belong."""
-    for table in store.names(DATA):
+    for folder in (DATA, layout.RUNS, layout.TRASH):
+        for name in filter(PROBE.fullmatch, store.names(folder)):
+            text = "a writer was stopped while it tried the folders; `lake vacuum` removes it"
+            report.notes.append(Problem("leftover", "", f"{folder}/{name}", text))
+    for table in data_folders(store):
         try:
             folders = store.names(f"{DATA}/{table}")
         except DamageError as error:
@@ -228,8 +232,13 @@ def _note_leftovers(store: Store, log: RunLog, report: Verification, *, readable
 
 def run_files(store: Store, run_id: str) -> Iterator[Entry]:
     """All files under data/ in the folders of a run."""
-    for table in store.names(DATA):
+    for table in data_folders(store):
         yield from store.walk(f"{DATA}/{table}/run={run_id}")
+
+
+def data_folders(store: Store) -> list[str]:
+    """Names under data/: those of tables, and of blobs."""
+    return [name for name in store.names(DATA) if not PROBE.fullmatch(name)]
 
 
 def made_by_a_writer(name: str) -> re.Match[str] | None:

@@ -141,3 +141,29 @@ def test_a_removed_run_stays_removed_whatever_is_left_of_its_records(sound: Path
         assert {row["run_id"]: row["status"] for row in lake.runs()} == {GOING: "removed", STAYING: "complete"}
     with pytest.raises(LakeError, match="removed"):
         lake.resume_run(GOING)
+
+
+def test_killed_while_it_tries_the_folders_nothing_is_damaged_and_all_is_swept(sound: Path, tmp_path: Path) -> None:
+    left, at, finished = set(), 0, False
+    while not finished:
+        at += 1
+        root = tmp_path / str(at)
+        shutil.copytree(sound, root)
+        try:
+            LocalStore(root, MortalDisk(root, at)).check_writable()
+            finished = True
+        except Killed:
+            pass
+        lake = Lake.open(root)
+        report = lake.verify("deep")
+        assert report.ok, (at, report.problems)
+        probes = list(root.rglob("probe-*"))
+        noted = [note.path for note in report.notes if "probe-" in note.path]
+        assert noted == [name for one in probes if not (name := str(one.relative_to(root))).startswith("_staging")]
+        for probe in probes:
+            left.add(probe.parent.name)
+            os.utime(probe, (0, 0))
+        lake.vacuum(30, dry_run=False)
+        assert list(root.rglob("probe-*")) == [], at
+        assert lake.verify("deep").notes == []
+    assert left == {"_staging", "data", "_trash", "_runs"}
