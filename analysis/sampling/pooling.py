@@ -108,7 +108,8 @@ def _add(
     kind = np.result_type(vectors.dtype, np.float32)
     parts = np.stack([vectors[i:j].sum(axis=0, dtype=kind) for i, j in zip(starts, stops, strict=True)])
     for total, own in zip(sums, picked[:, starts], strict=True):
-        np.add.at(total, place[starts][own], parts[own])
+        for at, part in zip(place[starts[own]].tolist(), parts[own], strict=True):  # faster than np.add.at
+            total[at] += part
 
 
 def _pooled(total: np.ndarray, count: np.ndarray, expected: np.ndarray) -> Pooled:

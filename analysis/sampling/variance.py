@@ -79,10 +79,11 @@ class Variance(Question):
         if self.within is not None:
             codes = groups(sequences, self.within, "--within").rank("dense").fill_null(0).to_numpy().astype(np.int64)
         rows: list[Row] = []
+        samples = _samples(sequences)
         for layer in map(int, self.layer.split(",")):
             for pooling, pooled in zip(poolings, pool(snapshot, self.site, layer, sequences, poolings), strict=True):
                 about = {"site": self.site, "layer": layer, **asdict(pooling), "within": self.within}
-                rows += self._of_place(sequences, pooling, pooled, codes, about)
+                rows += self._of_place(sequences, samples, pooling, pooled, codes, about)
         short = int((sequences["n_answer"] < (max(self.checkpoints) if self.checkpoints else 0)).sum())
         notices = [f"Pooled every {self.stride} answer tokens." if self.stride > 1 else "Pooled every answer token."]
         if short:
@@ -91,17 +92,22 @@ class Variance(Question):
         return Rows({"sampling_variance": columns_of(rows)}, sequences.height, notices)
 
     def _of_place(
-        self, sequences: pl.DataFrame, pooling: Pooling, pooled: Pooled, codes: np.ndarray | None, about: Json
+        self,
+        sequences: pl.DataFrame,
+        samples: "Samples",
+        pooling: Pooling,
+        pooled: Pooled,
+        codes: np.ndarray | None,
+        about: Json,
     ) -> list[Row]:
         n_answer = sequences["n_answer"].to_numpy()
         reached = n_answer >= (pooling.checkpoint or 1)
         kept = np.isfinite(pooled.states).all(axis=1) & (reached | (self.short == "include"))
         found: list[Row] = []
-        for (temperature,), part in sequences.with_row_index("row").group_by("temperature", maintain_order=True):
+        for temperature, by_prompt in samples.items():
             greedy = temperature == 0
             per_prompt = []
-            for (prompt,), own in part.group_by("prompt_id", maintain_order=True):
-                rows = own["row"].to_numpy()
+            for prompt, rows in by_prompt.items():
                 some = rows[kept[rows]]
                 spread_of = spread(pooled.states[some], None if codes is None else codes[some], greedy=greedy)
                 counts = {"n_samples": len(rows), "n_reached": int(reached[rows].sum()), "n_pooled": spread_of.n}
@@ -109,6 +115,19 @@ class Variance(Question):
                 per_prompt.append({"prompt_id": prompt, "temperature": temperature, **about, **counts, **values})
             found += [*per_prompt, _over_prompts(per_prompt)]
         return found
+
+
+Samples = dict[float | None, dict[str | None, np.ndarray]]
+"""Rows of the sequences by temperature, then by problem."""
+
+
+def _samples(sequences: pl.DataFrame) -> Samples:
+    keys = ["temperature", "prompt_id"]
+    rows = sequences.with_row_index("row").group_by(keys, maintain_order=True).agg("row")
+    samples: Samples = {}
+    for temperature, prompt, own in rows.iter_rows():
+        samples.setdefault(temperature, {})[prompt] = np.array(own)
+    return samples
 
 
 def own_answers(snapshot: Snapshot) -> pl.DataFrame:
