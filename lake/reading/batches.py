@@ -39,7 +39,7 @@ def read_vectors(
         entries = [e for e, span in zip(entries, spans, strict=True) if int(span[0]) <= high and int(span[1]) >= low]
     wanted = {entry.path for entry in entries}
     files = [file for file in committed_files(snapshot, ACTIVATIONS.name) if file.entry.path in wanted]
-    return _batches(snapshot, files, raw=raw, batch_rows=batch_rows)
+    return _batches(snapshot, files, CheckedFiles(snapshot.store), raw=raw, batch_rows=batch_rows)
 
 
 def keeps_vectors(snapshot: Snapshot, run_id: str, layer: int, site: str) -> bool:
@@ -71,6 +71,7 @@ def read_commits(
 
     A sequence is never split between commits, so each piece has whole sequences; rows are in no order across files.
     """
+    checked = CheckedFiles(snapshot.store)
     commits: dict[str, list[CommittedFile]] = {}
     for file in committed_files(snapshot, table.name):
         path = file.entry.path
@@ -79,7 +80,7 @@ def read_commits(
             commits.setdefault(f"{match['writer']}-{match['seq']}" if match else path, []).append(file)
     for files in commits.values():
         keys, matrices = [], []
-        for rows, vectors in _batches(snapshot, files, raw=False, batch_rows=1 << 20):  # a commit is bounded
+        for rows, vectors in _batches(snapshot, files, checked, raw=False, batch_rows=1 << 20):  # a commit is bounded
             wanted = np.ones(len(vectors), bool)
             for column, value in only.items():
                 wanted &= pc.call_function("equal", [rows[column], pa.scalar(value)]).to_numpy()
@@ -91,9 +92,8 @@ def read_commits(
 
 
 def _batches(
-    snapshot: Snapshot, files: Sequence[CommittedFile], *, raw: bool, batch_rows: int
+    snapshot: Snapshot, files: Sequence[CommittedFile], checked: CheckedFiles, *, raw: bool, batch_rows: int
 ) -> Iterator[tuple[pa.Table, np.ndarray]]:
-    checked = CheckedFiles(snapshot.store)
     for file in whole_files(snapshot, files, checked):
         path = file.entry.path
         try:

@@ -177,9 +177,7 @@ class Memory:
     def holds(self, run_id: str, path: str, right: tuple[str, Identity]) -> bool:
         """Whether the file was seen to have this SHA-256 in this state."""
         with self._lock:
-            if run_id not in self._runs:
-                self._runs[run_id] = dict(self._lines(run_id))
-            return self._runs[run_id].get(path) == right
+            return self._of_run(run_id).get(path) == right
 
     def add(self, run_id: str, path: str, right: tuple[str, Identity]) -> None:
         """Remember a file, unless its time is too near; a cache that cannot be written is none."""
@@ -188,7 +186,7 @@ class Memory:
             return
         line = " ".join([digest, *map(str, state), path]) + "\n"
         with self._lock:
-            self._runs.setdefault(run_id, dict(self._lines(run_id)))[path] = right
+            self._of_run(run_id)[path] = right
             try:
                 self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
                 flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
@@ -199,6 +197,12 @@ class Memory:
                     os.close(descriptor)
             except OSError:
                 return
+
+    def _of_run(self, run_id: str) -> dict[str, tuple[str, Identity]]:
+        """What is remembered of a run's files, read once."""
+        if run_id not in self._runs:
+            self._runs[run_id] = dict(self._lines(run_id))
+        return self._runs[run_id]
 
     def _lines(self, run_id: str) -> Iterator[tuple[str, tuple[str, Identity]]]:
         try:
