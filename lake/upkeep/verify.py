@@ -77,7 +77,12 @@ def verify(store: Store, level: str, run: str | None = None) -> Verification:
 def _verify_folders(store: Store, ids: list[str], report: Verification) -> None:
     """Folders of runs that do not exist, and links wherever files belong."""
     for folder in (DATA, layout.RUNS, layout.TRASH):
-        for name in filter(PROBE.fullmatch, store.names(folder)):
+        try:
+            probes = list(filter(PROBE.fullmatch, store.names(folder)))
+        except DamageError as error:
+            report.problems.append(Problem("foreign file", "", folder, str(error)))
+            continue
+        for name in probes:
             text = "a writer was stopped while it tried the folders; `lake vacuum` removes it"
             report.notes.append(Problem("leftover", "", f"{folder}/{name}", text))
     for table in data_folders(store):

@@ -111,7 +111,9 @@ def open_config(name: str, *, revision: str | None = None, trust_remote_code: bo
     for part in {id(one): one for one in (config, config.get_text_config())}.values():
         check_counts(f"model {name!r}", part.to_dict())
     with loading(name, "tokenizer"):
-        return config, AutoTokenizer.from_pretrained(source, **options)
+        tokenizer = AutoTokenizer.from_pretrained(source, **options)
+        tokenizer("a")  # a setting of the wrong kind shows when it is used
+    return config, tokenizer
 
 
 def model_class(config: Any) -> Any:
