@@ -33,8 +33,9 @@ class Service:
         key = os.environ.get(self.key_env, "")
         if not key.strip():
             raise ConfigError(
-                f"The environment variable {self.key_env} holds no key for {self.base_url}. Set it, or name another with "
-                "--key-env. (Only `lake analyze judge` can do without a service: --judge local or --judge known.)"
+                f"The environment variable {self.key_env} holds no key for {self.base_url}. Set it, or name "
+                "another with --key-env. (Only `lake analyze judge` can do without a service: "
+                "--judge local or --judge known.)"
             )
         return key
 
