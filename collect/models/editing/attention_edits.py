@@ -65,7 +65,9 @@ class AttentionEdits:
         self._is_stored = True
         return self._edited(self._both("k"), key), self._edited(("v",), value)
 
-    def _attend(self, query: HeadStates, key: HeadStates, value: HeadStates) -> tuple[HeadStates, ...]:
+    def _attend(
+        self, query: HeadStates, key: HeadStates, value: HeadStates
+    ) -> tuple[HeadStates, HeadStates, HeadStates]:
         if not self._is_running:
             return query, key, value
         query = self._edited(self._both("q"), query)
