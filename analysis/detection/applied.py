@@ -8,6 +8,7 @@ import polars as pl
 from ...lake import Lake
 from ...lake.errors import ConfigError, NotFoundError, did_you_mean
 from ...lake.snapshot import Snapshot
+from ...lake.values import Columns, Row
 from ..directions.question import GIVEN, with_labels
 from ..paths.states import answers
 from ..question import Rows
@@ -28,7 +29,7 @@ def applied_rows(lake: Lake, snapshot: Snapshot, analysis_id: str, label: str) -
     signals = {one.name: one for one in collected(snapshot, sequences, names) if one.control is None}
     labels = _labels(snapshot, sequences, label)
     rows, notices = None, []
-    predictions: list[dict[str, Any]] = []
+    predictions: list[Row] = []
     known = np.array([one is not None for one in labels])
     told: dict[tuple[str, str], np.ndarray] = {}
     for (name, model), (detector, block) in stored.items():
@@ -44,7 +45,7 @@ def applied_rows(lake: Lake, snapshot: Snapshot, analysis_id: str, label: str) -
         })  # fmt: skip
     if not predictions:
         raise ConfigError(f"The run has none of the signals of {analysis_id}: {' '.join(notices)}")
-    tables: dict[str, Any] = {
+    tables: Columns = {
         "detection_scores": {name: [v for one in predictions for v in one[name]] for name in predictions[0]}
     }
     if known.any():

@@ -1,10 +1,11 @@
 """ROC and calibration curves with bands, and permutation importances; knows arrays."""
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ...lake.values import Row
 from . import scores
 from .models import predict
 from .scores import BINS, Told, counts
@@ -21,12 +22,12 @@ MOST_COLUMNS = 100
 """Signals of more columns have no importances."""
 
 
-def all_curves(told: Told) -> list[dict[str, Any]]:
+def all_curves(told: Told) -> list[Row]:
     """Points of both curves: curve, x, y, low, high, n."""
     return [*_roc(told), *_calibration(told)]
 
 
-def _roc(told: Told) -> list[dict[str, Any]]:
+def _roc(told: Told) -> list[Row]:
     """Share of true labels above a score by the share of false ones above it, all folds and repeats in one ranking."""
     score, labels = told.probability.ravel(), told.labels.ravel()
     if labels.all() or not labels.any():
@@ -47,7 +48,7 @@ def _roc(told: Told) -> list[dict[str, Any]]:
     return [about | {"place": n, "x": x, "y": y, "low": a, "high": b} for n, (x, y, a, b) in enumerate(rows)]
 
 
-def _calibration(told: Told) -> list[dict[str, Any]]:
+def _calibration(told: Told) -> list[Row]:
     """Share of true labels by mean probability, in ten bins."""
     place = scores.bin_of(told.probability)
     drawn, n = counts(told.n_prompts)[: N_DRAWS + 1], told.n_prompts
@@ -70,7 +71,7 @@ def _calibration(told: Told) -> list[dict[str, Any]]:
     return rows
 
 
-def importances(signal: Signal, made: "HeldOut") -> list[dict[str, Any]]:
+def importances(signal: Signal, made: "HeldOut") -> list[Row]:
     """What the AUROC loses when a column is permuted among the held-out sequences of each fold."""
     if len(signal.blocks) != 1 or not 2 <= len(signal.blocks[0].columns) <= MOST_COLUMNS:
         return []

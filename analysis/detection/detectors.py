@@ -8,6 +8,8 @@ from typing import Any, Literal, Self
 import numpy as np
 from jaxtyping import Float
 
+from ...lake.values import JsonView
+
 Kind = Literal["constant", "linear", "forest", "boosting", "perceptron"]
 LEAF = -1
 
@@ -21,7 +23,7 @@ class Detector:
     """Names of the columns that it reads, in order."""
     arrays: Mapping[str, Float[np.ndarray, "..."]]
     """`fill` (for unknown values) and what the kind needs."""
-    about: Mapping[str, Any]
+    about: JsonView
     """What was chosen in the training folds: block, strength, columns that were left out."""
 
     def predict(self, values: Float[np.ndarray, "sequence column"]) -> Float[np.ndarray, " sequence"]:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, replace
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -11,6 +10,7 @@ from ...lake.derived import stored_analyses
 from ...lake.reading.frames import scan_files
 from ...lake.schema import TABLES
 from ...lake.snapshot import Snapshot
+from ...lake.values import JsonView
 from ..tracks.autoencoders import FEATURES
 from ..tracks.metrics import ASSOCIATED, NAMES
 from ..tracks.question import HypothesisTracks
@@ -22,7 +22,7 @@ LEAST_SHARE = 0.01
 """Features active in a smaller share of the answers are left out."""
 SEED = 0
 """Of the permuted decoder."""
-CONTROLS: Mapping[str, Mapping[str, Any]] = {
+CONTROLS: Mapping[str, JsonView] = {
     "decoder permuted": {"permute_decoder": SEED},
     "no association": {"method": "none"},
     "feature-id": {"method": "feature-id"},
@@ -75,7 +75,7 @@ def stored_tracks(snapshot: Snapshot, profile: str) -> HypothesisTracks | None:
     return plain[-1] if plain else None
 
 
-def _question(parameters: Mapping[str, Any]) -> HypothesisTracks:
+def _question(parameters: JsonView) -> HypothesisTracks:
     names = {one.name for one in fields(HypothesisTracks)}
     return HypothesisTracks(**{name: value for name, value in parameters.items() if name in names})
 

@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import polars as pl
 import pyarrow as pa
 
 from ...lake.errors import ConfigError
 from ...lake.snapshot import Snapshot
+from ...lake.values import Columns, Json, JsonView, Row
 from ..question import Rows
 from ..row_columns import columns_of
 from .collected import collected
@@ -42,8 +42,8 @@ def judged_rows(
     base = next((one for one in there if one.name == BASE), None)
     bases = _bases(base, models, design) if base else {}
     compared: dict[str, list[tuple[Signal, str, Mapping[str, Score]]]] = {}
-    fitted: list[dict[str, Any]] = []
-    terms: list[dict[str, Any]] = []
+    fitted: list[Row] = []
+    terms: list[Row] = []
     for signal in there:
         for model in signal.models or models:
             _judge(rows, signal, model, fitted, terms, controls=controls)
@@ -71,7 +71,7 @@ def _bases(base: Signal, models: Sequence[str], design: Design) -> dict[str, Map
 
 
 def _judge(
-    rows: DetectionRows, signal: Signal, model: str, fitted: list[dict[str, Any]], terms: list[dict[str, Any]],
+    rows: DetectionRows, signal: Signal, model: str, fitted: list[Row], terms: list[Row],
     *, controls: bool,
 ) -> None:  # fmt: skip
     """The rows of one signal and model alone, its control with shuffled labels, and the detector of all sequences."""
@@ -93,9 +93,7 @@ def _judge(
     terms.append(mine | {name: [value] * len(mine["part"]) for name, value in about.items()})
 
 
-def _tables(
-    rows: DetectionRows, fitted: Sequence[Mapping[str, Any]], terms: Sequence[Mapping[str, Any]]
-) -> dict[str, dict[str, Any]]:
+def _tables(rows: DetectionRows, fitted: Sequence[JsonView], terms: Sequence[JsonView]) -> dict[str, Json]:
     return {
         "detections": columns_of(rows.detections),
         "detection_scores": _joined(rows.predictions),
@@ -107,7 +105,7 @@ def _tables(
     }
 
 
-def _joined(blocks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _joined(blocks: Sequence[JsonView]) -> Columns:
     return {name: pa.concat_arrays([pa.array(block[name]) for block in blocks]) for name in blocks[0]}
 
 

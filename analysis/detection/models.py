@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from ...lake.errors import ConfigError
+from ...lake.values import Columns
 from .detectors import LEAF, Detector
 from .signals import Block
 from .splits import grouped_folds
@@ -47,7 +48,7 @@ def fit(model: str, blocks: Sequence[Block], rows: np.ndarray, training: Trainin
     block = blocks[chosen]
     values, fill, kept = _usable(block.values[rows])
     names = tuple(name for name, one in zip(block.columns, kept, strict=True) if one)
-    about: dict[str, Any] = {"block": block.name, "left_out": [n for n in block.columns if n not in names]}
+    about: Columns = {"block": block.name, "left_out": [n for n in block.columns if n not in names]}
     if not names:
         return Detector("constant", (), {"share": np.array([training.labels.mean()])}, about), chosen
     made = FITTERS[model](values, training)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 import numpy as np
 import polars as pl
@@ -10,6 +10,7 @@ import polars as pl
 from ...lake import Lake
 from ...lake.errors import ConfigError, UsageError, did_you_mean
 from ...lake.snapshot import Snapshot
+from ...lake.values import Json
 from ..attributes import metadata_values
 from ..directions.question import GIVEN, with_labels
 from ..option import option
@@ -86,7 +87,7 @@ class Detection(Question):
         """All tables that a signal may come from."""
         return [(table, {}) for table in (*READ, *(("labels",) if self.label == GIVEN else ()))]
 
-    def parameters(self, run_ids: Sequence[str]) -> dict[str, Any]:
+    def parameters(self, run_ids: Sequence[str]) -> Json:
         """All options, and the version of the numbers."""
         return dict(vars(self)) | {"version": VERSION}
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ...lake.errors import ConfigError, NotFoundError, UsageError, did_you_mean
-from ...lake.values import Json
+from ...lake.values import Json, JsonView
 from .fields import Prompt, prompt_text
 from .grading.notation import clean, last_box
 from .grading.numbers import last_number
@@ -202,7 +202,7 @@ class ReadProblems:
         return cls(tuple(known.values()), counts, digest.hexdigest())
 
 
-def remarks(about: Mapping[str, Any]) -> Iterator[str]:
+def remarks(about: JsonView) -> Iterator[str]:
     """What is to be said of a problem set whose run.json entry is `about`: what was left out, what cannot be graded."""
     name = f"{about.get('dataset')}:{about.get('split')}"
     if dropped := about.get("n_duplicates"):

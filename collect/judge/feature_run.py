@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
-from typing import Any
 
 import polars as pl
 
@@ -11,6 +10,7 @@ from ...lake import Lake
 from ...lake.analyses import commit_analysis
 from ...lake.derived import Analysis, analysis_row, digest, stored_analyses
 from ...lake.errors import StoppedError, UsageError
+from ...lake.values import Json, Row
 from .asking import in_groups, replies
 from .client import Judge, Reply, Request, Service
 from .feature_template import content, feature_digest
@@ -74,7 +74,7 @@ class Labelled:
     reasons: dict[str, int] = field(default_factory=dict)
     """Why there is no label or score."""
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> Json:
         """Plain values for JSON."""
         return asdict(self)
 
@@ -93,7 +93,7 @@ def label_features(
     features = chosen_features(lake, tables, options.features, options.n)
     analysis = _analysis(tables, options.service)
     result = Labelled(tables.sae_id, tables.run_id, analysis.analysis_id, options.service.model, len(features))
-    rows: list[dict[str, Any]] = []
+    rows: list[Row] = []
     with _Asking(lake, analysis, options, result) as asking:
         for start in range(0, len(features), FEATURES_AT_ONCE):
             some = feature_passages(lake, tables.named, features[start : start + FEATURES_AT_ONCE])
@@ -123,7 +123,7 @@ def _analysis(tables: FeatureTables, service: Service) -> Analysis:
     return Analysis(tables.run_id, "sae-labels", about, digest(tables.analysis_id)[:16])
 
 
-def _count(result: Labelled, rows: list[dict[str, Any]]) -> None:
+def _count(result: Labelled, rows: list[Row]) -> None:
     result.n_labels = sum(row["kind"] == LABEL and row["label"] is not None for row in rows)
     scores = {kind: [r["balanced_accuracy"] for r in rows if r["kind"] == kind] for kind in (DETECTION, FUZZING)}
     known = {kind: [one for one in values if one is not None] for kind, values in scores.items()}
@@ -152,9 +152,9 @@ class _Asking:
         if self._judge is not None:
             self._judge.close()
 
-    def answers(self, trials: Iterable[Trial]) -> list[dict[str, Any]]:
+    def answers(self, trials: Iterable[Trial]) -> list[Row]:
         """The rows of all trials that have an answer; new ones are committed as they come."""
-        rows: list[dict[str, Any]] = []
+        rows: list[Row] = []
         for some in in_groups(self._outcomes(trials, rows), AT_ONCE):
             final = [self._row(trial, reply, reused) for trial, reply, reused in some if reply.final]
             if final:
@@ -170,7 +170,7 @@ class _Asking:
             rows += final
         return rows
 
-    def _outcomes(self, trials: Iterable[Trial], stored: list[dict[str, Any]]) -> Iterator[Outcome]:
+    def _outcomes(self, trials: Iterable[Trial], stored: list[Row]) -> Iterator[Outcome]:
         """Outcomes of what is not stored; the rows of what is go to `stored`."""
         fresh: list[tuple[Trial, Request]] = []
         for trial in trials:
@@ -200,11 +200,9 @@ class _Asking:
     def _content(self, trial: Trial) -> str | None:
         return None if trial.request is None else content(self._options.service.model, trial.request)
 
-    def _row(self, trial: Trial, reply: Reply, reused: bool) -> dict[str, Any]:
+    def _row(self, trial: Trial, reply: Reply, reused: bool) -> Row:
         verdict, fine = reply.verdict, reply.verdict.reason is None and reply.verdict.reply is not None
-        scores: dict[str, Any] = dict.fromkeys(
-            ("n_right", "n_wrong", "sensitivity", "specificity", "balanced_accuracy")
-        )
+        scores: Json = dict.fromkeys(("n_right", "n_wrong", "sensitivity", "specificity", "balanced_accuracy"))
         if fine and trial.kind != LABEL:
             scores |= trial.score(str(verdict.reply))
         return {

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import polars as pl
 
@@ -10,6 +9,7 @@ from ...lake import Lake
 from ...lake.analyses import commit_analysis
 from ...lake.derived import Analysis, analysis_row, input_digest
 from ...lake.errors import ConfigError, StoppedError
+from ...lake.values import Row
 from ..inputs.grading import parse_grader
 from .asking import in_groups, replies
 from .client import Judge, Reply, Service
@@ -130,7 +130,7 @@ def _asked(
         writer.close()
 
 
-def _row(writer: str, problem: Problem, reply: Reply, grader: str) -> dict[str, Any]:
+def _row(writer: str, problem: Problem, reply: Reply, grader: str) -> Row:
     text, reason = reply.verdict.reply, reply.verdict.reason
     grade = None
     if reason is None and text is not None and problem.answer is not None:
@@ -145,7 +145,7 @@ def _row(writer: str, problem: Problem, reply: Reply, grader: str) -> dict[str, 
     }  # fmt: skip
 
 
-def _commit(lake: Lake, analysis: Analysis, rows: Sequence[dict[str, Any]]) -> None:
+def _commit(lake: Lake, analysis: Analysis, rows: Sequence[Row]) -> None:
     names = [name for name in rows[0] if name not in ("run_id", "analysis_id")]
     columns = {name: [row[name] for row in rows] for name in names} | {"analysis_id": analysis.analysis_id}
     commit_analysis(lake, analysis, {"oracle_solutions": columns}, replace=False)

@@ -6,10 +6,11 @@ What a label is made from and what it is scored on come from different documents
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from ...lake import Lake
 from ...lake.sql.documents import HELD_OUT, SPANS
+from ...lake.values import Json, Row
 
 BEFORE, AFTER = 16, 4
 """Tokens around the example's own."""
@@ -95,22 +96,20 @@ class FeaturePassages:
 
 def feature_passages(lake: Lake, named: Mapping[str, str], features: Sequence[int]) -> list[FeaturePassages]:
     """The passages of some features, in their order; `named` are run, sae and analysis of the feature tables."""
-    given: dict[str, Any] = {**named, "features": list(features)}
+    given: Json = {**named, "features": list(features)}
     with lake.connect(run=named["run"], locked=True) as connection:
         places = connection.sql(PLACES, given).to_dicts()
         active: dict[int, set[Place]] = {feature: set() for feature in features}
         for feature, *place in connection.execute(ACTIVE, given).fetchall():
             active[feature].add((place[0], place[1]))
-    by_feature: dict[int, list[dict[str, Any]]] = {}
+    by_feature: dict[int, list[Row]] = {}
     for row in places:
         by_feature.setdefault(row["feature"], []).append(row)
     pool = by_feature.pop(-1, [])
     return [_of_feature(feature, by_feature.get(feature, []), pool, active[feature]) for feature in features]
 
 
-def _of_feature(
-    feature: int, examples: list[dict[str, Any]], pool: list[dict[str, Any]], active: set[Place]
-) -> FeaturePassages:
+def _of_feature(feature: int, examples: list[Row], pool: list[Row], active: set[Place]) -> FeaturePassages:
     found = [(row["held_out"], _passage(row, active)) for row in examples]
     without = [one for one in (_passage(row, active) for row in pool) if not any(one.active)]
     return FeaturePassages(
@@ -121,7 +120,7 @@ def _of_feature(
     )
 
 
-def _passage(row: dict[str, Any], active: set[Place]) -> Passage:
+def _passage(row: Row, active: set[Place]) -> Passage:
     flags = tuple((row["sequence_id"], position) in active for position in row["positions"])
     return Passage(row["sequence_id"], row["position"], tuple(row["tokens"]), flags, row["activation"])
 

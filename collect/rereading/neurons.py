@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from ...lake import Lake
 from ...lake.derived import Analysis, input_digest
 from ...lake.errors import ConfigError
+from ...lake.values import Columns
 from ..decoding.check import choose_reading
 from ..models.model import LoadedModel
 from ..passes import ChunkRows, commit_chunks, is_whole
@@ -138,10 +138,10 @@ class NeuronSums:
         self._means[layer] = self._means[layer] + shift * rows / total
         self._counts[layer] = total
 
-    def columns(self, analysis_id: str) -> dict[str, Any]:
+    def columns(self, analysis_id: str) -> Columns:
         """The columns of `neuron_ranks`."""
         parts = [self._layer(layer) for layer in range(len(self.projections))]
-        columns: dict[str, Any] = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        columns: Columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         columns["variance"] = pl.Series(columns["variance"]).fill_nan(None).to_arrow()
         columns["reason"] = None if self.n > 1 else "only one prompt"
         return columns | {"analysis_id": analysis_id, "n_prompts": self.n}

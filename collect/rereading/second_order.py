@@ -6,13 +6,13 @@ from one forward pass, and no tensor of tokens x neurons x width.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
 from ...lake import Lake
 from ...lake.derived import Analysis, input_digest
 from ...lake.errors import ConfigError
+from ...lake.values import Json, Row
 from ..decoding.check import choose_reading
 from ..models.model import LoadedModel
 from ..passes import ChunkRows, commit_chunks, is_whole, sequences_with_rows
@@ -113,8 +113,8 @@ class _Pass:
             on_chunk=lambda number, chunk: on_progress(n_read[0], len(missing)),
         )  # fmt: skip
 
-    def _chunk(self, chunk: Sequence[Target], done: set[int]) -> tuple[list[dict[str, Any]], dict[str, dict[str, Any]]]:
-        vectors: list[dict[str, Any]] = []
+    def _chunk(self, chunk: Sequence[Target], done: set[int]) -> tuple[list[Row], dict[str, Json]]:
+        vectors: list[Row] = []
         tokens: list[dict[str, np.ndarray]] = []
         for batch in batches_of(cut_sequences(self.lake, self.analysis.run_id, chunk), self.reading, self._size(chunk)):
             stored = StoredBatch(self.paths.loaded, batch, self.reading)
@@ -163,7 +163,7 @@ class _Pass:
             )
         self.result.closing_error = error
 
-    def _vectors(self, scores: LayerScores, ids: np.ndarray, last: np.ndarray, new: np.ndarray) -> list[dict[str, Any]]:
+    def _vectors(self, scores: LayerScores, ids: np.ndarray, last: np.ndarray, new: np.ndarray) -> list[Row]:
         calls = []
         for effect, values in ((SECOND, scores.second), (DIRECT, scores.direct)):
             columns = {

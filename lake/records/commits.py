@@ -17,7 +17,7 @@ from ..errors import DamageError, LockedError, NewerFormatError, UsageError
 from ..json_values import Time, check_types, oddity, parse
 from ..layout import BLOB_PATH, BLOBS, DATA_PATH, RECORD
 from ..storage.store import Store
-from ..values import Json
+from ..values import Json, JsonView
 
 _HEAD, _MIDDLE, _TAIL = b'{"sha256":"', b'","body":', b"}\n"
 _BODY = len(_HEAD) + 64 + len(_MIDDLE)
@@ -156,7 +156,7 @@ def decode(data: bytes, name: str, run_id: str) -> Record:
     return record
 
 
-def _check_pairs(body: Mapping[str, Any], what: str) -> None:
+def _check_pairs(body: JsonView, what: str) -> None:
     """What types alone do not say: ranges have two ends, heads a number and a digest."""
     items = body.get("items")
     heads = body.get("heads", {}).values()

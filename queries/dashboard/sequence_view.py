@@ -1,9 +1,8 @@
 """One sequence: its tokens with what stands behind each, its uncertainty, layers and attention."""
 
-from typing import Any
-
 import streamlit as st
 
+from ...lake.values import Row
 from ..charts.theme import theme_called
 from ..report.figures import with_legend_above
 from ..report.health import flags, outcome
@@ -46,7 +45,7 @@ def sequence_view(browse: Browse) -> None:
         unkept("attention_edges", browse)
 
 
-def _label(row: dict[str, Any]) -> str:
+def _label(row: Row) -> str:
     return f"{row['sequence_id']} \u00b7 {outcome(row['correct'])} \u00b7 {row['generated_tokens']} generated tokens"
 
 

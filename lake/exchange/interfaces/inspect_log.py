@@ -4,12 +4,12 @@ One sequence per sample and epoch: its last output. What was said before it is t
 """
 
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from ...errors import ConfigError, NotFoundError, UsageError
-from ...values import Json
+from ...values import Json, JsonView
 from .completion import Alternative, Completion, ScoredToken, prompt_text, settings_columns
 
 FORMAT = "inspect"
@@ -101,7 +101,7 @@ def _rendered(sample: Any, choice: Any, given: str) -> str | None:
     return None if shown == given else shown
 
 
-def _tokens(logprobs: Any, settings: Mapping[str, Any]) -> tuple[ScoredToken, ...]:
+def _tokens(logprobs: Any, settings: JsonView) -> tuple[ScoredToken, ...]:
     asked = settings.get("top_logprobs")
     return tuple(
         ScoredToken(
@@ -115,7 +115,7 @@ def _tokens(logprobs: Any, settings: Mapping[str, Any]) -> tuple[ScoredToken, ..
     )
 
 
-def _finish(choice: Any, settings: Mapping[str, Any], sample: Any) -> tuple[str | None, str | None]:
+def _finish(choice: Any, settings: JsonView, sample: Any) -> tuple[str | None, str | None]:
     if choice is None:
         return None, f"the sample has no output{': ' + sample.error.message if sample.error else ''}"
     if choice.stop_reason in _REASONS:

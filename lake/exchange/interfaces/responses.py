@@ -13,7 +13,7 @@ from typing import Any
 import pydantic_core
 
 from ...errors import NotFoundError, UsageError
-from ...values import Json
+from ...values import Json, JsonView
 from .completion import VERY_UNLIKELY, Alternative, Completion, ScoredToken, prompt_text, settings_columns
 
 MAX_BYTES, MAX_LINE_BYTES = 256 << 20, 16 << 20
@@ -172,7 +172,7 @@ def _chosen(
     return found
 
 
-def _about(response: Mapping[str, Any], choice: Mapping[str, Any]) -> Json:
+def _about(response: JsonView, choice: JsonView) -> Json:
     names = ("id", "object", "created", "system_fingerprint", "usage", "service_tier", "timings")
     about = {name: response[name] for name in names if response.get(name) is not None}
     message = choice.get("message") or {}
@@ -180,7 +180,7 @@ def _about(response: Mapping[str, Any], choice: Mapping[str, Any]) -> Json:
     return {"format": "logprobs", "response": about | {"finish_reason": choice.get("finish_reason")} | extra}
 
 
-def _prompt(request: Mapping[str, Any]) -> str | None:
+def _prompt(request: JsonView) -> str | None:
     given = request.get("messages", request.get("prompt"))
     return prompt_text(given) if isinstance(given, str | list) else None
 
@@ -235,7 +235,7 @@ def scored(value: Any) -> ScoredToken:
     )
 
 
-def _listed(logprobs: Mapping[str, Any]) -> tuple[ScoredToken, ...]:
+def _listed(logprobs: JsonView) -> tuple[ScoredToken, ...]:
     """Tokens as completions interfaces list them: parallel lists."""
     tokens = _of(logprobs.get("tokens"), list, "logprobs.tokens")
     values = _of(logprobs.get("token_logprobs"), list, "logprobs.token_logprobs")
@@ -265,7 +265,7 @@ def _spelled(token: str) -> tuple[str, bytes | None, int | None]:
     return token, None, None
 
 
-def _n_echoed(logprobs: Mapping[str, Any], response: Mapping[str, Any], request: Mapping[str, Any]) -> int:
+def _n_echoed(logprobs: JsonView, response: JsonView, request: JsonView) -> int:
     """How many of the tokens are the prompt's: with `echo` the first of them has nothing that predicts it."""
     values = logprobs["token_logprobs"]
     if not values or (values[0] is not None and not request.get("echo")):
@@ -293,7 +293,7 @@ def _finish(choice: Mapping[str, object], request: Mapping[str, object]) -> tupl
     return None, f"the interface says {str(reason)[:40]!r}, which does not tell an end token from a stop text"
 
 
-def _llama_cpp(one: Entry, response: Mapping[str, Any], request: Mapping[str, Any], processed: bool) -> Completion:
+def _llama_cpp(one: Entry, response: JsonView, request: JsonView, processed: bool) -> Completion:
     """A response of llama.cpp's own /completion."""
     entries = response.get("completion_probabilities")
     tokens = None
