@@ -2,14 +2,17 @@
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ...lake.errors import ConfigError, UsageError
 from .limits import MILLION, Limits, Price
 from .template import MOST_TOKENS, Case, messages
 from .verdict import Verdict, read_verdict
+
+if TYPE_CHECKING:
+    from openai import OpenAI
 
 OPENROUTER = "https://openrouter.ai/api/v1"
 ATTEMPTS = 4
@@ -77,7 +80,7 @@ class Judge:
     limits: Limits
     price: Price | None = None
     sleep: Callable[[float], None] = time.sleep
-    _client: Any = field(default=None, repr=False)
+    _client: "OpenAI" = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         self._client = client_of(self.service)
@@ -133,7 +136,10 @@ class Judge:
 
         try:
             answer = self._client.chat.completions.create(
-                model=self.service.model, messages=wanted.messages, max_tokens=wanted.most_tokens, temperature=0
+                model=self.service.model,
+                messages=wanted.messages,  # type: ignore[arg-type]  # plain dictionaries, as the package documents
+                max_tokens=wanted.most_tokens,
+                temperature=0,
             )
         except openai.APIStatusError as error:
             reply.verdict = Verdict(None, None, f"{NO_SERVICE}: HTTP {error.status_code}")
@@ -156,7 +162,7 @@ class Judge:
             return 0.0, None
         return None, self._read(answer, wanted, reply)
 
-    def _read(self, answer: Any, wanted: Request, reply: Reply) -> float | None:
+    def _read(self, answer: object, wanted: Request, reply: Reply) -> float | None:
         """Take verdict, tokens and cost out of a body, whatever it is; returns the cost if it is known."""
         usage = getattr(answer, "usage", None)
         reply.prompt_tokens, reply.completion_tokens = (
@@ -179,7 +185,7 @@ class Judge:
         return None
 
 
-def client_of(service: Service) -> Any:
+def client_of(service: Service) -> "OpenAI":
     """The openai client of a service; ConfigError without the package or the key."""
     try:
         import openai
@@ -193,7 +199,7 @@ def client_of(service: Service) -> Any:
     )  # fmt: skip
 
 
-def listed_price(client: Any, model: str) -> Price | None:
+def listed_price(client: "OpenAI", model: str) -> Price | None:
     """The price in USD per million tokens that the service's list of models names, as OpenRouter's does."""
     import openai
 
@@ -205,7 +211,7 @@ def listed_price(client: Any, model: str) -> Price | None:
         return None
 
 
-def _wait_asked(headers: Any) -> float:
+def _wait_asked(headers: Mapping[str, str]) -> float:
     """Seconds that `Retry-After` asks for; 0 if it does not say a number of them."""
     try:
         return max(0.0, float(headers.get("retry-after", 0)))
@@ -213,5 +219,5 @@ def _wait_asked(headers: Any) -> float:
         return 0.0
 
 
-def _whole(value: Any) -> int | None:
+def _whole(value: object) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) else None

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import pydantic_core
 
@@ -17,6 +17,7 @@ from ...values import Json, JsonView
 from .completion import VERY_UNLIKELY, Alternative, Completion, ScoredToken, prompt_text, settings_columns
 
 MAX_BYTES, MAX_LINE_BYTES = 256 << 20, 16 << 20
+Kind = TypeVar("Kind", dict, list, str)
 _TOKEN_ID = re.compile(r"token_id:(\d+)")
 _LLAMA_STOPS = {"eos": "eos", "limit": "length", "word": "stop_string"}
 
@@ -71,7 +72,7 @@ def _content(path: Path) -> bytes:
         raise UsageError(f"{path} cannot be read: {error.strerror}.") from error
 
 
-def _json(data: bytes) -> Any:
+def _json(data: bytes) -> object:
     try:
         return pydantic_core.from_json(data, allow_inf_nan=True)
     except ValueError:
@@ -209,9 +210,9 @@ def _tokens(
     return tokens[n_echoed:], tokens[:n_echoed], text.removeprefix(prompt)
 
 
-def scored(value: Any) -> ScoredToken:
+def scored(described: object) -> ScoredToken:
     """A token as chat interfaces and llama.cpp describe it."""
-    value = _of(value, dict, "a token")
+    value = _of(described, dict, "a token")
     text, data = _of(value.get("token"), str, "token"), value.get("bytes")
     raw = bytes(data) if isinstance(data, list) and all(isinstance(b, int) and 0 <= b < 256 for b in data) else None
     given, token_id = value.get("id"), None
@@ -329,7 +330,7 @@ def _llama_cpp(one: Entry, response: JsonView, request: JsonView, processed: boo
     )
 
 
-def _of(value: object, kind: type, name: str) -> Any:
+def _of(value: object, kind: type[Kind], name: str) -> Kind:
     if not isinstance(value, kind):
         wanted = {"dict": "an object", "list": "a list", "str": "a text"}[kind.__name__]
         raise Unfit(f"{name} must be {wanted}, not {json.dumps(value, default=str)[:40]}")
