@@ -17,8 +17,8 @@ from ..lake.errors import ConfigError, UsageError
 from ..lake.values import JsonView
 from .decoding import sequence as decoding
 from .decoding.batch import Batch
-from .decoding.reading import Reading
-from .decoding.replay import encode
+from .decoding.reading.reading import Reading
+from .decoding.reading.replay import encode
 from .models.loading.load import BUNDLED, load_model
 from .models.loading.partial import load_readout
 from .models.model import DTYPES, LoadedModel

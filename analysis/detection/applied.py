@@ -13,12 +13,12 @@ from ..directions.question import GIVEN, with_labels
 from ..paths.states import answers
 from ..question import Rows
 from ..row_columns import columns_of
-from .collected import collected
-from .detectors import Detector
+from .detectors.detector import Detector
+from .detectors.models import predict
 from .evaluation import Design, DetectionRows
-from .models import predict
-from .scores import Told
-from .signals import Signal
+from .scoring.scores import Told
+from .signals.collected import collected
+from .signals.signal import Signal
 
 
 def applied_rows(lake: Lake, snapshot: Snapshot, analysis_id: str, label: str) -> Rows:

@@ -7,11 +7,11 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from ...lake.values import JsonView, Row
-from . import curves, scores, selective
-from .detectors import Detector
-from .models import STRENGTHS, Training, fit, predict
-from .scores import Score, Told
-from .signals import BASE, Block, Signal
+from .detectors.detector import Detector
+from .detectors.models import STRENGTHS, Training, fit, predict
+from .scoring import curves, scores, selective
+from .scoring.scores import Score, Told
+from .signals.signal import BASE, Block, Signal
 
 GAINED = ("auroc", "within_prompt_auroc")
 """Scores in which a signal is compared with the telemetry."""

@@ -11,10 +11,10 @@ from ...lake.snapshot import Snapshot
 from ...lake.values import Columns, Json, JsonView, Row
 from ..question import Rows
 from ..row_columns import columns_of
-from .collected import collected
 from .evaluation import GAINED, SHUFFLED, Design, DetectionRows, held_out, whole_detector
-from .scores import Score
-from .signals import BASE, NOT_COMPUTABLE, Signal
+from .scoring.scores import Score
+from .signals.collected import collected
+from .signals.signal import BASE, NOT_COMPUTABLE, Signal
 
 BASE_MODEL = "logistic"
 """The telemetry's detector beside which signals with a model of their own are judged."""
@@ -61,7 +61,7 @@ def judged_rows(
 
 def _bases(base: Signal, models: Sequence[str], design: Design) -> dict[str, Mapping[str, Score]]:
     """The scores of the telemetry by each model."""
-    from . import scores
+    from .scoring import scores
 
     made = {model: held_out(base, model, design).told for model in dict.fromkeys((*models, BASE_MODEL))}
     return {

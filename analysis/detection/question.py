@@ -15,14 +15,14 @@ from ..attributes import metadata_values
 from ..directions.question import GIVEN, with_labels
 from ..option import option
 from ..question import Evidence, Question, Reads, Rows
-from . import feature_signals
 from .applied import applied_rows
+from .detectors.models import ASKED
+from .detectors.splits import repeated_folds
 from .evaluation import Design
 from .judged import judged_rows
-from .models import ASKED
-from .signals import BASE, chosen_names
-from .splits import repeated_folds
-from .token_signals import LEVEL
+from .signals import feature_signals
+from .signals.signal import BASE, chosen_names
+from .signals.token_signals import LEVEL
 
 VERSION = 2
 LEAST_PROMPTS = 20

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from ...lake.values import Json, JsonView
 from ..decoding.loop import BatchDecoder
-from ..decoding.reading import Reading
+from ..decoding.reading.reading import Reading
+from ..decoding.sampling.settings import Sampling
+from ..decoding.sampling.stop_rule import StopRule
 from ..decoding.sequence import Limits
 from ..decoding.sequence import Sequence as Row
-from ..decoding.settings import Sampling
-from ..decoding.stop_rule import StopRule
 from ..decoding.timings import Timings
 from ..inputs.grading import Options, parse_grader
 from ..inputs.tokenizing.text import TokenText

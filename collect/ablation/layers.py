@@ -17,7 +17,7 @@ from ...lake.errors import ConfigError, NotFoundError, UsageError, did_you_mean
 from ...lake.values import Columns, Json
 from ..configuration.edit import EDIT_SCOPES
 from ..configuration.keep import ActivationKeep
-from ..decoding.check import choose_reading
+from ..decoding.reading.check import choose_reading
 from ..decoding.sequence import Sequence as Row
 from ..models.editing.changes import Mean, Zero
 from ..models.editing.edits import Edit

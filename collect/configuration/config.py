@@ -13,8 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from ...lake.errors import ConfigError, NotFoundError, UsageError, did_you_mean
 from ...lake.run_id import checked_tag
 from ...lake.values import Json, JsonView
-from ..decoding.settings import Sampling
-from ..decoding.stop_rule import SAMPLING_COLUMNS, StopRule
+from ..decoding.sampling.settings import Sampling
+from ..decoding.sampling.stop_rule import SAMPLING_COLUMNS, StopRule
 from ..embedding.scope import Scope
 from ..inputs.grading.graders import parse_grader
 from .branch_settings import check_branches

@@ -10,10 +10,10 @@ from ...lake.analyses import commit_analysis
 from ...lake.derived import Analysis, analysis_row, input_digest, stored_analyses
 from ...lake.errors import StoppedError, UsageError, did_you_mean
 from ...lake.values import Json, Row
-from .asking import in_groups, replies
-from .client import Judge, Reply, Request, Service
-from .limits import Limits, Price
 from .pairs import Pairs, Solution, cases, solutions
+from .service.asking import in_groups, replies
+from .service.client import Judge, Reply, Request, Service
+from .service.limits import Limits, Price
 from .template import MOST_TOKENS, Case, messages, template_digest
 from .verdict import Verdict, read_verdict
 from .without_service import Tell, known, local

@@ -9,14 +9,14 @@ from ...lake import Lake
 from ...lake.derived import Analysis, StoredAnalysis, digest, input_digest, stored_analyses
 from ...lake.errors import NotFoundError, UsageError, did_you_mean
 from ...lake.values import JsonView, Row
-from ..decoding.check import choose_reading
+from ..decoding.reading.check import choose_reading
 from ..models.model import LoadedModel
 from ..passes import ChunkRows, commit_chunks, is_whole, sequences_with_rows
 from ..rereading.directions import Direction, find_direction
-from ..rereading.frozen_pass import FrozenPass, read_frozen
-from ..rereading.head_paths import HeadPaths, width_of
-from ..rereading.scorer import HUNDRED, PLAIN, STATE
-from ..rereading.second_order import BATCH_SIZE, CHUNK_SEQUENCES, NEURON_BYTES
+from ..rereading.second_order.effects import BATCH_SIZE, CHUNK_SEQUENCES, NEURON_BYTES
+from ..rereading.second_order.frozen_pass import FrozenPass, read_frozen
+from ..rereading.second_order.head_paths import HeadPaths, width_of
+from ..rereading.second_order.scorer import HUNDRED, PLAIN, STATE
 from ..rereading.targets import Target, choose_targets, cut_sequences
 from ..stored_sequences import StoredBatch, batches_of
 from .choice import Chosen, choose_neurons

@@ -16,7 +16,7 @@ from ...lake.reading.batches import read_commits
 from ...lake.schema import TABLES
 from ...lake.values import Json
 from ..models.model import LoadedModel
-from ..rereading.head_paths import HeadPaths
+from ..rereading.second_order.head_paths import HeadPaths
 from .outputs import NEURONS_AT_ONCE, HeadOutputs
 from .paths import NeuronPaths, Scored
 

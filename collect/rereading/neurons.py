@@ -14,11 +14,11 @@ from ...lake import Lake
 from ...lake.derived import Analysis, input_digest
 from ...lake.errors import ConfigError
 from ...lake.values import Columns
-from ..decoding.check import choose_reading
+from ..decoding.reading.check import choose_reading
 from ..models.model import LoadedModel
 from ..passes import ChunkRows, commit_chunks, is_whole
 from ..stored_sequences import StoredBatch, batches_of, computing
-from .head_paths import width_of
+from .second_order.head_paths import width_of
 from .states import StoredStates, stored_sites
 from .targets import PROMPT, Target, choose_targets, cut_sequences
 

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from ...lake.values import Json, Row
-from ..feature_card import FeatureCard, labelled_features, read_card
+from ..cards.feature_card import FeatureCard, labelled_features, read_card
 from .facts import shown
 
 if TYPE_CHECKING:

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from ...lake.values import Json
-from ..neuron_card import NeuronCard, neuron_ground, read_neuron, strongest_neurons
+from ..cards.neuron_card import NeuronCard, neuron_ground, read_neuron, strongest_neurons
 from .facts import shown
 from .health import outcome
 

@@ -17,7 +17,7 @@ from transformers.modeling_utils import AttentionInterface
 from unusual_models import save_unusual
 
 from tracelake.collect.decoding.batch import Batch
-from tracelake.collect.decoding.check import choose_reading
+from tracelake.collect.decoding.reading.check import choose_reading
 from tracelake.collect.decoding.sequence import Sequence
 from tracelake.collect.models.editing.changes import Add, Change, Mean, ProjectOut, Zero
 from tracelake.collect.models.editing.edits import Edit, Editing, applied

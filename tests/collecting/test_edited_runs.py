@@ -16,7 +16,7 @@ from torch import nn
 from tracelake import cli
 from tracelake.collect.configuration.config import CollectConfig
 from tracelake.collect.configuration.edit import EditSetting
-from tracelake.collect.decoding.reading import Reading
+from tracelake.collect.decoding.reading.reading import Reading
 from tracelake.collect.running.collector import Callbacks, Collection, resume_run
 from tracelake.lake import Lake
 from tracelake.lake.errors import ConfigError, LakeError, StoppedError

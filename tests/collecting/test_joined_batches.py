@@ -15,8 +15,8 @@ from stored_values import assert_close
 from unusual_models import save_unusual
 
 from tracelake.collect.configuration.config import CollectConfig
-from tracelake.collect.decoding.reading import Reading
-from tracelake.collect.decoding.replay import replay
+from tracelake.collect.decoding.reading.reading import Reading
+from tracelake.collect.decoding.reading.replay import replay
 from tracelake.collect.decoding.sequence import Sequence
 from tracelake.collect.decoding.waiting import Waiting
 from tracelake.collect.models.editing.changes import Add, Zero
