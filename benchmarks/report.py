@@ -57,7 +57,13 @@ def write_page(folder: Path) -> None:
             verdict = "met" if promise["met"] else "**missed**"
             old = before.get(promise["what"])
             again = old if old and old["measured"] != promise["measured"] else None
-            values = (promise["goal"], _measured(again) if again else "", _measured(promise), verdict, _processor(facts))
+            values = (
+                promise["goal"],
+                _measured(again) if again else "",
+                _measured(promise),
+                verdict,
+                _processor(facts),
+            )
             lines.append(f"| {promise['what']} | {' | '.join(values)} |")
     lines += ["", f"Before: {_when(before)}. Ratios hold within one run; other machines have other ones."]
     for facts in results:
