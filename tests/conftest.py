@@ -1,5 +1,6 @@
 """Fixtures that several test files share."""
 
+import atexit
 import gc
 import os
 import shutil
@@ -20,13 +21,17 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.option.basetemp is None and not hasattr(config, "workerinput") and (folder := memory_folder()):
         config.option.basetemp = folder / "pytest"
         os.environ["TMPDIR"], tempfile.tempdir = str(folder), None
-        config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)  # after all that registers itself later
 
 
 def pytest_collection_finish() -> None:
     """Libraries of models make a million objects that stay: collections of garbage need not look at them again."""
     gc.collect()
     gc.freeze()
+
+
+def pytest_sessionfinish() -> None:
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
