@@ -52,7 +52,7 @@ class Drawing(NamedTuple):
 
 
 class Rows:
-    """A chart's rows, which Altair takes as they are: into a list it looks value by value at every copy of the chart."""
+    """A chart's rows, which Altair takes as they are: it looks at every value of a list, whenever it copies a chart."""
 
     _schema: ClassVar[Json] = {"type": "array"}
 
