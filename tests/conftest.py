@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from longest_files import LONGEST_FILES, TESTS
 from memory_folder import memory_folder
 
 # As many processes compute at a time as there are cores. Before anything imports torch, which reads it once.
@@ -22,6 +23,11 @@ def pytest_configure(config: pytest.Config) -> None:
         config.option.basetemp = folder / "pytest"
         os.environ["TMPDIR"], tempfile.tempdir = str(folder), None
         atexit.register(shutil.rmtree, folder, ignore_errors=True)  # after all that registers itself later
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    place = {TESTS / name: number for number, name in enumerate(LONGEST_FILES)}
+    items.sort(key=lambda item: place.get(item.path, len(place)))
 
 
 def pytest_collection_finish() -> None:
