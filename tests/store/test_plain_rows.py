@@ -80,7 +80,8 @@ def test_a_large_result_is_whole_and_in_order(lake: "tracelake.OpenLake", more: 
 def test_a_small_question_loads_neither_arrow_nor_numpy(lake: "tracelake.OpenLake") -> None:
     def loaded(*words: str) -> str:
         words = ("lake", *words, "--lake", str(lake.path))
-        code = f"import sys; sys.argv = {list(words)!r}; from tracelake.cli import main\ntry: main()\nexcept SystemExit: pass\n"
+        code = f"import sys; sys.argv = {list(words)!r}; from tracelake.cli import main\n"
+        code += "try: main()\nexcept SystemExit: pass\n"
         code += "print(sorted({'numpy', 'pyarrow', 'polars'} & set(sys.modules)))"
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parent)
         assert not done.stderr
