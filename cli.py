@@ -6,7 +6,9 @@ from typing import Annotated
 import typer
 
 from . import __version__
-from .commands import analyze, ask, collect, demo, exchange, experiment, maintain, metrics, show_run
+from .commands import ask, exchange, experiment, maintain, metrics, show_run
+from .commands.analyses import analyze
+from .commands.collecting import collect, demo
 from .commands.sae import train as sae
 from .commands.toolkit.either_run import either_run
 from .commands.toolkit.only_named import only_named

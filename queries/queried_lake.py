@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..lake.lake import Lake
 from ..lake.tables.run_row import RunRow
-from ..lake.values import Json
+from ..lake.values import Json, JsonView
 from .derived_views import view_definitions
 from .header import Value
 from .open_run import OpenRun, Runs
@@ -70,9 +70,7 @@ class QueriedLake(Lake):
         wanted = view_definitions() if extra_views is None else extra_views
         return super().connect(run=run, extra_views=wanted, locked=locked)
 
-    def arrow(
-        self, statement: str, parameters: Mapping[str, Any] | None = None, *, run: str | None = None
-    ) -> "pa.Table":
+    def arrow(self, statement: str, parameters: JsonView | None = None, *, run: str | None = None) -> "pa.Table":
         """The rows of one SELECT as an Arrow table, of one run's tables only if `run` is given; spares polars."""
         with self.connect(run=run, locked=True) as connection:
             return connection.arrow(statement, dict(parameters or {}) or None)

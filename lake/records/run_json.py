@@ -14,7 +14,7 @@ from ..storage.store import Store
 from ..tables.key_columns import BOOL, I32, TEXT
 from ..tables.kind import Kind
 from ..tables.runs import RUNS
-from ..values import Json
+from ..values import Json, JsonView
 from . import commits
 
 FORMAT_VERSION = 1
@@ -86,7 +86,7 @@ def read_run_json(store: Store, run_id: str) -> tuple[RunJson, str]:
     return cast(RunJson, body), hashlib.sha256(data).hexdigest()
 
 
-def check_run_json(body: Mapping[str, Any], run_id: str, what: str) -> None:
+def check_run_json(body: JsonView, run_id: str, what: str) -> None:
     """DamageError for values of types that do not belong there, NewerFormatError for a run of a later version."""
     check_types(body, _KINDS, what)
     check_types(body.get("model") or {}, _MODEL_KINDS, f"{what} (its model)")

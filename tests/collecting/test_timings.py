@@ -10,7 +10,7 @@ import torch
 
 import tracelake
 from tracelake.collect.configuration.config import CollectConfig
-from tracelake.collect.decoding.replay import replay
+from tracelake.collect.decoding.reading.replay import replay
 from tracelake.collect.decoding.sequence import Sequence
 from tracelake.collect.decoding.timings import WALL, Timings
 from tracelake.collect.running.collector import Collection

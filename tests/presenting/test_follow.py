@@ -9,7 +9,7 @@ import pytest
 
 import tracelake
 from tracelake.lake.errors import UsageError
-from tracelake.queries.follow import RISKY, follow
+from tracelake.queries.following.follow import RISKY, follow
 
 
 def lake_command(lake, *words: str) -> list[str]:
