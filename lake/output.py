@@ -39,7 +39,9 @@ def replace_file(target: Path, content: bytes) -> None:
 
 def _is_special(target: Path) -> bool:
     """Whether `target` is no plain file and no place for one: a device, a pipe, another name of an open file."""
-    if os.path.abspath(target).startswith(("/dev/", "/proc/")):
+    place = os.path.abspath(target)
+    in_memory = place.startswith("/dev/shm/")  # a disk with plain files
+    if place.startswith(("/dev/", "/proc/")) and not in_memory:
         return True
     try:
         mode = target.stat().st_mode

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from ..lake.sql.duck import Connection
+    from ..lake.sql.plain_rows import PlainRows
     from .charts.chart import Drawing, Shape
     from .saved_query import SavedQuery
 
@@ -73,6 +74,13 @@ class QueriedLake(Lake):
         """The rows of one SELECT as an Arrow table, of one run's tables only if `run` is given; spares polars."""
         with self.connect(run=run, locked=True) as connection:
             return connection.arrow(statement, dict(parameters or {}) or None)
+
+    def rows(
+        self, statement: str, parameters: Mapping[str, Any] | None = None, *, run: str | None = None
+    ) -> "PlainRows | pa.Table":
+        """The rows of one SELECT for printing: plain values where they are few, an Arrow table otherwise."""
+        with self.connect(run=run, locked=True) as connection:
+            return connection.rows(statement, dict(parameters or {}) or None)
 
     def query(self, name: str, **params: Value) -> "polars.DataFrame":
         """The rows of a saved query; `params` are its parameters, e.g. `run="latest"`."""

@@ -4,6 +4,8 @@ Settings of the guide: PCA to max(2, min(32, dim, n - 1)) components, jitter of 
 with min(10, max(2, n - 2)) neighbours, Euclidean. UMAP is a picture: its distances have no unit and no common scale.
 """
 
+import contextlib
+import functools
 import warnings
 from typing import Any
 
@@ -77,8 +79,25 @@ def _jittered(points: np.ndarray) -> np.ndarray:
     return points + JITTER * np.random.default_rng(SEED).standard_normal(points.shape)
 
 
+@functools.cache
 def _umap() -> Any:
+    """The package, with what it compiles kept beside it: compiling anew took each process twenty seconds."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # numba and TensorFlow notices at import
         import umap
+    for function in compiled_functions(umap):
+        with contextlib.suppress(RuntimeError):  # no folder that can be written
+            function.enable_caching()
     return umap
+
+
+def compiled_functions(umap: Any) -> list[Any]:
+    """What UMAP compiles for a plane, as numba's dispatchers; a name that another version lacks is left out."""
+    named = (
+        (umap.umap_, "smooth_knn_dist"),
+        (umap.umap_, "compute_membership_strengths"),
+        (umap.utils, "fast_knn_indices"),
+        (umap.layouts, "_nb_optimize_layout_euclidean_single_epoch"),
+    )
+    found = (getattr(module, name, None) for module, name in named)
+    return [function for function in found if hasattr(function, "enable_caching")]

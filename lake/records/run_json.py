@@ -5,14 +5,14 @@ import json
 from collections.abc import Mapping
 from typing import Any, TypedDict, cast
 
-import pyarrow as pa
-
 from .. import layout
 from ..errors import DamageError, NewerFormatError, NotFoundError, UsageError
 from ..json_values import Time, check_types, parse
 from ..layout import RUN_ID, check_name
 from ..schema import SCHEMA_VERSION
 from ..storage.store import Store
+from ..tables.key_columns import BOOL, I32, TEXT
+from ..tables.kind import Kind
 from ..tables.runs import RUNS
 from ..values import Json, JsonView
 from . import commits
@@ -37,8 +37,8 @@ TOMBSTONES = "tombstones"
 OWN = frozenset({"created_at"})
 """Keys of run.json that the writer who starts a run decides alone."""
 
-_TYPES: dict[pa.DataType, Any] = {pa.string(): str, pa.bool_(): bool, pa.int32(): int}
-_MODEL_KINDS = {key: _TYPES[RUNS.column(column).type] | None for column, key in MODEL_KEYS.items()}
+_TYPES: dict[Kind, Any] = {TEXT: str, BOOL: bool, I32: int}
+_MODEL_KINDS = {key: _TYPES[RUNS.column(column).kind] | None for column, key in MODEL_KEYS.items()}
 _KINDS: Json = {
     "run_id": str, "format_version": int, "schema_version": int, "created_at": Time | None, "tag": str | None,
     "kind": str | None, "seed": int | None, "model": Json | None, "config": Json | None,

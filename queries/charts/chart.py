@@ -7,9 +7,10 @@ import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import altair as alt
+from altair.utils.schemapi import debug_mode
 
 from ...lake.errors import NotFoundError, UsageError
 from ...lake.values import Json
@@ -48,6 +49,18 @@ class Drawing(NamedTuple):
 
     chart: AnyChart
     message: str | None
+
+
+class Rows:
+    """A chart's rows, which Altair takes as they are: it looks at every value of a list, whenever it copies a chart."""
+
+    _schema: ClassVar[Json] = {"type": "array"}
+
+    def __init__(self, values: list[dict[str, object]]) -> None:
+        self.values = values
+
+    def to_dict(self) -> list[dict[str, object]]:
+        return [dict(row) for row in self.values]
 
 
 def draw(
@@ -99,7 +112,8 @@ def build(
     plot = Plot(header, rows, look, room=given.width)
     values = _values(rows, header)
     with_edges(values, plot.grids, header, rows)
-    data = alt.Data(values=values)  # type: ignore[call-arg]
+    with debug_mode(False):  # what `_values` makes is JSON
+        data = alt.Data(values=Rows(values))  # type: ignore[call-arg]
     size = plot.size() | {name: value for name, value in (("width", given.width), ("height", given.height)) if value}
     chart: AnyChart = alt.layer(*plot.layers(), data=data).properties(**size)
     facet = header.channels.get("facet")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tracelake.analysis.paths.geometry import half_life, shape_of, steps_of, z_scores
-from tracelake.analysis.paths.planes import plane, planes, reduced, shared_plane
+from tracelake.analysis.paths.planes import compiled_functions, plane, planes, reduced, shared_plane
 from tracelake.analysis.paths.stored_paths import Paths
 
 ONE = np.array([0])
@@ -148,3 +148,13 @@ def test_the_picture_has_the_settings_of_the_guide() -> None:
     jittered = components + 1e-6 * np.random.default_rng(42).standard_normal(components.shape)
     expected = umap.UMAP(n_components=2, n_neighbors=10, metric="euclidean", random_state=42, n_jobs=1)
     np.testing.assert_array_equal(plane(points), expected.fit_transform(jittered).astype(np.float64))
+
+
+def test_what_a_picture_compiles_is_kept_for_the_next_process() -> None:
+    import umap
+
+    plane(np.cumsum(np.random.default_rng(8).normal(size=(12, 40)), axis=0))
+    functions = compiled_functions(umap)
+    assert len(functions) == 4
+    for function in functions:
+        assert function.stats.cache_hits or function.stats.cache_misses, function.py_func.__name__

@@ -21,6 +21,7 @@ from tracelake.collect.running.collector import Callbacks, Collection, resume_ru
 from tracelake.lake import TABLES, Lake
 from tracelake.lake.errors import ConfigError, StoppedError
 from tracelake.lake.schema import stored_tables
+from tracelake.queries.derived_views import view_definitions
 from tracelake.queries.saved_query import saved_queries
 
 KEEP = ("tokens", "layers", "heads", "edges", "activations:resid_post", "activations:z@-1:last")
@@ -294,11 +295,11 @@ def test_verify_passes(lake_path: Path) -> None:
 
 
 def test_saved_queries_and_views_answer(lake_path: Path) -> None:
-    lake = tracelake.open(lake_path)
-    answered = {}
-    for name, query in saved_queries(Lake(lake_path)).items():
-        given = {parameter: "latest" for parameter in query.parameters if parameter.startswith("run")}
-        answered[name] = lake.query(name, **given).height
+    lake, answered = Lake(lake_path), {}
+    with lake.connect(extra_views=view_definitions(), locked=True) as connection:
+        for name, query in saved_queries(lake).items():
+            given = {parameter: "latest" for parameter in query.parameters if parameter.startswith("run")}
+            answered[name] = query.run(connection, lake.resolve_run, **given).height
     for name in ("health", "prompt_health", "attention_entropy_by_head", "attention_sinks", "entropy_by_step",
                  "embedding_path", "run_overview", "layer_norms", "attention_basin"):  # fmt: skip
         assert answered[name] > 0, name

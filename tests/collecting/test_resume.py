@@ -1,16 +1,14 @@
 """An interrupted and resumed run equals an uninterrupted one, bit for bit; a kill loses only the open segment."""
 
 import json
-import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import polars as pl
 import pytest
+from warm_processes import WarmProcess, start_lake
 
 import tracelake
 from tracelake.collect.configuration.config import CollectConfig
@@ -59,15 +57,13 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Lake, str]:
     return lake, lake.resolve_run("latest")
 
 
-def start(folder: Path, *extra: str) -> subprocess.Popen:
-    command = [sys.executable, "-m", "tracelake.cli", "collect", "--lake", str(folder)]
+def start(folder: Path, *extra: str) -> WarmProcess:
+    words = ["collect", "--lake", folder, *extra]
     if not extra:
         for name, value in SETTINGS.items():
             for one in value if isinstance(value, tuple) else (value,):
-                command += [f"--{name.replace('_', '-')}", str(one)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with log(folder).open("a") as errors:
-        return subprocess.Popen([*command, *extra], env=environment, stdout=subprocess.DEVNULL, stderr=errors)
+                words += [f"--{name.replace('_', '-')}", one]
+    return start_lake(*words, stderr=log(folder))
 
 
 def log(folder: Path) -> Path:
@@ -96,7 +92,7 @@ def test_killed_at_random_moments_and_resumed(whole: tuple[Lake, str], tmp_path:
         kills += 1
         assert Lake.open(tmp_path).verify("full").ok
         process = start(tmp_path, "--resume", "latest")
-    assert process.returncode == 0, log(tmp_path).read_text()
+    assert process.poll() == 0, log(tmp_path).read_text()
     assert kills >= 2
     lake = Lake.open(tmp_path)
     assert lake.run_status("latest") == "complete"

@@ -1,14 +1,14 @@
 """Where the time goes: operations, the wall time, what neither explains, and the overhead over the bare model."""
 
 import json
-import subprocess
-import sys
 import time
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
 import tracelake
+from tracelake.cli import app
 from tracelake.collect.configuration.config import CollectConfig
 from tracelake.collect.decoding.reading.replay import replay
 from tracelake.collect.decoding.sequence import Sequence
@@ -50,16 +50,14 @@ def test_operations_explain_nearly_all_of_the_wall_time(tmp_path):
 
 
 def test_strict_timings_compare_with_the_bare_model(tmp_path):
-    command = [sys.executable, "-m", "tracelake.cli", "collect", "--lake", str(tmp_path), "--strict-timings"]
+    command = ["collect", "--lake", str(tmp_path), "--strict-timings"]
     command += [f"--{name.replace('_', '-')}={value}" for name, value in SETTINGS.items()]
-    subprocess.run(command, check=True, capture_output=True)
-    shown = [sys.executable, "-m", "tracelake.cli", "show", "--timings", "--lake", str(tmp_path)]
-    overhead = json.loads(subprocess.run([*shown, "--json"], check=True, capture_output=True, text=True).stdout)[
-        "overhead"
-    ]
+    assert CliRunner().invoke(app, command, catch_exceptions=False).exit_code == 0
+    shown = ["show", "--timings", "--lake", str(tmp_path)]
+    overhead = json.loads(CliRunner().invoke(app, [*shown, "--json"], catch_exceptions=False).stdout)["overhead"]
     assert overhead["overhead_ms"] == pytest.approx(overhead["instrumented_ms"] - overhead["baseline_ms"])
     assert overhead["overhead_share"] == pytest.approx(overhead["overhead_ms"] / overhead["baseline_ms"])
-    text = subprocess.run(shown, check=True, capture_output=True, text=True).stdout
+    text = CliRunner().invoke(app, shown, catch_exceptions=False).stdout
     assert "unaccounted" in text and "bare model" in text
     # The rows are those of a run without the comparison.
     assert Lake.open(tmp_path).verify("deep").ok

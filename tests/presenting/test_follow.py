@@ -1,19 +1,16 @@
 """`lake show --follow`: flags and risk of each segment, while the run goes on, equal to those of the finished run."""
 
 import json
-import subprocess
-import sys
 import time
 
 import pytest
+from typer.testing import CliRunner
+from warm_processes import start_lake
 
 import tracelake
+from tracelake.cli import app
 from tracelake.lake.errors import UsageError
 from tracelake.queries.following.follow import RISKY, follow
-
-
-def lake_command(lake, *words: str) -> list[str]:
-    return [sys.executable, "-m", "tracelake.cli", *words, "--lake", str(lake)]
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +18,7 @@ def watched(tmp_path_factory):
     """A run of eight segments in a process of its own, watched from here; (lake, news, status at each of them)."""
     folder = tmp_path_factory.mktemp("watched") / "lake"
     options = ["--dataset", "tinymath:test", "--limit", "16", "--samples", "2", "--segment-items", "2", "--tag", "live"]
-    process = subprocess.Popen(lake_command(folder, "collect", *options), stdout=subprocess.DEVNULL)
+    process = start_lake("collect", *options, "--lake", folder)
     try:
         deadline = time.monotonic() + 60
         while not list(folder.glob("_runs/*/run.json")):
@@ -64,10 +61,10 @@ def test_what_is_told_equals_the_verdicts_of_the_finished_run(watched):
 
 def test_the_command_prints_lines_or_json(watched):
     lake, run_id, news, _ = watched
-    shown = lake_command(lake.path, "show", "live", "--follow")
-    lines = subprocess.run(shown, check=True, capture_output=True, text=True).stdout.splitlines()
+    shown = ["show", "live", "--follow", "--lake", str(lake.path)]
+    lines = CliRunner().invoke(app, shown, catch_exceptions=False).stdout.splitlines()
     assert len(lines) == 8 and all("risk up to" in line for line in lines)
-    printed = subprocess.run([*shown, "--json"], check=True, capture_output=True, text=True).stdout.splitlines()
+    printed = CliRunner().invoke(app, [*shown, "--json"], catch_exceptions=False).stdout.splitlines()
     for line, one in zip(printed, news, strict=True):
         assert json.loads(line) == {**one.as_dict(), "max_risk": pytest.approx(one.max_risk)}
 

@@ -26,6 +26,7 @@ from tracelake.queries.report import write_report
 from tracelake.queries.report.choice import RISKY
 from tracelake.queries.report.facts import wilson
 from tracelake.queries.report.figures import packed
+from tracelake.queries.report.report import WrittenReport
 from tracelake.queries.report.tokens import HEAD, TAIL, flowing, scales, token_texts, token_view
 from tracelake.queries.saved_query import find
 
@@ -52,10 +53,27 @@ def lake(tmp_path_factory: pytest.TempPathFactory) -> OpenLake:
 
 
 @pytest.fixture(scope="module")
-def page(lake: OpenLake, tmp_path_factory: pytest.TempPathFactory) -> Page:
-    file = tmp_path_factory.mktemp("page") / "report.html"
-    write_report(lake, RUN, file)
-    return Page(file.read_text())
+def report(lake: OpenLake, tmp_path_factory: pytest.TempPathFactory) -> WrittenReport:
+    """The report of the whole lake, of which most tests ask something."""
+    return write_report(lake, RUN, tmp_path_factory.mktemp("page") / "report.html")
+
+
+@pytest.fixture(scope="module")
+def text(report: WrittenReport) -> str:
+    return report.file.read_text()
+
+
+@pytest.fixture(scope="module")
+def page(text: str) -> Page:
+    return Page(text)
+
+
+@pytest.fixture(scope="module")
+def without_cards(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The report of a lake without features and effects of neurons."""
+    folder = tmp_path_factory.mktemp("cards")
+    missing = ("feature_stats", "feature_examples", "neuron_effects", "neuron_ranks")
+    return written(lake_without(folder / "l", *missing), folder, sequences=[0])
 
 
 def written(lake: OpenLake, folder: Path, **options) -> str:
@@ -117,30 +135,26 @@ def test_a_chart_on_the_page_is_the_saved_querys(lake: OpenLake, page: Page) -> 
     assert spec["width"] == "container"
 
 
-def test_features_stand_on_the_page_with_the_token_marked(lake: OpenLake, page: Page, tmp_path: Path) -> None:
+def test_features_stand_on_the_page_with_the_token_marked(text: str, page: Page, without_cards: str) -> None:
     stats = tables()["feature_stats"].filter(run_id=RUN).filter(pl.col("n_active") > 0)
     assert page.attributes.count(("class", "feature")) == min(12, stats.height) > 0
-    text = written(lake, tmp_path)
     assert "see<mark> a</mark> here" in text and "precision 0.90, recall 0.60" in text
-    assert "<mark>" not in written(lake_without(tmp_path / "l", "feature_stats", "feature_examples"), tmp_path)
+    assert "<mark>" not in without_cards
 
 
-def test_neurons_stand_on_the_page_with_the_problems_where_they_act_most(lake: OpenLake, tmp_path: Path) -> None:
+def test_neurons_stand_on_the_page_with_the_problems_where_they_act_most(
+    text: str, page: Page, without_cards: str, tmp_path: Path
+) -> None:
     effects = tables()["neuron_effects"].filter(pl.col("mean_abs") > 0).sort("mean_abs", descending=True)
-    text = written(lake, tmp_path)
-    page = Page(text)
     assert page.attributes.count(("class", "neuron")) == 3 * effects["layer"].n_unique()
     shown_first = re.findall(r"<summary>layer (\d+) <b>neuron (\d+)</b>", text)
     for layer in effects["layer"].unique():
         mine = [int(neuron) for at, neuron in shown_first if int(at) == layer]
         assert mine == effects.filter(layer=layer)["neuron"].head(3).to_list()
     assert "mean-difference-final_norm-5-1" in text and "after Holm" in text
-    empty = written(lake_without(tmp_path / "l", "neuron_effects", "neuron_ranks"), tmp_path)
-    assert (
-        f"lake experiment second-order {RUN} --direction ID fills this section" in empty
-        and "<summary>layer" not in empty
-    )
-    ranked = written(lake_without(tmp_path / "ranked", "neuron_effects", "analyses"), tmp_path)
+    assert f"lake experiment second-order {RUN} --direction ID fills this section" in without_cards
+    assert "<summary>layer" not in without_cards
+    ranked = written(lake_without(tmp_path / "ranked", "neuron_effects", "analyses"), tmp_path, sequences=[0])
     assert "lake experiment neurons" in ranked
 
 
@@ -159,8 +173,8 @@ def test_the_interval_of_a_share(right: int, n: int) -> None:
 # -- which sequences ---------------------------------------------------------------------------------------------------
 
 
-def test_the_riskiest_of_different_prompts_the_longest_and_the_first(lake: OpenLake, tmp_path: Path) -> None:
-    chosen = write_report(lake, RUN, tmp_path / "r.html").sequences
+def test_the_riskiest_of_different_prompts_the_longest_and_the_first(lake: OpenLake, report: WrittenReport) -> None:
+    chosen = report.sequences
     sequences = tables()["sequences"].filter(run_id=RUN)
     verdicts = lake.query("health", run=RUN).join(sequences.select("sequence_id", "prompt_id"), on="sequence_id")
     ordered = verdicts.sort("risk_v05", "sequence_id", descending=[True, False]).unique(

@@ -4,7 +4,6 @@ import gzip
 import json
 import re
 import shutil
-import subprocess
 import sys
 import threading
 import time
@@ -20,6 +19,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse
 from sink_servers import answers, free_port, recording, until
 from typer.testing import CliRunner
+from warm_processes import piped_lake, start_lake
 
 import tracelake
 from tracelake.cli import app
@@ -438,25 +438,22 @@ def test_a_run_that_is_gone_is_an_error_of_the_scrape(served):
 def test_a_run_is_watched_while_it_is_collected(tmp_path):
     path = tmp_path / "lake"
     hand_made(path, "older")
-    command = [sys.executable, "-m", "tracelake.cli"]
     port = free_port()
     url = f"http://127.0.0.1:{port}/metrics"
     words = ["metrics", "latest", "--serve", "--port", str(port), "--interval", "0", "--lake", str(path)]
-    with subprocess.Popen([*command, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
+    with piped_lake(*words, stderr=tmp_path / "said") as (server, output):
         try:
-            assert server.stdout.readline() == f"{url}\n"
+            assert output.readline() == f"{url}\n".encode()
             until(lambda: answers(url), 30)
             options = ["--dataset", "tinymath:test", "--limit", "6", "--segment-items", "1", "--tag", "live"]
-            collecting = subprocess.Popen(
-                [*command, "collect", *options, "--lake", str(path)], stdout=subprocess.DEVNULL
-            )
+            collecting = start_lake("collect", *options, "--lake", path)
             seen = []
             while collecting.poll() is None or not seen or seen[-1][0] != "complete":
                 seen.append(live(get(url)[1].decode()))
                 time.sleep(0.05)
         finally:
             server.send_signal(2)
-        assert server.wait(30) == 0 and "stopped" in server.stderr.read()
+        assert server.wait(30) == 0 and "stopped" in (tmp_path / "said").read_text()
     running = [tokens for status, tokens in seen if status == "running"]
     assert len(set(running)) >= 3 and running == sorted(running)
     expected = (

@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+from longest_files import LONGEST_FILES, TESTS
+
 import tracelake
 
 ROOT = Path(tracelake.__file__).parent
@@ -41,3 +43,7 @@ def test_every_command_and_test_exists() -> None:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
     for file in re.findall(r"`(?:tests/)?(test_[a-z_]+\.py|[a-z_]+_models\.py|plain_[a-z_]+\.py)`", TEXT):
         assert list((ROOT / "tests").rglob(file)), file
+
+
+def test_files_that_begin_first_exist() -> None:
+    assert all((TESTS / name).is_file() for name in LONGEST_FILES)

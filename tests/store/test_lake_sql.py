@@ -31,17 +31,30 @@ def lake(tmp_path_factory):
     return lake
 
 
+@pytest.fixture(scope="module")
+def empty(tmp_path_factory):
+    return Lake.create(tmp_path_factory.mktemp("empty") / "lake")
+
+
+@pytest.fixture(scope="module")
+def comments(empty):
+    """The comments of every table's columns, by DuckDB's own list of them, for which every view is made."""
+    query = "select table_name, comment from duckdb_columns() order by table_name, column_index"
+    listed = {}
+    with empty.connect(locked=True) as connection:
+        for row in connection.arrow(query).to_pylist():
+            listed.setdefault(row["table_name"], []).append(row["comment"])
+    return listed
+
+
 @pytest.mark.parametrize("table", TABLES)
-def test_every_view_exists_typed_and_commented(tmp_path, lake, table):
-    empty = Lake.create(tmp_path / "empty")
+def test_every_view_exists_typed_and_commented(empty, lake, comments, table):
     with empty.connect(locked=True) as bare, lake.connect(locked=True) as full:
         described = bare.arrow(f"describe {table}").to_pylist()
         assert described == full.arrow(f"describe {table}").to_pylist()
         assert [row["column_name"] for row in described] == TABLES[table].names
         assert bare.arrow(f"from {table}").num_rows == 0
-        query = f"select comment from duckdb_columns() where table_name = '{table}' order by column_index"
-        comments = bare.arrow(query)["comment"].to_pylist()
-        assert all(column.doc in comment for column, comment in zip(TABLES[table].columns, comments, strict=True))
+    assert all(column.doc in comment for column, comment in zip(TABLES[table].columns, comments[table], strict=True))
     assert empty.scan(table).collect().height == 0
     assert empty.scan(table).collect_schema().names() == TABLES[table].names
 
@@ -163,7 +176,7 @@ def test_mixed_widths_decode_in_one_query(lake):
 
 def test_other_columns_do_not_pay_for_decoding(lake, monkeypatch):
     calls = []
-    monkeypatch.setattr("tracelake.lake.sql.duck.decode_column", lambda vector, dtype, scale: calls.append(1))
+    monkeypatch.setattr("tracelake.lake.vectors.decode_column", lambda vector, dtype, scale: calls.append(1))
     with lake.connect() as connection:
         assert connection.execute("select count(*), sum(dim) from activations where layer = 1").fetchone() == (6, 36)
     assert not calls

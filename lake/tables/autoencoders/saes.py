@@ -1,11 +1,24 @@
 """The tables of sparse autoencoders: what was trained, how it went, how good it is, what its features do."""
 
-import pyarrow as pa
-
-from ..key_columns import ANALYSIS, BOOL, F32, F64, I32, I64, LAYER, POSITION, RUN, SEQUENCE, SITE, TEXT, columns
+from ..key_columns import (
+    ANALYSIS,
+    BOOL,
+    F32,
+    F64,
+    I32,
+    I64,
+    I64S,
+    LAYER,
+    POSITION,
+    RUN,
+    SEQUENCE,
+    SITE,
+    TEXT,
+    TEXTS,
+    columns,
+)
 from ..table import Table
 
-I64S, TEXTS = pa.list_(pa.int64()), pa.list_(pa.string())
 _SAE = columns(("sae_id", TEXT, "The sparse autoencoder.", None, True))
 _FEATURE = columns(("feature", I32, "Index of the feature in the dictionary.", None, True))
 
