@@ -6,9 +6,12 @@ from typing import Annotated
 import typer
 
 from . import __version__
-from .commands import analyze, ask, collect, demo, exchange, experiment, maintain, metrics, show_run
+from .commands import ask, exchange, experiment, maintain, metrics, show_run
+from .commands.analyses import analyze
+from .commands.collecting import collect, demo
 from .commands.sae import train as sae
 from .commands.toolkit.either_run import either_run
+from .commands.toolkit.only_named import only_named
 from .commands.toolkit.outcome import outcome
 from .commands.toolkit.verify_option import reading
 from .commands.toolkit.whole_summaries import WholeSummaries
@@ -16,7 +19,6 @@ from .commands.toolkit.whole_summaries import WholeSummaries
 app = typer.Typer(
     name="lake",
     cls=WholeSummaries,
-    help="Record what a language model does into a Parquet lake, and ask it questions in SQL.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # boxes would double the time of `lake --help`
@@ -26,7 +28,7 @@ app = typer.Typer(
 
 def main() -> None:
     """Run the command line; a user's mistake ends in a message and the exit code of its kind."""
-    sys.exit(outcome(app))
+    sys.exit(outcome(only_named(app, sys.argv[1:])))
 
 
 def _version(wanted: bool) -> None:
@@ -35,12 +37,11 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
+_VERSION = typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+
+
 @app.callback()
-def root(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
-    ] = False,
-) -> None:
+def root(version: Annotated[bool, _VERSION] = False) -> None:
     """Record what a language model does into a Parquet lake, and ask it questions in SQL."""
 
 

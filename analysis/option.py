@@ -1,12 +1,13 @@
 """Options of a question: the fields of its dataclass that a user may set, for the command line and for Python."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from functools import cache
 from types import NoneType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from ..lake.errors import UsageError, did_you_mean
+from ..lake.values import JsonView
 
 Value = TypeVar("Value")
 _KINDS = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
@@ -67,7 +68,7 @@ def options_of(question: type[Any]) -> tuple[Option, ...]:
     )
 
 
-def _read(name: str, annotation: Any, default: object, metadata: Mapping[str, Any]) -> Option:
+def _read(name: str, annotation: Any, default: object, metadata: JsonView) -> Option:
     optional = NoneType in get_args(annotation)
     kind = next(part for part in get_args(annotation) if part is not NoneType) if optional else annotation
     repeats = get_origin(kind) is tuple

@@ -10,13 +10,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import import_module
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 from ..lake import Lake
 from ..lake.analyses import commit_analysis
 from ..lake.derived import Analysis, analysis_row, digest, input_digest, stored_analyses
 from ..lake.errors import NotFoundError, UsageError, did_you_mean
 from ..lake.snapshot import Snapshot
+from ..lake.values import JsonView
 from .option import options_of
 
 Columns = Mapping[str, object]
@@ -54,7 +55,7 @@ class Rows:
     tables: Mapping[str, Columns]
     n_sequences: int
     notices: list[str] = field(default_factory=list)
-    vectors: Sequence[Mapping[str, Any]] = ()
+    vectors: Sequence[JsonView] = ()
     """Rows with a vector, as calls of `append_vectors`."""
 
 
@@ -206,6 +207,6 @@ def _notices(lake: Lake, analysis: Analysis) -> tuple[str, ...]:
     return (text,) if text else ()
 
 
-def _length(columns: Mapping[str, Any]) -> int:
+def _length(columns: JsonView) -> int:
     """Rows: the length of the first array among the columns; scalars are repeated."""
     return next((len(v) for v in columns.values() if hasattr(v, "__len__") and not isinstance(v, str)), 0)

@@ -8,6 +8,9 @@ from typing import Any
 from measurement import Result
 
 RESULTS = Path(__file__).parent / "results"
+BEFORE = Path(__file__).with_name("before.json")
+"""What was measured before the store wrote beside the model and batches were joined, by promise."""
+TRIED = Path(__file__).with_name("tried.md")
 ORDER = (
     *("collection", "plain_script", "store", "checked_reads", "queries", "startup", "memory", "sizes"),
     *("trajectories", "branching", "sampling", "second_order", "tracks", "sae"),
@@ -45,16 +48,42 @@ def write_page(folder: Path) -> None:
         "",
         "## Promises",
         "",
-        "| promise | goal | measured | |",
-        "|---|---|---|---|",
+        "| promise | goal | before | measured | | on |",
+        "|---|---|---|---|---|---|",
     ]
+    before = json.loads(BEFORE.read_text(encoding="utf-8"))
     for facts in results:
         for promise in facts["promises"]:
             verdict = "met" if promise["met"] else "**missed**"
-            lines.append(f"| {promise['what']} | {promise['goal']} | {_measured(promise)} | {verdict} |")
+            old = before.get(promise["what"])
+            again = old if old and old["measured"] != promise["measured"] else None
+            values = (
+                promise["goal"],
+                _measured(again) if again else "",
+                _measured(promise),
+                verdict,
+                _processor(facts),
+            )
+            lines.append(f"| {promise['what']} | {' | '.join(values)} |")
+    lines += ["", f"Before: {_when(before)}. Ratios hold within one run; other machines have other ones."]
     for facts in results:
         lines += ["", *_section(facts)]
+    lines += ["", "## Tried, and whether it paid", "", TRIED.read_text(encoding="utf-8").rstrip()]
     (folder / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _processor(facts: dict[str, Any]) -> str:
+    """Where a promise was measured, in a few words."""
+    machine = facts["machine"]
+    card = facts["settings"].get("card")
+    cores = f"{machine['cores']} core{'s' * (machine['cores'] > 1)}"
+    return card if card else f"{machine['cpu'].replace('(R)', '')}, {cores}"
+
+
+def _when(before: dict[str, Any]) -> str:
+    """When and where what is shown as `before` was measured."""
+    places = sorted({(old["measured_at"], old["cpu"], old["cores"]) for old in before.values()})
+    return "; ".join(f"{day} on {cores} cores of {cpu}" for day, cpu, cores in places)
 
 
 def _measured(promise: dict[str, Any]) -> str:

@@ -13,16 +13,16 @@ from second_order_memory import LENGTH as SHORT
 from second_order_memory import peak_mb
 from threadpoolctl import threadpool_limits
 
-from tracelake.collect.decoding.reading import Reading
+from tracelake.collect.decoding.reading.reading import Reading
 from tracelake.collect.decoding.sequence import Sequence
 from tracelake.collect.models.loading.load import load_model
 from tracelake.collect.neurons.outputs import NEURONS_AT_ONCE, HeadOutputs
 from tracelake.collect.neurons.vectors import effect_vectors
-from tracelake.collect.rereading.frozen_pass import FrozenPass, read_frozen
-from tracelake.collect.rereading.head_paths import HeadPaths
-from tracelake.collect.rereading.head_sums import HeadSums
 from tracelake.collect.rereading.neurons import NeuronSums
-from tracelake.collect.rereading.scorer import Scorer, SecondOrderOptions
+from tracelake.collect.rereading.second_order.frozen_pass import FrozenPass, read_frozen
+from tracelake.collect.rereading.second_order.head_paths import HeadPaths
+from tracelake.collect.rereading.second_order.head_sums import HeadSums
+from tracelake.collect.rereading.second_order.scorer import Scorer, SecondOrderOptions
 from tracelake.collect.stored_sequences import StoredBatch, computing
 
 BATCH, LENGTH, FEW = 8, 64, 16

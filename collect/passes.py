@@ -6,7 +6,7 @@ knows a model: `stored_sequences` reads the sequences again.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import polars as pl
 
@@ -16,6 +16,7 @@ from ..lake.derived import Analysis, analysis_row, stored_analyses
 from ..lake.errors import NotFoundError
 from ..lake.reading.checked_files import checked_paths, committed_files
 from ..lake.schema import TABLES
+from ..lake.values import JsonView
 
 Work = TypeVar("Work")
 
@@ -27,8 +28,8 @@ CHUNK_TOKENS = 16_384
 class ChunkRows:
     """What one chunk leaves: columns by table, and calls of `append_vectors`."""
 
-    tables: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    vectors: Sequence[Mapping[str, Any]] = ()
+    tables: Mapping[str, JsonView] = field(default_factory=dict)
+    vectors: Sequence[JsonView] = ()
 
 
 def commit_chunks(

@@ -1,6 +1,6 @@
 """Stored sequences read by their model again: whole, without a cache, with gradients where they are asked for."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -14,10 +14,11 @@ from torch import Tensor
 
 from ..lake import Lake
 from ..lake.errors import ConfigError, UsageError
+from ..lake.values import JsonView
 from .decoding import sequence as decoding
 from .decoding.batch import Batch
-from .decoding.reading import Reading
-from .decoding.replay import encode
+from .decoding.reading.reading import Reading
+from .decoding.reading.replay import encode
 from .models.loading.load import BUNDLED, load_model
 from .models.loading.partial import load_readout
 from .models.model import DTYPES, LoadedModel
@@ -95,7 +96,7 @@ def computing(*, gradients: bool = False) -> Iterator[None]:
         yield
 
 
-def model_facts(lake: Lake, run_id: str) -> Mapping[str, Any]:
+def model_facts(lake: Lake, run_id: str) -> JsonView:
     """What run.json says of the model; nothing where the run has none."""
     return lake.run_json(run_id).get("model") or {}
 
@@ -152,7 +153,7 @@ def load_run_readout(lake: Lake, run_id: str, *, model: str | None = None, devic
     return readout
 
 
-def check_same_model(run_id: str, stored: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+def check_same_model(run_id: str, stored: JsonView, now: JsonView) -> None:
     """ConfigError if a model is not the one that the run was collected with."""
     for fact in SAME_MODEL:
         if stored.get(fact) not in (None, now.get(fact)):

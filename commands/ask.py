@@ -101,9 +101,9 @@ def sql(
         return run_shell(opened, run, vertical=vertical)
     statement = _statement(query, file)
     values = sql_values(statement, _params(param, None if run is None else opened.resolve_run(run)))
-    return print_rows(
-        lambda: opened.arrow(statement, values, run=run), chosen, output, vertical=vertical, csv_safe=csv_safe
-    )
+    # A file keeps the types of its columns; on a screen the values are all that there is.
+    ask = opened.rows if output is None and chosen != "parquet" else opened.arrow
+    return print_rows(lambda: ask(statement, values, run=run), chosen, output, vertical=vertical, csv_safe=csv_safe)
 
 
 def _statement(query: str | None, file: Path | None) -> str:

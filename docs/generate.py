@@ -22,8 +22,8 @@ import tracelake
 from tracelake.analysis.question import QUESTIONS
 from tracelake.cli import app
 from tracelake.collect.configuration.config import CollectConfig
-from tracelake.commands.analyze import question_verb
-from tracelake.commands.collect import CALL, full_command
+from tracelake.commands.analyses.analyze import question_verb
+from tracelake.commands.collecting.collect import CALL, full_command
 from tracelake.lake import Lake
 from tracelake.lake.errors import LakeError
 from tracelake.lake.schema import SCHEMA_VERSION, TABLES

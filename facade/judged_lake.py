@@ -7,7 +7,7 @@ from ..queries.queried_lake import QueriedLake
 
 if TYPE_CHECKING:
     from ..collect.judge.judge_run import Judged
-    from ..collect.judge.oracle_run import Written
+    from ..collect.judge.oracles.oracle_run import Written
 
 
 def _quietly(*_: object) -> None:
@@ -38,9 +38,9 @@ class JudgedLake(QueriedLake):
 
         `max_usd` None trusts `max_calls` alone; `usd_per_million` is the price of tokens read and written.
         """
-        from ..collect.judge.client import OPENROUTER, Service
         from ..collect.judge.judge_run import JudgeOptions, judge_run
-        from ..collect.judge.limits import Price
+        from ..collect.judge.service.client import OPENROUTER, Service
+        from ..collect.judge.service.limits import Price
 
         service = None if judge_model is None else Service(judge_model, base_url or OPENROUTER, key_env, timeout_s)
         price = None if usd_per_million is None else Price(*usd_per_million)
@@ -62,9 +62,9 @@ class JudgedLake(QueriedLake):
         on_progress: Callable[[int, int], None] = _quietly,
     ) -> "Written":
         """Let a service write a solution to each problem of a run (table `oracle_solutions`), none twice."""
-        from ..collect.judge.client import OPENROUTER, Service
-        from ..collect.judge.limits import Limits, Price
-        from ..collect.judge.oracle_run import write_oracles
+        from ..collect.judge.oracles.oracle_run import write_oracles
+        from ..collect.judge.service.client import OPENROUTER, Service
+        from ..collect.judge.service.limits import Limits, Price
 
         service = Service(model, base_url or OPENROUTER, key_env, timeout_s)
         price = None if usd_per_million is None else Price(*usd_per_million)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
@@ -15,7 +15,7 @@ from ..lake import Lake
 from ..lake.analyses import commit_analysis
 from ..lake.derived import Analysis, analysis_row, digest, input_digest, stored_analyses
 from ..lake.errors import UsageError
-from ..lake.values import Json, Row
+from ..lake.values import Json, JsonView, Row
 from .neuron_effects import PATHS, Effects, LayerEffects
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def fitted_effects(lake: Lake, run: str, asked: NeuronQuestion, load: "Load", to
 
 
 def looked_up(
-    lake: Lake, effects: Effects, name: str, parameters: Mapping[str, Any], compute: Callable[[], "Rows"]
+    lake: Lake, effects: Effects, name: str, parameters: JsonView, compute: Callable[[], "Rows"]
 ) -> NeuronAnswer:
     """The answer of this name over these paths, from the lake if it is there."""
     run_id, paths_id = effects.scored.run_id, effects.paths.analysis_id
@@ -98,8 +98,8 @@ def looked_up(
 class Rows:
     """Columns by table, and calls of `append_vectors`."""
 
-    tables: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    vectors: Sequence[Mapping[str, Any]] = ()
+    tables: Mapping[str, JsonView] = field(default_factory=dict)
+    vectors: Sequence[JsonView] = ()
 
 
 def neuron_pca(lake: Lake, run: str, asked: NeuronQuestion, load: "Load", told: Told) -> NeuronAnswer:

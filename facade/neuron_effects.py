@@ -19,7 +19,7 @@ from ..lake.schema import TABLES
 if TYPE_CHECKING:
     from ..collect.models.model import LoadedModel
     from ..collect.neurons.paths import NeuronPaths, Scored
-    from ..collect.rereading.head_paths import HeadPaths
+    from ..collect.rereading.second_order.head_paths import HeadPaths
 
 PATHS = "second_order_paths"
 FEWEST = 3
@@ -86,7 +86,7 @@ class Effects:
     @cache  # noqa: B019 - one short-lived object per command
     def head_paths(self) -> "HeadPaths":
         """The model's paths to the direction."""
-        from ..collect.rereading.head_paths import HeadPaths
+        from ..collect.rereading.second_order.head_paths import HeadPaths
 
         return HeadPaths(self.load(), self.scored.direction.vector)
 

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from ..lake.exchange.import_run import ImportedRun
     from ..lake.exchange.labels import ImportedLabels
     from ..lake.exchange.vector_files import ExportedVectors
-    from ..queries.follow import SegmentNews
-    from ..queries.follow_training import TrainingNews
+    from ..queries.following.follow import SegmentNews
+    from ..queries.following.follow_training import TrainingNews
     from ..queries.report import WrittenReport
     from ..queries.sinks.run_numbers import RunNumbers
     from .drawn_analyses import DrawnAnalyses
@@ -83,8 +83,8 @@ class OpenLake(SaeLake, JudgedLake, NeuronLake, ExperimentLake, ExchangedLake):
 
     def follow(self, run: str = "latest", *, profile: str = "default") -> "Iterator[SegmentNews | TrainingNews]":
         """Flags and risk of each segment as it comes (`lake show --follow`), or how a training goes, until it ends."""
-        from ..queries.follow import follow
-        from ..queries.follow_training import follow_training
+        from ..queries.following.follow import follow
+        from ..queries.following.follow_training import follow_training
 
         run_id = self.resolve_run(run)
         if self.run_json(run_id).get("kind") == "sae":

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ..collect.rereading.lens import LensResult
     from ..collect.rereading.neurons import NeuronRanking
     from ..collect.rereading.points import Point
-    from ..collect.rereading.second_order import SecondOrderResult
+    from ..collect.rereading.second_order.effects import SecondOrderResult
 
 Told = Callable[[int, int], None]
 """Is given what is done, and all there is to do."""
@@ -114,8 +114,8 @@ class ReadAgain(QueriedLake):
         from ..analysis.neurons.effects import NeuronEffects
         from ..analysis.question import ask
         from ..collect.rereading.directions import find_direction
-        from ..collect.rereading.scorer import SecondOrderOptions
-        from ..collect.rereading.second_order import second_order
+        from ..collect.rereading.second_order.effects import second_order
+        from ..collect.rereading.second_order.scorer import SecondOrderOptions
         from ..lake.errors import UsageError
 
         if unknown := [kind for kind in by if kind not in ("head", "token")]:

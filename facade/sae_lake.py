@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from ..analysis.sae.features import FeatureTables
     from ..analysis.sae.sae import Sae
     from ..analysis.sae.training.trainer import Trained
-    from ..collect.judge.feature_run import Labelled
+    from ..collect.judge.features.feature_run import Labelled
     from .sae_evaluation import Evaluated
     from .sae_run import SaeRun
 
@@ -91,9 +91,9 @@ class SaeLake(QueriedLake):
 
         `features` are asked about, or `n` active ones that are drawn; `max_usd` None trusts `max_calls` alone.
         """
-        from ..collect.judge.client import OPENROUTER, Service
-        from ..collect.judge.feature_run import LabelOptions, label_features
-        from ..collect.judge.limits import Price
+        from ..collect.judge.features.feature_run import LabelOptions, label_features
+        from ..collect.judge.service.client import OPENROUTER, Service
+        from ..collect.judge.service.limits import Price
 
         service = Service(judge_model, base_url or OPENROUTER, key_env, timeout_s)
         price = None if usd_per_million is None else Price(*usd_per_million)

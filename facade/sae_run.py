@@ -1,8 +1,8 @@
 """From a corpus to features in one go: harvest, train, evaluate, encode. Each step is what its own verb does."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..analysis.sae.features import FeatureTables
 from ..analysis.sae.training.options import TrainOptions
@@ -10,7 +10,7 @@ from ..analysis.sae.training.trainer import Trained, start_training
 from ..collect.configuration.config import resolve_config
 from ..collect.running.collector import Callbacks, Collection
 from ..lake import Lake
-from ..lake.values import Json
+from ..lake.values import Json, JsonView
 from .sae_evaluation import Evaluated, EvaluationOptions, evaluate
 from .sae_features import compute_features
 
@@ -44,7 +44,7 @@ def harvest(
     lake: Lake,
     source: str,
     options: TrainOptions,
-    settings: Mapping[str, Any],
+    settings: JsonView,
     *,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> "Collected":

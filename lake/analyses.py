@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from .derived import Analysis, stored_analyses
 from .errors import NotFoundError, did_you_mean
 from .lake import Lake
 from .layout import DERIVED_WRITER
 from .storage.store import explained
+from .values import JsonView
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ def commit_analysis(
     lake: Lake,
     analysis: Analysis,
     tables: Mapping[str, Mapping[str, object]],
-    vectors: Sequence[Mapping[str, Any]] = (),
+    vectors: Sequence[JsonView] = (),
     blobs: Mapping[str, bytes] | None = None,
     *,
     replace: bool = True,

@@ -40,7 +40,8 @@ def replace_file(target: Path, content: bytes) -> None:
 def _is_special(target: Path) -> bool:
     """Whether `target` is no plain file and no place for one: a device, a pipe, another name of an open file."""
     place = os.path.abspath(target)
-    if place.startswith(("/dev/", "/proc/")) and not place.startswith("/dev/shm/"):  # a disk, in memory
+    in_memory = place.startswith("/dev/shm/")  # a disk with plain files
+    if place.startswith(("/dev/", "/proc/")) and not in_memory:
         return True
     try:
         mode = target.stat().st_mode

@@ -3,9 +3,7 @@
 import json
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import cast
-
-import pyarrow as pa
+from typing import TYPE_CHECKING, cast
 
 from . import layout
 from .errors import LakeError, NotFoundError, UsageError, did_you_mean
@@ -17,6 +15,9 @@ from .storage.store import Store
 from .tables.run_row import RunRow
 from .tables.runs import RUNS
 from .values import Row
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 def status(log: RunLog, store: Store) -> str:
@@ -64,8 +65,10 @@ def run_rows(logs: Iterable[RunLog], store: Store) -> list[RunRow]:
     return [run_row(log, store) for log in sorted(logs, key=created)]
 
 
-def runs_table(rows: Sequence[RunRow]) -> pa.Table:
+def runs_table(rows: Sequence[RunRow]) -> "pa.Table":
     """Rows of `runs` as an Arrow table with the declared schema."""
+    import pyarrow as pa
+
     return pa.Table.from_pylist([dict(row) for row in rows], schema=RUNS.schema)
 
 

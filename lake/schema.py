@@ -6,9 +6,19 @@ Docs, empty views, DuckDB comments and the writer's checks all derive from `TABL
 
 from collections.abc import Iterable
 
-from .tables.ablations import ABLATED_PROBLEMS, EFFECT_VALIDATION, LAYER_ABLATIONS, NEURON_ABLATIONS
+from .tables.autoencoders.saes import (  # fmt: skip
+    FEATURE_ACTIVATIONS,
+    FEATURE_EXAMPLES,
+    FEATURE_JUDGEMENTS,
+    FEATURE_STATS,
+    SAE_EVALUATIONS,
+    SAE_FEATURES,
+    SAE_TRAINING,
+    SAES,
+)
+from .tables.autoencoders.tracks import FEATURE_LINKS, TRACK_METRICS, TRACK_POINTS, TRACKS
 from .tables.comparisons import COMPARISONS, FINGERPRINTS, TRAJECTORY_CORRELATIONS
-from .tables.detection import (
+from .tables.correctness.detection import (  # fmt: skip
     DETECTION_CURVES,
     DETECTION_IMPORTANCES,
     DETECTION_SCORES,
@@ -16,18 +26,19 @@ from .tables.detection import (
     DETECTOR_TERMS,
     DETECTORS,
     RISK_COVERAGE,
-)  # fmt: skip
-from .tables.directions import DIRECTION_PROJECTIONS, DIRECTION_SCORES, DIRECTION_TOKENS, DIRECTIONS
+)
+from .tables.correctness.directions import DIRECTION_PROJECTIONS, DIRECTION_SCORES, DIRECTION_TOKENS, DIRECTIONS
+from .tables.correctness.labels import GRADES, LABELS
 from .tables.imports import IMPORTED_METRICS
-from .tables.labels import GRADES, LABELS
-from .tables.neuron_words import NEURON_COMPONENTS, NEURON_WORDS, SECOND_ORDER_PATHS
-from .tables.neurons import (
+from .tables.neurons.ablations import ABLATED_PROBLEMS, EFFECT_VALIDATION, LAYER_ABLATIONS, NEURON_ABLATIONS
+from .tables.neurons.effects import (  # fmt: skip
     NEURON_EFFECTS,
     NEURON_RANKS,
     SECOND_ORDER_HEADS,
     SECOND_ORDER_SCORES,
     SECOND_ORDER_TOKENS,
-)  # fmt: skip
+)
+from .tables.neurons.neuron_words import NEURON_COMPONENTS, NEURON_WORDS, SECOND_ORDER_PATHS
 from .tables.paths import (
     PERSISTENCE_PAIRS,
     PERSISTENCE_SUMMARIES,
@@ -37,17 +48,7 @@ from .tables.paths import (
 )  # fmt: skip
 from .tables.readouts import LOGIT_CONTRIBUTIONS, LOGIT_LENS
 from .tables.runs import ANALYSES, OPERATIONS, RUNS
-from .tables.saes import (
-    FEATURE_ACTIVATIONS,
-    FEATURE_EXAMPLES,
-    FEATURE_JUDGEMENTS,
-    FEATURE_STATS,
-    SAE_EVALUATIONS,
-    SAE_FEATURES,
-    SAE_TRAINING,
-    SAES,
-)  # fmt: skip
-from .tables.sampling import (
+from .tables.sampling.spread import (  # fmt: skip
     CLUSTER_SUMMARIES,
     JUDGEMENTS,
     ORACLE_DISTANCES,
@@ -55,12 +56,11 @@ from .tables.sampling import (
     PATH_SENSITIVITY,
     SAMPLING_VARIANCE,
     SOLUTION_CLUSTERS,
-)  # fmt: skip
+)
+from .tables.sampling.steering import ORACLE_SOLUTIONS, STEERING_EFFECTS
 from .tables.states import ACTIVATIONS, ATTENTION_EDGES, ATTENTION_PATTERNS, HEAD_SUMMARIES, LAYER_SUMMARIES
-from .tables.steering import ORACLE_SOLUTIONS, STEERING_EFFECTS
 from .tables.table import Table
 from .tables.tokens import SEQUENCES, TOKEN_STEPS
-from .tables.tracks import FEATURE_LINKS, TRACK_METRICS, TRACK_POINTS, TRACKS
 
 SCHEMA_VERSION = 1
 

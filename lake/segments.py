@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -23,7 +24,8 @@ from .values import Json
 from .vectors import check_vectors
 from .writing.buffers import TableBuffer
 from .writing.keys import key_of
-from .writing.parts import BlobFile, PartFile, Place, Threads
+from .writing.parts import BlobFile, PartFile, Place
+from .writing.threads import Threads
 
 
 @dataclass(frozen=True)
@@ -165,14 +167,21 @@ class SegmentWriter:
             with explained(f"writing {self.what} of run {self.run_id}"):
                 self._spill()
 
-    def _spill(self) -> None:
-        """Begin to write what is buffered to the open files, two at a time; what comes next is buffered meanwhile."""
+    def _spill(self, *, last: bool = False) -> None:
+        """Begin to write what is buffered to the open files, two at a time; what comes next is buffered meanwhile.
+
+        The last time a file ends with its rows, so that the disk stores it while the next one is encoded.
+        """
         self._settle()
         full = [(place, buffer) for place, buffer in self._buffers.items() if buffer.n_rows]
         self._buffers, self.bytes_buffered = {}, 0
+        if last:
+            filled = {place for place, _ in full}
+            for place in self._open.keys() - filled:
+                self._open.pop(place).finish()
         if full:
             self._threads = self._threads or Threads(self._place.store)
-            self._spilling = self._threads.beside(self._write, full)
+            self._spilling = self._threads.beside(partial(self._write, last=last), full)
 
     def _settle(self) -> None:
         """Wait for the spill that is being written; its error is raised here."""
@@ -180,7 +189,7 @@ class SegmentWriter:
         if spilling is not None:
             spilling.result()
 
-    def _write(self, filled: tuple[tuple[Any, ...], TableBuffer]) -> None:
+    def _write(self, filled: tuple[tuple[Any, ...], TableBuffer], *, last: bool) -> None:
         """Write one buffer; rows that would break its file's order start a new file."""
         place, buffer = filled
         rows, key = buffer.take()
@@ -191,6 +200,8 @@ class SegmentWriter:
         if part is None:
             part = self._open[place] = self._new_part(buffer)
         part.write(rows, key)
+        if last:
+            self._open.pop(place).finish()
 
     def _new_part(self, buffer: TableBuffer) -> PartFile:
         assert self._threads is not None
@@ -200,11 +211,9 @@ class SegmentWriter:
         return part
 
     def _seal(self) -> None:
-        self._spill()
+        self._spill(last=True)
         self._settle()
         self._parts.sort(key=lambda part: part.target)  # threads finish in any order
-        for part in self._open.values():
-            part.finish()
         files, blobs = [part.entry() for part in self._parts], [blob.entry() for blob in self._blobs]
         moves = [(one.draft, one.target) for one in (*self._parts, *self._blobs)]
         rows = {name: sum(e.rows for e in files if e.table == name) for name in ("sequences", "token_steps")}

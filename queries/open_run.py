@@ -5,11 +5,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..lake.printable import printable
 from ..lake.tables.run_row import RunRow
 from ..lake.values import Json
 from .header import Value
-from .results.cells import timestamp_text
-from .results.text_table import printable
 
 if TYPE_CHECKING:
     import altair
@@ -141,5 +140,7 @@ def _cell(value: object) -> str:
     if value is None:
         return "\u00b7"
     if isinstance(value, datetime):
+        from .results.cells import timestamp_text  # numpy: not for every look at a lake
+
         return timestamp_text(round(value.timestamp() * 1000), "ms", "UTC")[:19]
     return printable(str(value))

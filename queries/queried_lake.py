@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..lake.lake import Lake
 from ..lake.tables.run_row import RunRow
-from ..lake.values import Json
+from ..lake.values import Json, JsonView
 from .derived_views import view_definitions
 from .header import Value
 from .open_run import OpenRun, Runs
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from ..lake.sql.duck import Connection
+    from ..lake.sql.plain_rows import PlainRows
     from .charts.chart import Drawing, Shape
     from .saved_query import SavedQuery
 
@@ -69,12 +70,17 @@ class QueriedLake(Lake):
         wanted = view_definitions() if extra_views is None else extra_views
         return super().connect(run=run, extra_views=wanted, locked=locked)
 
-    def arrow(
-        self, statement: str, parameters: Mapping[str, Any] | None = None, *, run: str | None = None
-    ) -> "pa.Table":
+    def arrow(self, statement: str, parameters: JsonView | None = None, *, run: str | None = None) -> "pa.Table":
         """The rows of one SELECT as an Arrow table, of one run's tables only if `run` is given; spares polars."""
         with self.connect(run=run, locked=True) as connection:
             return connection.arrow(statement, dict(parameters or {}) or None)
+
+    def rows(
+        self, statement: str, parameters: Mapping[str, Any] | None = None, *, run: str | None = None
+    ) -> "PlainRows | pa.Table":
+        """The rows of one SELECT for printing: plain values where they are few, an Arrow table otherwise."""
+        with self.connect(run=run, locked=True) as connection:
+            return connection.rows(statement, dict(parameters or {}) or None)
 
     def query(self, name: str, **params: Value) -> "polars.DataFrame":
         """The rows of a saved query; `params` are its parameters, e.g. `run="latest"`."""

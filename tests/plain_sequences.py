@@ -13,7 +13,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 from tracelake.collect.configuration.config import CollectConfig
-from tracelake.collect.decoding.reading import Reading
+from tracelake.collect.decoding.reading.reading import Reading
 from tracelake.collect.running.collector import Collected, Collection
 from tracelake.lake import Lake
 

@@ -8,12 +8,12 @@ from frozen_weights import BlockWeights
 from random_models import D_MODEL, D_VOCAB, N_HEADS, byte_tokenizer, random_model
 from torch import Tensor
 
-from tracelake.collect.decoding.check import choose_reading
+from tracelake.collect.decoding.reading.check import choose_reading
 from tracelake.collect.decoding.sequence import Sequence
 from tracelake.collect.models.model import LoadedModel
-from tracelake.collect.rereading.frozen_pass import FrozenPass, read_frozen
-from tracelake.collect.rereading.head_paths import HeadPaths
-from tracelake.collect.rereading.scorer import LayerScores, Scorer, SecondOrderOptions
+from tracelake.collect.rereading.second_order.frozen_pass import FrozenPass, read_frozen
+from tracelake.collect.rereading.second_order.head_paths import HeadPaths
+from tracelake.collect.rereading.second_order.scorer import LayerScores, Scorer, SecondOrderOptions
 from tracelake.collect.stored_sequences import StoredBatch, batches_of
 
 LENGTHS = (17, 3, 11, 3)

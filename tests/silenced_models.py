@@ -2,7 +2,9 @@
 
 import copy
 
+import numpy as np
 import torch
+from random_models import D_MODEL, N_HEADS
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -31,11 +33,37 @@ def projection(model: PreTrainedModel, architecture: str, site: str, layer: int)
     return {"attn_out": block.self_attn.o_proj, "mlp_out": block.mlp.down_proj}[site]
 
 
+def input_projection(
+    model: PreTrainedModel, architecture: str, site: str, layer: int
+) -> tuple[nn.Module, slice | np.ndarray]:
+    """The linear map that gives an attention's queries, keys or values, and which of its outputs those are."""
+    block, part = blocks_of(model, architecture)[layer], "qkv".index(site.removeprefix("rot_"))
+    if architecture == "gpt2":
+        return block.attn.c_attn, slice(part * D_MODEL, (part + 1) * D_MODEL)
+    if architecture == "neox":
+        # Queries, keys and values of one head lie beside each other.
+        outputs = np.arange(3 * D_MODEL).reshape(N_HEADS, 3, D_MODEL // N_HEADS)
+        return block.attention.query_key_value, outputs[:, part].reshape(-1)
+    if architecture.startswith("t5"):
+        return getattr(block.layer[0].SelfAttention, "qkv"[part]), slice(None)
+    return getattr(block.self_attn, f"{'qkv'[part]}_proj"), slice(None)
+
+
+def weights_of(module: nn.Module) -> torch.Tensor:
+    """Its weights as `[output input]`; GPT-2 stores them the other way round."""
+    return module.weight.T if type(module).__name__ == "Conv1D" else module.weight
+
+
 def silence(model: PreTrainedModel, architecture: str, site: str, layer: int) -> PreTrainedModel:
     """A copy of the model whose weights and biases make a site zero."""
     model = copy.deepcopy(model)
     with torch.no_grad():
-        if site in ("z", "mlp_post"):
+        if site in ("v", "rot_q", "rot_k", "q", "k"):
+            module, outputs = input_projection(model, architecture, site, layer)
+            weights_of(module)[outputs] = 0.0
+            if getattr(module, "bias", None) is not None:
+                module.bias[outputs] = 0.0
+        elif site in ("z", "mlp_post"):
             # The projection reads nothing; what its bias adds stays.
             projection(model, architecture, "attn_out" if site == "z" else "mlp_out", layer).weight.zero_()
         elif site == "final_norm":

@@ -8,16 +8,17 @@ import polars as pl
 from ...lake import Lake
 from ...lake.errors import ConfigError, NotFoundError, did_you_mean
 from ...lake.snapshot import Snapshot
+from ...lake.values import Columns, Row
 from ..directions.question import GIVEN, with_labels
 from ..paths.states import answers
 from ..question import Rows
 from ..row_columns import columns_of
-from .collected import collected
-from .detectors import Detector
+from .detectors.detector import Detector
+from .detectors.models import predict
 from .evaluation import Design, DetectionRows
-from .models import predict
-from .scores import Told
-from .signals import Signal
+from .scoring.scores import Told
+from .signals.collected import collected
+from .signals.signal import Signal
 
 
 def applied_rows(lake: Lake, snapshot: Snapshot, analysis_id: str, label: str) -> Rows:
@@ -28,7 +29,7 @@ def applied_rows(lake: Lake, snapshot: Snapshot, analysis_id: str, label: str) -
     signals = {one.name: one for one in collected(snapshot, sequences, names) if one.control is None}
     labels = _labels(snapshot, sequences, label)
     rows, notices = None, []
-    predictions: list[dict[str, Any]] = []
+    predictions: list[Row] = []
     known = np.array([one is not None for one in labels])
     told: dict[tuple[str, str], np.ndarray] = {}
     for (name, model), (detector, block) in stored.items():
@@ -44,7 +45,7 @@ def applied_rows(lake: Lake, snapshot: Snapshot, analysis_id: str, label: str) -
         })  # fmt: skip
     if not predictions:
         raise ConfigError(f"The run has none of the signals of {analysis_id}: {' '.join(notices)}")
-    tables: dict[str, Any] = {
+    tables: Columns = {
         "detection_scores": {name: [v for one in predictions for v in one[name]] for name in predictions[0]}
     }
     if known.any():

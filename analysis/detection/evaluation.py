@@ -2,16 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from . import curves, scores, selective
-from .detectors import Detector
-from .models import STRENGTHS, Training, fit, predict
-from .scores import Score, Told
-from .signals import BASE, Block, Signal
+from ...lake.values import JsonView, Row
+from .detectors.detector import Detector
+from .detectors.models import STRENGTHS, Training, fit, predict
+from .scoring import curves, scores, selective
+from .scoring.scores import Score, Told
+from .signals.signal import BASE, Block, Signal
 
 GAINED = ("auroc", "within_prompt_auroc")
 """Scores in which a signal is compared with the telemetry."""
@@ -72,12 +72,12 @@ class DetectionRows:
     """The rows of all tables, as they are computed."""
 
     design: Design
-    detections: list[dict[str, Any]] = field(default_factory=list)
-    predictions: list[dict[str, Any]] = field(default_factory=list)
+    detections: list[Row] = field(default_factory=list)
+    predictions: list[Row] = field(default_factory=list)
     """One block of columns per signal and model."""
-    risks: list[dict[str, Any]] = field(default_factory=list)
-    curves: list[dict[str, Any]] = field(default_factory=list)
-    importances: list[dict[str, Any]] = field(default_factory=list)
+    risks: list[Row] = field(default_factory=list)
+    curves: list[Row] = field(default_factory=list)
+    importances: list[Row] = field(default_factory=list)
 
     def missing(self, signal: Signal) -> None:
         """One row for a signal that is not there."""
@@ -135,7 +135,7 @@ class DetectionRows:
                     row["p_holm"] = next(adjusted)
                     row["sentence"] = sentence(signal.name, name, row)
 
-    def _find(self, signal: Signal, model: str, score: str) -> dict[str, Any]:
+    def _find(self, signal: Signal, model: str, score: str) -> Row:
         key = {"signal": signal.name, "model": model, "control": signal.control, "score": score, "within": None}
         return next(row for row in self.detections if all(row[name] == value for name, value in key.items()))
 
@@ -161,7 +161,7 @@ class DetectionRows:
         })  # fmt: skip
 
 
-def sentence(signal: str, score: str, row: Mapping[str, Any]) -> str | None:
+def sentence(signal: str, score: str, row: JsonView) -> str | None:
     """What the interval of a gain says, in words."""
     if not np.isfinite(row["gain"]):
         return None

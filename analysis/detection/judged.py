@@ -2,19 +2,19 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import polars as pl
 import pyarrow as pa
 
 from ...lake.errors import ConfigError
 from ...lake.snapshot import Snapshot
+from ...lake.values import Columns, Json, JsonView, Row
 from ..question import Rows
 from ..row_columns import columns_of
-from .collected import collected
 from .evaluation import GAINED, SHUFFLED, Design, DetectionRows, held_out, whole_detector
-from .scores import Score
-from .signals import BASE, NOT_COMPUTABLE, Signal
+from .scoring.scores import Score
+from .signals.collected import collected
+from .signals.signal import BASE, NOT_COMPUTABLE, Signal
 
 BASE_MODEL = "logistic"
 """The telemetry's detector beside which signals with a model of their own are judged."""
@@ -42,8 +42,8 @@ def judged_rows(
     base = next((one for one in there if one.name == BASE), None)
     bases = _bases(base, models, design) if base else {}
     compared: dict[str, list[tuple[Signal, str, Mapping[str, Score]]]] = {}
-    fitted: list[dict[str, Any]] = []
-    terms: list[dict[str, Any]] = []
+    fitted: list[Row] = []
+    terms: list[Row] = []
     for signal in there:
         for model in signal.models or models:
             _judge(rows, signal, model, fitted, terms, controls=controls)
@@ -61,7 +61,7 @@ def judged_rows(
 
 def _bases(base: Signal, models: Sequence[str], design: Design) -> dict[str, Mapping[str, Score]]:
     """The scores of the telemetry by each model."""
-    from . import scores
+    from .scoring import scores
 
     made = {model: held_out(base, model, design).told for model in dict.fromkeys((*models, BASE_MODEL))}
     return {
@@ -71,7 +71,7 @@ def _bases(base: Signal, models: Sequence[str], design: Design) -> dict[str, Map
 
 
 def _judge(
-    rows: DetectionRows, signal: Signal, model: str, fitted: list[dict[str, Any]], terms: list[dict[str, Any]],
+    rows: DetectionRows, signal: Signal, model: str, fitted: list[Row], terms: list[Row],
     *, controls: bool,
 ) -> None:  # fmt: skip
     """The rows of one signal and model alone, its control with shuffled labels, and the detector of all sequences."""
@@ -93,9 +93,7 @@ def _judge(
     terms.append(mine | {name: [value] * len(mine["part"]) for name, value in about.items()})
 
 
-def _tables(
-    rows: DetectionRows, fitted: Sequence[Mapping[str, Any]], terms: Sequence[Mapping[str, Any]]
-) -> dict[str, dict[str, Any]]:
+def _tables(rows: DetectionRows, fitted: Sequence[JsonView], terms: Sequence[JsonView]) -> dict[str, Json]:
     return {
         "detections": columns_of(rows.detections),
         "detection_scores": _joined(rows.predictions),
@@ -107,7 +105,7 @@ def _tables(
     }
 
 
-def _joined(blocks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _joined(blocks: Sequence[JsonView]) -> Columns:
     return {name: pa.concat_arrays([pa.array(block[name]) for block in blocks]) for name in blocks[0]}
 
 

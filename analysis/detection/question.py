@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 import numpy as np
 import polars as pl
@@ -10,18 +10,19 @@ import polars as pl
 from ...lake import Lake
 from ...lake.errors import ConfigError, UsageError, did_you_mean
 from ...lake.snapshot import Snapshot
+from ...lake.values import Json
 from ..attributes import metadata_values
 from ..directions.question import GIVEN, with_labels
 from ..option import option
 from ..question import Evidence, Question, Reads, Rows
-from . import feature_signals
 from .applied import applied_rows
+from .detectors.models import ASKED
+from .detectors.splits import repeated_folds
 from .evaluation import Design
 from .judged import judged_rows
-from .models import ASKED
-from .signals import BASE, chosen_names
-from .splits import repeated_folds
-from .token_signals import LEVEL
+from .signals import feature_signals
+from .signals.signal import BASE, chosen_names
+from .signals.token_signals import LEVEL
 
 VERSION = 2
 LEAST_PROMPTS = 20
@@ -86,7 +87,7 @@ class Detection(Question):
         """All tables that a signal may come from."""
         return [(table, {}) for table in (*READ, *(("labels",) if self.label == GIVEN else ()))]
 
-    def parameters(self, run_ids: Sequence[str]) -> dict[str, Any]:
+    def parameters(self, run_ids: Sequence[str]) -> Json:
         """All options, and the version of the numbers."""
         return dict(vars(self)) | {"version": VERSION}
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 import numpy as np
 import polars as pl
@@ -12,6 +12,7 @@ from ...lake.errors import ConfigError, NotFoundError, UsageError, did_you_mean
 from ...lake.reading.frames import scan_files
 from ...lake.schema import TABLES
 from ...lake.snapshot import Snapshot
+from ...lake.values import Json
 from ..attributes import groups, labels
 from ..option import option
 from ..paths.states import At, answers, chosen_layers, states_at
@@ -69,7 +70,7 @@ class Directions(Question):
         given: Reads = [("labels", {})] if self.label == GIVEN else []
         return [("sequences", {}), ("token_steps", {}), *given, *states]
 
-    def parameters(self, run_ids: Sequence[str]) -> dict[str, Any]:
+    def parameters(self, run_ids: Sequence[str]) -> Json:
         """All options, and the version of the numbers."""
         return dict(vars(self)) | {"version": VERSION}
 

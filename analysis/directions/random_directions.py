@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 import numpy as np
 from jaxtyping import Float
@@ -11,6 +11,7 @@ from jaxtyping import Float
 from ...lake import Lake
 from ...lake.errors import UsageError
 from ...lake.snapshot import Snapshot
+from ...lake.values import Json
 from ..option import option
 from ..question import Evidence, Question, Reads, Rows
 from .stored import direction_rows, stored_directions
@@ -49,7 +50,7 @@ class RandomDirections(Question):
         """Nothing of the run: an id says what the vector is."""
         return []
 
-    def parameters(self, run_ids: Sequence[str]) -> dict[str, Any]:
+    def parameters(self, run_ids: Sequence[str]) -> Json:
         """The ids, and how many draws."""
         return {"directions": list(self.directions or ()), "draws": self.draws, "version": VERSION}
 

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -11,6 +10,7 @@ import pyarrow as pa
 from jaxtyping import Bool, Float
 
 from ...lake.snapshot import Snapshot
+from ...lake.values import Columns, Json, Row
 from ..paths.states import read_states
 from ..row_columns import columns_of
 from .baselines import Baseline
@@ -54,17 +54,17 @@ class Fitted:
 class LayerRows:
     """What has been computed so far, as rows and blocks of columns."""
 
-    directions: list[dict[str, Any]] = field(default_factory=list)
+    directions: list[Row] = field(default_factory=list)
     vectors: list[Float[np.ndarray, " dim"]] = field(default_factory=list)
-    scores: list[dict[str, Any]] = field(default_factory=list)
-    projections: list[dict[str, Any]] = field(default_factory=list)
+    scores: list[Row] = field(default_factory=list)
+    projections: list[Row] = field(default_factory=list)
 
-    def vector_call(self) -> dict[str, Any]:
+    def vector_call(self) -> Columns:
         """The rows of `directions`, as `append_vectors` takes them."""
         matrix = np.stack(self.vectors).astype(np.float32)
         return {"table": "directions", "columns": columns_of(self.directions), "vectors": matrix, "dtype": "float32"}
 
-    def projection_columns(self) -> dict[str, Any]:
+    def projection_columns(self) -> Columns:
         """The rows of `direction_projections`."""
         return {
             name: pa.concat_arrays([block[name] for block in self.projections]) for name in self.projections[0]
@@ -177,9 +177,7 @@ def _along(found: Fit, vectors: Float[np.ndarray, "row dim"]) -> Float[np.ndarra
     return found.margins(vectors) / norm if norm > 0 else np.full(len(vectors), np.nan)
 
 
-def _scores(
-    told: Told, truth: np.ndarray, prompt: np.ndarray, fold: np.ndarray, about: dict[str, Any]
-) -> list[dict[str, Any]]:
+def _scores(told: Told, truth: np.ndarray, prompt: np.ndarray, fold: np.ndarray, about: Json) -> list[Row]:
     """A row for each fold, and one for all."""
     rows = [_row(about, "all", quality(told, truth, prompt, fold))]
     for number in range(FOLDS):
@@ -189,5 +187,5 @@ def _scores(
     return rows
 
 
-def _row(about: dict[str, Any], fold: str, found: Quality) -> dict[str, Any]:
+def _row(about: Row, fold: str, found: Quality) -> Row:
     return {**about, "fold": fold, **vars(found)}

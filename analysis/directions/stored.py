@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 import numpy as np
 import polars as pl
@@ -12,6 +12,7 @@ from jaxtyping import Float
 from ...lake import Lake
 from ...lake.errors import ConfigError, NotFoundError, did_you_mean
 from ...lake.snapshot import Snapshot
+from ...lake.values import Json, Row
 from ..question import Answer, Evidence, Question, Reads, Rows, ask
 from ..row_columns import columns_of
 from .identity import direction_id
@@ -57,8 +58,8 @@ def stored_directions(
 
 
 def direction_rows(
-    method: str, site: str, layer: int, vectors: Float[np.ndarray, "direction dim"], about: Sequence[dict[str, Any]]
-) -> dict[str, Any]:
+    method: str, site: str, layer: int, vectors: Float[np.ndarray, "direction dim"], about: Sequence[Row]
+) -> Json:
     """Rows of `directions` as `append_vectors` takes them; `about` has the further columns of each."""
     stored = np.asarray(vectors, np.float32)
     rows = [
@@ -113,7 +114,7 @@ class GivenDirection(Question):
         """Nothing of the run."""
         return []
 
-    def parameters(self, run_ids: Sequence[str]) -> dict[str, Any]:
+    def parameters(self, run_ids: Sequence[str]) -> Json:
         """Where it lies, and a digest of it."""
         sha = hashlib.sha256(np.ascontiguousarray(self.vector, "<f4").tobytes()).hexdigest()
         return {"site": self.site, "layer": self.layer, "label": self.label, "sha256": sha, "version": VERSION}

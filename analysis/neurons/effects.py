@@ -13,6 +13,7 @@ from ...lake.reading.batches import read_commits
 from ...lake.reading.frames import scan_files
 from ...lake.schema import TABLES
 from ...lake.snapshot import Snapshot
+from ...lake.values import Json
 from ..comparing.permutation import holm
 from ..option import option
 from ..question import Evidence, Question, Reads, Rows
@@ -44,7 +45,7 @@ class NeuronEffects(Question):
         """The scores and the verdicts."""
         return [("sequences", {}), (SCORES, {"analysis_id": self.scores_id or ""})]
 
-    def parameters(self, run_ids: Sequence[str]) -> dict[str, Any]:
+    def parameters(self, run_ids: Sequence[str]) -> Json:
         """Whose scores are read."""
         return {"scores": self.scores_id}
 

@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
 
+from ...lake.values import Json, Row
 from ..directions.held_out import folds
 from ..directions.quality import weighted_auroc
 from ..intervals import ONE_PROMPT, drawn_counts
@@ -45,7 +45,7 @@ def threshold(projections: Numbers, right: Numbers) -> float:
 
 def judge_conditions(
     projections: Mapping[str, Numbers], losses: Mapping[str, Numbers], right: Numbers, edge: float, unedited: str
-) -> list[dict[str, Any]]:
+) -> list[Row]:
     """A row per condition: accuracy, AUROC and loss, each against the unedited states of the same problems."""
     known = np.isfinite(right)
     labels = right[known] == 1.0
@@ -93,10 +93,10 @@ def _reason(labels: Bool[np.ndarray, " problem"], edge: float) -> str | None:
     return ONE_PROMPT if len(labels) < 2 else None
 
 
-def validate(second: Numbers, direct: Numbers, measured: Numbers) -> dict[str, Any]:
+def validate(second: Numbers, direct: Numbers, measured: Numbers) -> Json:
     """Predicted beside measured effects of one neuron over problems."""
     mean = change_over_problems(measured, np.zeros(len(measured)), np.ones(len(measured)))
-    row: dict[str, Any] = {
+    row: Row = {
         "n_problems": len(measured), "predicted_second_order": float(second.mean()),
         "predicted_direct": float(direct.mean()), "measured": mean.value, "ci_low": mean.ci_low,
         "ci_high": mean.ci_high, "correlation_second_order": _correlation(second, measured),

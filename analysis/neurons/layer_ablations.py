@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 import numpy as np
 import polars as pl
@@ -12,6 +12,7 @@ from ...lake import Lake
 from ...lake.reading.frames import scan_files
 from ...lake.schema import TABLES
 from ...lake.snapshot import Snapshot
+from ...lake.values import Json, Row
 from ..intervals import ONE_PROMPT, drawn_counts
 from ..option import option
 from ..question import Evidence, Question, Reads, Rows
@@ -39,7 +40,7 @@ class LayerAblations(Question):
         """The problems under all conditions."""
         return [(PROBLEMS, {"analysis_id": self.ablation_id or ""})]
 
-    def parameters(self, run_ids: Sequence[str]) -> dict[str, Any]:
+    def parameters(self, run_ids: Sequence[str]) -> Json:
         """Whose problems are read."""
         return {"ablation": self.ablation_id}
 
@@ -57,7 +58,7 @@ def _conditions(problems: pl.DataFrame) -> list[pl.DataFrame]:
     return problems.partition_by("site", "layer", "action", maintain_order=True)
 
 
-def _row(part: pl.DataFrame, whole: pl.DataFrame) -> dict[str, Any]:
+def _row(part: pl.DataFrame, whole: pl.DataFrame) -> Row:
     first = part.row(0, named=True)
     about = {name: first[name] for name in ("site", "layer", "action", "scope")}
     loss, whole_loss, n_tokens = (one.to_numpy() for one in (part["loss"], whole["loss"], part["n_tokens"]))

@@ -84,8 +84,13 @@ def _near(site: str, stored: dict[str, list[int]]) -> str:
     return did_you_mean(site, stored).partition(" Possible:")[0] if stored else ""
 
 
-def read_states(snapshot: Snapshot, site: str, layer: int, sequences: pl.DataFrame) -> Iterator[States]:
-    """Every stored state of these sequences, one commit at a time; ConfigError where one is not finite."""
+def read_states(
+    snapshot: Snapshot, site: str, layer: int, sequences: pl.DataFrame, *, check: bool = True
+) -> Iterator[States]:
+    """Every stored state of these sequences, one commit at a time; ConfigError where one is not finite.
+
+    Without `check` the caller looks, in the pass over the vectors that it makes anyway, and calls `check_finite`.
+    """
     ids, n_prompt = sequences["sequence_id"].to_numpy(), sequences["n_prompt_tokens"].to_numpy()
     if not len(ids):
         return
@@ -98,11 +103,13 @@ def read_states(snapshot: Snapshot, site: str, layer: int, sequences: pl.DataFra
             sorted_already = len(order) == len(sequence) and bool((np.diff(order) == 1).all())
             chosen = vectors if sorted_already else vectors[order]
             states = States(place[order], position[order] - n_prompt[place[order]], chosen)
-            _check_finite(states, ids, site, layer)
+            if check:
+                check_finite(states, ids, site, layer)
             yield states
 
 
-def _check_finite(states: States, ids: np.ndarray, site: str, layer: int) -> None:
+def check_finite(states: States, ids: Int[np.ndarray, " sequence"], site: str, layer: int) -> None:
+    """ConfigError where a state is not finite; `ids` are the ids of `sequences`."""
     kind = np.result_type(states.vectors.dtype, np.float32)  # of more, numpy would convert each value first
     with np.errstate(over="ignore"):
         if np.isfinite(states.vectors.sum(dtype=kind)):  # one pass: what is not finite stays so in a sum

@@ -5,7 +5,6 @@ encoded again, features that are written are not sorted again.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -17,6 +16,7 @@ from ...lake.analyses import commit_analysis
 from ...lake.derived import Analysis
 from ...lake.reading.batches import read_vectors
 from ...lake.snapshot import Snapshot
+from ...lake.values import Columns
 from .evaluation import check_width, place_of
 from .sae import Sae
 
@@ -98,7 +98,7 @@ def _whole_sequences(snapshot: Snapshot, layer: int, site: str) -> Iterator[tupl
 def _commit(
     lake: Lake, analysis: Analysis, sae: Sae, layer: int, site: str, pieces: Sequence[dict[str, np.ndarray]]
 ) -> None:
-    columns: dict[str, Any] = {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
+    columns: Columns = {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
     columns |= {"sae_id": sae.sae_id, "layer": layer, "site": site}
     commit_analysis(lake, analysis, {"sae_features": columns}, replace=False, partial=True)
 
@@ -134,6 +134,6 @@ def sort_by_feature(lake: Lake, sae_id: str, analysis: Analysis, should_stop: Ca
 
 
 def _commit_sorted(lake: Lake, sae_id: str, analysis: Analysis, rows: pa.Table) -> None:
-    columns: dict[str, Any] = {name: rows[name].combine_chunks() for name in rows.column_names}
+    columns: Columns = {name: rows[name].combine_chunks() for name in rows.column_names}
     columns |= {"sae_id": sae_id, "analysis_id": analysis.analysis_id}
     commit_analysis(lake, analysis, {"feature_activations": columns}, replace=False, partial=True)

@@ -1,8 +1,6 @@
 """How well an autoencoder reconstructs a run's vectors: sums over rows, from which SQL computes every metric."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +11,7 @@ from ...lake import Lake
 from ...lake.errors import ConfigError, NotFoundError
 from ...lake.reading.batches import keeps_vectors
 from ...lake.shuffling.sampler import Sampler
+from ...lake.values import Columns, Json, JsonView
 from .kernels import Code
 from .sae import Sae
 
@@ -70,7 +69,7 @@ class RowSums:
         assert self.sum_x is not None
         return self.sum_x / self.n
 
-    def columns(self) -> dict[str, Any]:
+    def columns(self) -> Columns:
         """Columns of `sae_evaluations`."""
         assert self.sum_x is not None and self.fired is not None
         density = self.fired.cpu().numpy() / self.n
@@ -166,7 +165,7 @@ def check_model(lake: Lake, sae: Sae, run_id: str) -> None:
         )
 
 
-def _differs(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str | None:
+def _differs(ours: JsonView, theirs: JsonView) -> str | None:
     """What two models differ in, by the weights' hash or else by name; None if nothing is known to differ."""
     for name, words in (("weights_sha256", "weights"), ("name", "name")):
         a, b = ours.get(name), theirs.get(name)
@@ -200,7 +199,7 @@ class Overlap:
     mean_max_cos_a: float
     mean_max_cos_b: float
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> Json:
         """Plain values for JSON."""
         return dict(vars(self))
 

@@ -1,9 +1,8 @@
 """Examples of every feature at once: its strongest tokens, some of every tenth of its activations, some without it."""
 
-from typing import Any
-
 from ...lake.sql.documents import SPANS
 from ...lake.sql.duck import Connection
+from ...lake.values import Columns
 
 N_TOP, PER_TENTH, N_SILENT = 20, 5, 10
 CHARS_BEFORE, CHARS_AFTER = 80, 40
@@ -63,7 +62,7 @@ ORDER BY ALL
 """
 
 
-def example_columns(connection: Connection, run_id: str, sae_id: str, analysis_id: str, first: int) -> dict[str, Any]:
+def example_columns(connection: Connection, run_id: str, sae_id: str, analysis_id: str, first: int) -> Columns:
     """Columns of `feature_examples`; tokens before position `first` are not drawn."""
     given = {"run": run_id, "sae": sae_id, "analysis": analysis_id, "first": first}
     rows = connection.arrow(EXAMPLES, given)

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import polars as pl
 import torch
@@ -13,6 +12,7 @@ from ...lake.analyses import commit_analysis, remove_analysis
 from ...lake.derived import Analysis, analysis_row, input_digest, stored_analyses
 from ...lake.errors import ConfigError
 from ...lake.sql.duck import Connection
+from ...lake.values import Columns, Json, Row
 from . import evaluation
 from .encode import encode_run, sort_by_feature
 from .examples import example_columns
@@ -70,7 +70,7 @@ class FeatureTables:
     n_rows: dict[str, int]
     seconds: float
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> Json:
         """Plain values for JSON."""
         return asdict(self)
 
@@ -125,11 +125,11 @@ def _interpret(lake: Lake, sae: Sae, analysis: Analysis, first: int, logits: Log
         stats = _stats(connection, sae, analysis, first)
         examples = example_columns(connection, run_id, sae.sae_id, analysis.analysis_id, first)
         n_sequences = connection.sql("SELECT count(*) AS n FROM sequences WHERE run_id = $run", {"run": run_id})["n"][0]
-    columns: dict[str, Any] = {name: stats[name].to_arrow() for name in stats.columns}
+    columns: Columns = {name: stats[name].to_arrow() for name in stats.columns}
     if logits is not None:
         columns["top_logits"], columns["bottom_logits"] = logits(sae)
     named = {"sae_id": sae.sae_id, "analysis_id": analysis.analysis_id}
-    tables: dict[str, Any] = {
+    tables: Columns = {
         "analyses": analysis_row(analysis, int(n_sequences), [], None),
         "feature_stats": columns | named,
     }
@@ -152,7 +152,7 @@ def _stats(connection: Connection, sae: Sae, analysis: Analysis, first: int) -> 
 
 
 @torch.no_grad()
-def _geometry(sae: Sae) -> dict[str, Any]:
+def _geometry(sae: Sae) -> Row:
     """Cosines of every decoder row: with the nearest other one, and with its encoder column."""
     rows = evaluation.normed(sae.weights["W_dec"].double())
     nearest = []
@@ -161,7 +161,7 @@ def _geometry(sae: Sae) -> dict[str, Any]:
         places = torch.arange(len(cosines))
         cosines[places, start + places] = -2.0
         nearest.append(cosines.amax(1))
-    found: dict[str, Any] = {"max_cos_other": pl.Series(torch.cat(nearest).float().numpy())}
+    found: Json = {"max_cos_other": pl.Series(torch.cat(nearest).float().numpy())}
     if sae.weights["W_dec"].shape[1] == sae.d_in:
         columns = evaluation.normed(sae.weights["W_enc"].double().T)
         found["encoder_decoder_cos"] = pl.Series((rows * columns).sum(1).float().numpy())

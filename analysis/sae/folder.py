@@ -3,7 +3,6 @@
 import json
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -14,6 +13,7 @@ from ...lake.errors import ConfigError, DamageError, NotFoundError, UsageError, 
 from ...lake.exchange.sae_weights import PER_TOKEN, SaeWeights
 from ...lake.exchange.saelens.reading import CONFIG, WEIGHTS
 from ...lake.exchange.saelens.writing import saelens_files
+from ...lake.values import JsonView, Row
 from .sae import Activation, Sae
 
 _ACTIVATIONS: dict[str, Activation] = {
@@ -25,7 +25,7 @@ _NAMES = {
 }  # fmt: skip
 
 
-def folder_blobs(sae: Sae, metadata: Mapping[str, Any], provenance: Mapping[str, Any]) -> dict[str, bytes]:
+def folder_blobs(sae: Sae, metadata: JsonView, provenance: JsonView) -> dict[str, bytes]:
     """The files of the folder by name. `metadata` is what SAELens calls so: model, hook, context."""
     arrays = {name: tensor.detach().cpu().numpy() for name, tensor in sae.weights.items()}
     written = SaeWeights(
@@ -41,7 +41,7 @@ def hook_name(layer: int, site: str) -> str:
     return "ln_final.hook_normalized" if site == "final_norm" else f"blocks.{layer}.{inside.get(site, f'hook_{site}')}"
 
 
-def parse_folder(sae_id: str, config: Mapping[str, Any], weights: bytes) -> Sae:
+def parse_folder(sae_id: str, config: JsonView, weights: bytes) -> Sae:
     """The autoencoder in a folder; ConfigError for what would be computed wrongly, DamageError for what is none."""
     name = str(config.get("architecture"))
     if name not in _ACTIVATIONS:
@@ -98,6 +98,6 @@ def load_sae(lake: Lake, name: str) -> Sae:
     return replace(sae, run_id=run_id, about=row)
 
 
-def sae_rows(lake: Lake) -> list[dict[str, Any]]:
+def sae_rows(lake: Lake) -> list[Row]:
     """The rows of `saes`, oldest run first."""
     return lake.scan("saes").collect().sort("run_id", "layer", "sae_id").to_dicts()

@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from ...lake.exchange.sae_weights import LAYER_NORM_EPS
+from ...lake.values import JsonView
 from . import kernels
 from .architecture import FIRST_THRESHOLD, Dictionary, Parameters
 from .kernels import Code
@@ -29,7 +30,7 @@ class Sae:
     norm: str = "none"
     """What is done to each vector first and undone behind the decoder: `none`, or one of `PER_TOKEN`."""
     run_id: str = ""
-    about: Mapping[str, Any] | None = None
+    about: JsonView | None = None
     """Where it reads and writes, and where it comes from: layer, site, to_site, model."""
 
     @property

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 
 from ...lake.errors import UsageError
 from ...lake.snapshot import Snapshot
-from ..paths.states import read_states
+from ..paths.states import check_finite, read_states
 
 STRIDE, SHORT_STRIDE, SHORT = 32, 1, 64
 """Stride unless said; stride where half of the answers are shorter than `SHORT` tokens."""
@@ -72,44 +72,44 @@ def pool(
     """The pooled states by each pooling, in one reading; `first` is the step before which nothing counts."""
     n_answer = sequences["n_answer"].to_numpy().astype(np.int64)
     start = np.zeros(len(n_answer), np.int64) if first is None else first
-    sums: list[np.ndarray] = []
+    sums = np.zeros((len(poolings), len(n_answer), 0))
     counts = [np.zeros(len(n_answer), np.int64) for _ in poolings]
-    for states in read_states(snapshot, site, layer, sequences):
-        sums = sums or [np.zeros((len(n_answer), states.vectors.shape[1])) for _ in poolings]
+    for states in read_states(snapshot, site, layer, sequences, check=False):
+        if not sums.shape[2]:
+            sums = np.zeros((*sums.shape[:2], states.vectors.shape[1]))
         place = states.place
         picked = np.stack([one.picked(states.step, n_answer[place], start[place]) for one in poolings])
         for count, own in zip(counts, picked, strict=True):
             count += np.bincount(place[own], minlength=len(count))
-        rows = np.flatnonzero(picked.any(axis=0))
-        if len(rows):
-            _add(
-                sums, states.vectors if len(rows) == len(place) else states.vectors[rows], place[rows], picked[:, rows]
-            )
+        if not _add(sums, states.vectors, place, picked):
+            check_finite(states, sequences["sequence_id"].to_numpy(), site, layer)
     return [
         _pooled(total, count, pooling.expected(n_answer, start))
-        for pooling, total, count in zip(poolings, sums, counts, strict=bool(sums))
+        for pooling, total, count in zip(poolings, sums, counts, strict=True)
     ]
 
 
 def _add(
-    sums: Sequence[Float[np.ndarray, "sequence dim"]],
+    sums: Float[np.ndarray, "pooling sequence dim"],
     vectors: Float[np.ndarray, "row dim"],
     place: Int[np.ndarray, " row"],
     picked: Bool[np.ndarray, "pooling row"],
-) -> None:
-    """Add each row to the sums that picked it; rows that the same sums picked are added up once."""
-    changed = (np.diff(place, prepend=-1) != 0) | np.concatenate(
-        [[True], (picked[:, 1:] != picked[:, :-1]).any(axis=0)]
-    )
-    starts = np.flatnonzero(changed)
-    stops = np.append(starts[1:], len(place))
-    # Six times as fast as np.add.reduceat along this axis. Single precision within the rows of one sequence, whose
-    # states have no more; numpy converts row by row otherwise, which takes longer than reading them.
-    kind = np.result_type(vectors.dtype, np.float32)
-    parts = np.stack([vectors[i:j].sum(axis=0, dtype=kind) for i, j in zip(starts, stops, strict=True)])
-    for total, own in zip(sums, picked[:, starts], strict=True):
-        for at, part in zip(place[starts[own]].tolist(), parts[own], strict=True):  # faster than np.add.at
-            total[at] += part
+) -> bool:
+    """Add each row to the sums that picked it, in one pass over the rows of each sequence.
+
+    Returns whether all rows are finite, also those that no sum picked: what is not finite stays so in the sum of all.
+    """
+    # In the precision of the states (numpy would convert each row first, which takes longer than reading it).
+    rows = np.ones((1 + len(picked), len(place)), np.result_type(vectors.dtype, np.float32))
+    rows[1:] = picked
+    starts = np.flatnonzero(np.diff(place, prepend=-1))
+    finite = True
+    with np.errstate(over="ignore", invalid="ignore"):
+        for i, j in zip(starts.tolist(), [*starts[1:].tolist(), len(place)], strict=True):
+            parts = rows[:, i:j] @ vectors[i:j]
+            finite = finite and bool(np.isfinite(parts).all())
+            sums[:, place[i]] += parts[1:]
+    return finite
 
 
 def _pooled(total: np.ndarray, count: np.ndarray, expected: np.ndarray) -> Pooled:

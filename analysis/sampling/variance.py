@@ -1,6 +1,6 @@
 """`sampling_variance`: how far the pooled states of a problem's samples spread, by layer and checkpoint."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import ClassVar, Literal, Self
 
@@ -18,7 +18,7 @@ from ..paths.states import answers, chosen_layers
 from ..question import Evidence, Question, Reads, Rows
 from ..row_columns import columns_of
 from .pooling import Pooled, Pooling, check_pooling, default_stride, pool
-from .spread import spread
+from .spread import Spread, spreads
 
 VERSION = 1
 OWN = ("sampled", "greedy")
@@ -105,13 +105,12 @@ class Variance(Question):
         kept = np.isfinite(pooled.states).all(axis=1) & (reached | (self.short == "include"))
         found: list[Row] = []
         for temperature, by_prompt in samples.items():
-            greedy = temperature == 0
+            own = {prompt: rows[kept[rows]] for prompt, rows in by_prompt.items()}
+            spread_of = _spreads(own, pooled.states, codes, greedy=temperature == 0)
             per_prompt = []
             for prompt, rows in by_prompt.items():
-                some = rows[kept[rows]]
-                spread_of = spread(pooled.states[some], None if codes is None else codes[some], greedy=greedy)
-                counts = {"n_samples": len(rows), "n_reached": int(reached[rows].sum()), "n_pooled": spread_of.n}
-                values = {name: value for name, value in vars(spread_of).items() if name != "n"}
+                counts = {"n_samples": len(rows), "n_reached": int(reached[rows].sum()), "n_pooled": len(own[prompt])}
+                values = {name: value for name, value in vars(spread_of[prompt]).items() if name != "n"}
                 per_prompt.append({"prompt_id": prompt, "temperature": temperature, **about, **counts, **values})
             found += [*per_prompt, _over_prompts(per_prompt)]
         return found
@@ -119,6 +118,22 @@ class Variance(Question):
 
 Samples = dict[float | None, dict[str | None, np.ndarray]]
 """Rows of the sequences by temperature, then by problem."""
+
+
+def _spreads(
+    rows: Mapping[str | None, np.ndarray], states: np.ndarray, codes: np.ndarray | None, *, greedy: bool
+) -> dict[str | None, Spread]:
+    """The spread of each problem's rows; problems with as many rows at once."""
+    by_size: dict[int, list[str | None]] = {}
+    for prompt, own in rows.items():
+        by_size.setdefault(len(own), []).append(prompt)
+    spread_of: dict[str | None, Spread] = {}
+    for prompts in by_size.values():
+        some = np.stack([rows[prompt] for prompt in prompts])
+        spread_of |= zip(
+            prompts, spreads(states[some], None if codes is None else codes[some], greedy=greedy), strict=True
+        )
+    return spread_of
 
 
 def _samples(sequences: pl.DataFrame) -> Samples:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -10,6 +9,7 @@ from jaxtyping import Float
 from ...lake import Lake
 from ...lake.derived import stored_analyses
 from ...lake.errors import ConfigError, NotFoundError, UsageError, did_you_mean
+from ...lake.values import Row
 
 FEATURES = "sae-features"
 """Name of the analysis that writes `sae_features`."""
@@ -70,7 +70,7 @@ def chosen(lake: Lake, saes: str) -> list[TrackedSae]:
     return listed
 
 
-def _meant(lake: Lake, rows: Sequence[dict[str, Any]], part: str) -> list[dict[str, Any]]:
+def _meant(lake: Lake, rows: Sequence[Row], part: str) -> list[Row]:
     exact = [row for row in rows if row["sae_id"] == part]
     if fitting := exact or [row for row in rows if row["sae_id"].startswith(part)]:
         if len(fitting) > 1:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from ...lake import Lake
 from ...lake.errors import UsageError
 from ...lake.snapshot import Snapshot
+from ...lake.values import Json
 from ..option import option
 from ..question import Evidence, Question, Reads, Rows
 from .autoencoders import chosen, decoder, named_saes
@@ -51,7 +52,7 @@ class Links(Question):
         """Weights are named by the ids of the autoencoders; no row is read."""
         return []
 
-    def parameters(self, run_ids: Sequence[str]) -> dict[str, Any]:
+    def parameters(self, run_ids: Sequence[str]) -> Json:
         """All options."""
         return dict(vars(self)) | {"version": VERSION}
 

@@ -3,11 +3,12 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal, Self
+from typing import ClassVar, Literal, Self
 
 from ...lake import Lake
 from ...lake.errors import UsageError
 from ...lake.snapshot import Snapshot
+from ...lake.values import Json
 from ..option import option
 from ..question import Evidence, Question, Reads, Rows
 from .association import Method, Rules
@@ -96,7 +97,7 @@ class HypothesisTracks(Question):
         features = [("sae_features", {"sae_id": one}) for one in str(self.saes).split(",")]
         return [("sequences", {}), *features, ("activations", {})]
 
-    def parameters(self, run_ids: Sequence[str]) -> dict[str, Any]:
+    def parameters(self, run_ids: Sequence[str]) -> Json:
         """All options, and the version of the numbers."""
         return dict(vars(self)) | {"version": VERSION}
 

@@ -13,6 +13,7 @@ from ...lake.errors import ConfigError
 from ...lake.reading.frames import scan_files
 from ...lake.schema import TABLES
 from ...lake.snapshot import Snapshot
+from ...lake.values import Columns, Json
 from ..paths.states import answers
 from . import metrics, reconstruction
 from .association import Rules, follow
@@ -52,7 +53,7 @@ def track_rows(
     *,
     scaled: bool,
     permuted: int | None,
-) -> tuple[dict[str, dict[str, Any]], int, list[str]]:
+) -> tuple[dict[str, Json], int, list[str]]:
     """Columns of the three tables, the number of sequences with a track, and what a reader must know."""
     stored = scan_files(TABLES["sae_features"], snapshot)
     features = [stored.filter(pl.col("sae_id") == sae.sae_id) for sae in saes]
@@ -187,5 +188,5 @@ def _notices(frames: dict[str, pl.DataFrame], spans: pl.DataFrame, choice: Choic
     return notices
 
 
-def _columns(frame: pl.DataFrame) -> dict[str, Any]:
+def _columns(frame: pl.DataFrame) -> Columns:
     return {name: frame[name].to_arrow() for name in frame.columns}

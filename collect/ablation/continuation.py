@@ -1,20 +1,21 @@
 """What a model makes of prompts when rows of one batch are edited each in its own way: losses and greedy answers."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ...lake.values import Json, JsonView
 from ..decoding.loop import BatchDecoder
-from ..decoding.reading import Reading
+from ..decoding.reading.reading import Reading
+from ..decoding.sampling.settings import Sampling
+from ..decoding.sampling.stop_rule import StopRule
 from ..decoding.sequence import Limits
 from ..decoding.sequence import Sequence as Row
-from ..decoding.settings import Sampling
-from ..decoding.stop_rule import StopRule
 from ..decoding.timings import Timings
 from ..inputs.grading import Options, parse_grader
 from ..inputs.tokenizing.text import TokenText
@@ -42,7 +43,7 @@ class AnswerSettings:
     generation_config: bool = False
 
     @classmethod
-    def of(cls, config: Mapping[str, Any]) -> Self:
+    def of(cls, config: JsonView) -> Self:
         """Out of run.json; nothing is generated where it says nothing of it."""
         return cls(
             int(config.get("max_new_tokens") or 0), config.get("grader") or "auto", tuple(config.get("stop") or ()),
@@ -108,7 +109,7 @@ class GreedyAnswers:
 
     def answer(
         self, rows: Sequence[Row], answers: Sequence[str | None], options: Sequence[Options | None]
-    ) -> list[dict[str, Any]]:
+    ) -> list[Json]:
         """For each row what it answers, whether that is right, and how many tokens it took."""
         batch = list(rows)
         with computing(), self.observed.attached():
@@ -119,8 +120,8 @@ class GreedyAnswers:
             self._graded(row, answer, choices) for row, answer, choices in zip(batch, answers, options, strict=True)
         ]
 
-    def _graded(self, row: Row, answer: str | None, options: Options | None) -> dict[str, Any]:
-        about: dict[str, Any] = {"n_generated_tokens": len(row.generated), "predicted_answer": None, "correct": None}
+    def _graded(self, row: Row, answer: str | None, options: Options | None) -> Json:
+        about: Json = {"n_generated_tokens": len(row.generated), "predicted_answer": None, "correct": None}
         if answer is None:
             return about | {"reason": "no reference answer"}
         grade = self.grader.grade(self.text.completion(row.generated, row.read_ids), answer, options)

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ...lake import Lake
-from ..decoding.check import choose_reading
+from ..decoding.reading.check import choose_reading
 from ..decoding.sequence import Sequence as Row
 from ..models.editing.changes import Replace
 from ..models.editing.edits import Edit, applied

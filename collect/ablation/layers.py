@@ -14,9 +14,10 @@ import polars as pl
 from ...lake import Lake
 from ...lake.derived import Analysis, input_digest
 from ...lake.errors import ConfigError, NotFoundError, UsageError, did_you_mean
+from ...lake.values import Columns, Json
 from ..configuration.edit import EDIT_SCOPES
 from ..configuration.keep import ActivationKeep
-from ..decoding.check import choose_reading
+from ..decoding.reading.check import choose_reading
 from ..decoding.sequence import Sequence as Row
 from ..models.editing.changes import Mean, Zero
 from ..models.editing.edits import Edit
@@ -97,7 +98,7 @@ def ablate(
     options.check()
     run_id = lake.resolve_run(run)
     source = _mean_source(lake, run_id, options) if MEAN in options.actions else None
-    asked: dict[str, Any] = dict(vars(options)) | {"sites": list(options.sites), "actions": list(options.actions)}
+    asked: Json = dict(vars(options)) | {"sites": list(options.sites), "actions": list(options.actions)}
     digests = [input_digest(lake.snapshot(run_id), [("sequences", {}), ("token_steps", {})])]
     if source is not None:
         asked["means_from"] = source[0]
@@ -208,7 +209,7 @@ class _Ablation:
         self.reading = choose_reading(loaded)
         self.answers = GreedyAnswers(loaded, settings, self.reading) if settings.max_new_tokens else None
 
-    def columns(self, problems: Sequence[Problem]) -> dict[str, Any]:
+    def columns(self, problems: Sequence[Problem]) -> Columns:
         """The columns of `ablated_problems`, without the analysis."""
         rows = [(one, condition) for one in problems for condition in self.conditions]
         losses = np.full(len(rows), np.nan)
@@ -217,7 +218,7 @@ class _Ablation:
             if known:
                 given = [self._row(i, *rows[i], True) for i in known]
                 losses[known] = reference_losses(self.loaded, given, self.reading)
-        answers: list[dict[str, Any]] = [{} for _ in rows]
+        answers: list[Json] = [{} for _ in rows]
         if self.answers is not None:
             for group in self._groups(rows, lambda one: len(one.prompt_ids)):
                 graded = self.answers.answer(
@@ -260,7 +261,7 @@ class _Ablation:
             yield from (group[start : start + size] for start in range(0, len(group), size))
 
 
-def _reason(problem: Problem, answer: dict[str, Any]) -> str | None:
+def _reason(problem: Problem, answer: Json) -> str | None:
     if not problem.reference:
         return NEITHER
     if not answer:

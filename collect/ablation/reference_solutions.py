@@ -10,6 +10,7 @@ import polars as pl
 
 from ...lake import Lake
 from ...lake.errors import ConfigError, NotFoundError, did_you_mean
+from ...lake.values import JsonView
 from ..inputs.grading import Options, read_options
 from ..stored_sequences import stored_sequences
 
@@ -70,22 +71,22 @@ def read_problems(
     return Problems(problems, _notices(rows, texts, names, oracle))
 
 
-def _names(metadata: Sequence[Mapping[str, Any]]) -> list[str]:
+def _names(metadata: Sequence[JsonView]) -> list[str]:
     """Names of the solutions that problems have, in their order."""
     return list(dict.fromkeys(name for about in metadata for name in _solutions(about)))
 
 
-def _solutions(about: Mapping[str, Any]) -> Mapping[str, str]:
+def _solutions(about: JsonView) -> Mapping[str, str]:
     solutions = about.get("oracle")
     return solutions if isinstance(solutions, dict) else {}
 
 
-def _solution(about: Mapping[str, Any], oracle: str | None) -> str | None:
+def _solution(about: JsonView, oracle: str | None) -> str | None:
     solutions = _solutions(about)
     return solutions.get(oracle) if oracle is not None else next(iter(solutions.values()), None)
 
 
-def _options(about: Mapping[str, Any]) -> Options | None:
+def _options(about: JsonView) -> Options | None:
     given = about.get("options")
     try:
         return None if given is None else read_options(given)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ...lake import Lake
 from ...lake.errors import ConfigError
-from ..decoding.check import choose_reading
+from ..decoding.reading.check import choose_reading
 from ..models.model import LoadedModel
 from ..models.sites.taps import Tap
 from ..stored_sequences import StoredBatch, batches_of, computing, stored_sequences

@@ -12,9 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from ...lake.errors import ConfigError, NotFoundError, UsageError, did_you_mean
 from ...lake.run_id import checked_tag
-from ...lake.values import Json
-from ..decoding.settings import Sampling
-from ..decoding.stop_rule import SAMPLING_COLUMNS, StopRule
+from ...lake.values import Json, JsonView
+from ..decoding.sampling.settings import Sampling
+from ..decoding.sampling.stop_rule import SAMPLING_COLUMNS, StopRule
 from ..embedding.scope import Scope
 from ..inputs.grading.graders import parse_grader
 from .branch_settings import check_branches
@@ -269,7 +269,7 @@ class CollectConfig(BaseModel):
 
 
 def resolve_config(
-    flags: Mapping[str, Any], *, file: str | Path | None = None, environ: Mapping[str, str] | None = None
+    flags: JsonView, *, file: str | Path | None = None, environ: Mapping[str, str] | None = None
 ) -> CollectConfig:
     """Defaults, then the YAML file, then TRACELAKE_* variables, then `flags`; later ones win."""
     values = _from_file(file) if file is not None else {}

@@ -1,7 +1,8 @@
 """What the settings of a corpus may be beside the others: it is only read, and nothing of prompts applies to it."""
 
-from collections.abc import Mapping
 from typing import Any
+
+from ...lake.values import JsonView
 
 CORPUS_TOKENS = 1_000_000
 """Tokens that are read of a corpus if nothing is said."""
@@ -16,7 +17,7 @@ def with_corpus_defaults(values: Any) -> Any:
     return values
 
 
-def check_corpus(settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
+def check_corpus(settings: JsonView, defaults: JsonView) -> None:
     """ValueError for settings of a corpus without one, or of prompts beside one."""
     if settings["corpus"] is None:
         if given := [name for name in OF_A_CORPUS if settings[name] != defaults[name]]:

@@ -7,7 +7,7 @@ import math
 import re
 from dataclasses import dataclass
 
-from ...lake.errors import ConfigError, UsageError, did_you_mean
+from ...lake.errors import UsageError, did_you_mean
 from ..models.sites.site_names import ATTENTION_SITES, check_site
 from .keep import ActivationKeep
 
@@ -16,7 +16,8 @@ KINDS = {"zero": False, "mean": True, "add": True, "project_out": True}
 EDIT_SCOPES = ("all", "prompt", "generated", "last")
 """Which positions p change: all; p < n_prompt; p >= n_prompt - 1, since the last prompt token's state predicts the
 first generated one; p = n_prompt - 1."""
-UNIT_SITES = {"mlp_post": "neurons", "z": "heads"}
+UNIT_SITES = {"mlp_post": "neurons", **dict.fromkeys(("z", *ATTENTION_SITES), "heads")}
+HEAD_SITES = tuple(site for site, unit in UNIT_SITES.items() if unit == "heads")
 SHAPE = "KIND:SITE@LAYERS[:direction=FILE|ID][:xSTRENGTH][:neurons=LIST|:heads=LIST][:SCOPE]"
 
 _PLACE = re.compile(r"(?:(?P<stack>encoder|decoder)\.)?(?P<site>[^@]+)@(?P<layers>.+)|(?P<final>final_norm)")
@@ -51,8 +52,6 @@ class EditSetting:
             raise UsageError(f"--edit {text!r}: {place!r} names no site and layers. Write {SHAPE}.")
         site = found["final"] or found["site"]
         check_site(site)
-        if site in ATTENTION_SITES:
-            raise ConfigError(f"--edit {text!r}: site {site} cannot be edited. Edit z, attn_out or resid_pre.")
         options, strength, scope = _options(text, parts)
         units = _units(text, site, options)
         source = options.get("direction", options.get("vector"))
@@ -115,7 +114,7 @@ def _units(text: str, site: str, options: dict[str, str]) -> tuple[int, ...] | N
         if name not in options:
             continue
         if UNIT_SITES.get(site) != name:
-            raise UsageError(f"--edit {text!r}: neurons are chosen of mlp_post, heads of z.")
+            raise UsageError(f"--edit {text!r}: neurons are chosen of mlp_post, heads of {', '.join(HEAD_SITES)}.")
         found: list[int] = []
         for part in options[name].split(","):
             match = re.fullmatch(r"(\d+)(?:-(\d+))?", part)

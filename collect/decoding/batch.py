@@ -15,7 +15,7 @@ from ..models.editing.edits import Editing
 from ..models.model import LoadedModel
 from ..models.stack import Stack
 from ..observing.axis import Axis, columns_of
-from .reading import Reading
+from .reading.reading import Reading
 from .sequence import Sequence
 
 

@@ -19,13 +19,13 @@ from ..observing.summaries import Distribution, distribution
 from ..observing.transfer import to_host
 from .batch import Batch
 from .blocks import Block, PredictionBlock, StateBlock
-from .generation_settings import GenerationSettings, RowProcessors, row_processors
 from .prefill import Prefill, forward
 from .prefix import Prefix
-from .reading import Reading
-from .sampling import Sampling, choose, uniform_draws
+from .reading.reading import Reading
+from .sampling.choice import Sampling, choose, uniform_draws
+from .sampling.generation_settings import GenerationSettings, RowProcessors, row_processors
+from .sampling.stop_rule import StopWatch
 from .sequence import Limits, Sequence
-from .stop_rule import StopWatch
 from .timings import Timings
 from .waiting import Waiting
 

@@ -10,7 +10,7 @@ from transformers.cache_utils import Cache, CacheLayerMixin, EncoderDecoderCache
 
 from ..models.model import LoadedModel
 from .batch import Batch
-from .reading import Reading
+from .reading.reading import Reading
 from .sequence import Sequence
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..models.editing.edits import Edit
-from .stop_rule import StopRule
+from .sampling.stop_rule import StopRule
 
 
 @dataclass

@@ -1,13 +1,12 @@
 """The runs of one experiment: each is found by the experiment's id and its part, completed if it was interrupted."""
 
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from ...lake import Lake
+from ...lake.values import JsonView
 from ..configuration.config import CollectConfig
 from ..inputs.prompts import checked_source
 from ..models.loading.load import load_model
@@ -44,7 +43,7 @@ class ExperimentRuns:
                 found[str(row["experiment_step"])] = row["run_id"]
         return found
 
-    def collect(self, part: str, settings: Mapping[str, Any]) -> Part:
+    def collect(self, part: str, settings: JsonView) -> Part:
         """The complete run of a part: found, resumed, or collected with these settings of `lake collect`."""
         run_id = self.stored().get(part)
         if run_id is not None:
@@ -57,13 +56,13 @@ class ExperimentRuns:
         )  # fmt: skip
         return Part(collection.start(self.lake, assume_yes=False).run_id, True)
 
-    def estimate(self, settings: Mapping[str, Any]) -> Estimate:
+    def estimate(self, settings: JsonView) -> Estimate:
         """Tokens and bytes of a run with these settings; no weights are loaded and nothing is written."""
         config = CollectConfig(**settings)
         source = checked_source(config, lake=self.lake)
         return Collection(config, source=source, weights=False, lake=self.lake).estimate()
 
-    def seconds_of_batch(self, settings: Mapping[str, Any]) -> float:
+    def seconds_of_batch(self, settings: JsonView) -> float:
         """Wall time of one batch of such a run, loading not counted; collected in a lake that is thrown away."""
         config = CollectConfig(**{**settings, "limit": settings["batch_size"]})
         collection = Collection(config, source=checked_source(config), loaded=self.model(config))
@@ -87,7 +86,7 @@ class ExperimentRuns:
             )  # fmt: skip
         return self.loaded
 
-    def _completed(self, run_id: str, settings: Mapping[str, Any]) -> Part:
+    def _completed(self, run_id: str, settings: JsonView) -> Part:
         """A stored run of a part, completed if it was interrupted; what reaches outside of the lake is typed again."""
         if self.lake.run_status(run_id) == "complete":
             return Part(run_id, False)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ...lake.errors import ConfigError, NotFoundError, UsageError, did_you_mean
-from ...lake.values import Json
+from ...lake.values import Json, JsonView
 from .fields import Prompt, prompt_text
 from .grading.notation import clean, last_box
 from .grading.numbers import last_number
@@ -161,7 +161,7 @@ class ProblemSet:
     def _read(self) -> "ReadProblems":
         return ReadProblems.of(f"{self.dataset}:{self.split}", LAYOUTS[self.dataset], self._rows())
 
-    def _rows(self) -> Iterator[tuple[str, Any]]:
+    def _rows(self) -> Iterator[tuple[str, object]]:
         layout = LAYOUTS[self.dataset]
         if self.path is None:
             return hub_rows(layout, self.split)
@@ -177,7 +177,7 @@ class ReadProblems:
     sha256: str
 
     @classmethod
-    def of(cls, name: str, layout: Layout, rows: Iterable[tuple[str, Any]]) -> "ReadProblems":
+    def of(cls, name: str, layout: Layout, rows: Iterable[tuple[str, object]]) -> "ReadProblems":
         """Read every row; UsageError with its place for one that is no problem, ConfigError if none has an answer."""
         known: dict[str, Problem] = {}
         counts = {"n_problems": 0, "n_duplicates": 0, "n_conflicting": 0, "n_without_answer": 0}
@@ -202,7 +202,7 @@ class ReadProblems:
         return cls(tuple(known.values()), counts, digest.hexdigest())
 
 
-def remarks(about: Mapping[str, Any]) -> Iterator[str]:
+def remarks(about: JsonView) -> Iterator[str]:
     """What is to be said of a problem set whose run.json entry is `about`: what was left out, what cannot be graded."""
     name = f"{about.get('dataset')}:{about.get('split')}"
     if dropped := about.get("n_duplicates"):
@@ -253,14 +253,14 @@ def _natural(folder: Path, file: Path) -> list[tuple[int, int, str]]:
     return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in parts if part]
 
 
-def _file_rows(file: Path) -> Iterator[tuple[str, Any]]:
+def _file_rows(file: Path) -> Iterator[tuple[str, object]]:
     form = FORMATS.get(file.suffix.lower())
     if form is None or form == "text":
         raise UsageError(f"{file}: problem sets are read from {', '.join(FORMATS)} files, not text.")
     return rows_of(PromptBytes(str(file), file), form)
 
 
-def hub_rows(layout: Layout, split: str) -> Iterator[tuple[str, Any]]:
+def hub_rows(layout: Layout, split: str) -> Iterator[tuple[str, object]]:
     """The rows of the set on the Hugging Face hub, subset after subset."""
     try:
         from datasets import load_dataset

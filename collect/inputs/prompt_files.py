@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, TextIO
+from typing import BinaryIO, TextIO
 
 from ...lake.errors import DamageError, NotFoundError, UsageError, did_you_mean
 from ...lake.values import Json
@@ -161,7 +161,7 @@ def prompts_of(source: PromptBytes, form: str, *, split_lines: bool) -> Iterator
 
 def rows_of(
     source: PromptBytes, form: str, *, split_lines: bool = True, prompts: bool = False
-) -> Iterator[tuple[str, Any]]:
+) -> Iterator[tuple[str, object]]:
     """The records of a file, each with its place; what cannot be read is named. `prompts`: a header must have one."""
     try:
         yield from _rows(source, form, split_lines, prompts)
@@ -171,7 +171,7 @@ def rows_of(
         raise DamageError(f"{source.name} cannot be read: {error}.") from error
 
 
-def _rows(source: PromptBytes, form: str, split_lines: bool, prompts: bool) -> Iterator[tuple[str, Any]]:
+def _rows(source: PromptBytes, form: str, split_lines: bool, prompts: bool) -> Iterator[tuple[str, object]]:
     if form == "parquet":
         return prompt_formats.parquet_rows(source)
     if form in ("csv", "tsv"):

@@ -19,7 +19,7 @@ LONGEST_FIELD = 2**31 - 1
 DELIMITERS = (",", ";", "\t", "|")
 
 
-def text_lines(source: "PromptBytes") -> Iterator[tuple[Place, Any]]:
+def text_lines(source: "PromptBytes") -> Iterator[tuple[Place, object]]:
     """One prompt per line that is not blank."""
     with source.text() as stream:
         for number, line in enumerate(_lines(stream, source.name), 1):
@@ -27,7 +27,7 @@ def text_lines(source: "PromptBytes") -> Iterator[tuple[Place, Any]]:
                 yield f"{source.name}, line {number}", line.rstrip("\n")
 
 
-def whole_text(source: "PromptBytes") -> Iterator[tuple[Place, Any]]:
+def whole_text(source: "PromptBytes") -> Iterator[tuple[Place, object]]:
     """The whole text as one prompt."""
     with source.text() as stream:
         text = "".join(_lines(stream, source.name))
@@ -35,7 +35,7 @@ def whole_text(source: "PromptBytes") -> Iterator[tuple[Place, Any]]:
         yield source.name, text
 
 
-def json_lines(source: "PromptBytes") -> Iterator[tuple[Place, Any]]:
+def json_lines(source: "PromptBytes") -> Iterator[tuple[Place, object]]:
     """One JSON object, or text, per line."""
     with source.text() as stream:
         for number, line in enumerate(_lines(stream, source.name), 1):
@@ -44,7 +44,7 @@ def json_lines(source: "PromptBytes") -> Iterator[tuple[Place, Any]]:
                 yield place, _parsed(line, place)
 
 
-def json_rows(source: "PromptBytes") -> Iterator[tuple[Place, Any]]:
+def json_rows(source: "PromptBytes") -> Iterator[tuple[Place, object]]:
     """A list of objects or texts, one object, or JSON lines under the name of JSON."""
     with source.text() as stream:
         text = "".join(_lines(stream, source.name))
@@ -75,7 +75,7 @@ def begins_with_object(source: "PromptBytes") -> bool:
         return False
 
 
-def csv_rows(source: "PromptBytes", *, tabs: bool, prompts: bool = True) -> Iterator[tuple[Place, Any]]:
+def csv_rows(source: "PromptBytes", *, tabs: bool, prompts: bool = True) -> Iterator[tuple[Place, object]]:
     """One object per record after the header; records that do not fit it are refused with their line."""
     csv.field_size_limit(LONGEST_FIELD)
     delimiter = "\t" if tabs else _delimiter(source)
@@ -95,7 +95,7 @@ def csv_rows(source: "PromptBytes", *, tabs: bool, prompts: bool = True) -> Iter
             yield place, {name: value for name, value in zip(header, record, strict=True) if value != ""}
 
 
-def parquet_rows(source: "PromptBytes") -> Iterator[tuple[Place, Any]]:
+def parquet_rows(source: "PromptBytes") -> Iterator[tuple[Place, object]]:
     """One object per row."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -142,7 +142,7 @@ def _lines(stream: TextIO, name: str) -> Iterator[str]:
         yield line
 
 
-def _parsed(line: str, place: Place) -> Any:
+def _parsed(line: str, place: Place) -> object:
     try:
         return json.loads(line)
     except ValueError as error:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
 
 import polars as pl
 
@@ -10,10 +9,11 @@ from ...lake import Lake
 from ...lake.analyses import commit_analysis
 from ...lake.derived import Analysis, analysis_row, input_digest, stored_analyses
 from ...lake.errors import StoppedError, UsageError, did_you_mean
-from .asking import in_groups, replies
-from .client import Judge, Reply, Request, Service
-from .limits import Limits, Price
+from ...lake.values import Json, Row
 from .pairs import Pairs, Solution, cases, solutions
+from .service.asking import in_groups, replies
+from .service.client import Judge, Reply, Request, Service
+from .service.limits import Limits, Price
 from .template import MOST_TOKENS, Case, messages, template_digest
 from .verdict import Verdict, read_verdict
 from .without_service import Tell, known, local
@@ -86,7 +86,7 @@ class Judged:
     stopped_by: str | None = None
     reasons: dict[str, int] = field(default_factory=dict)
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> Json:
         """Plain values for JSON."""
         return asdict(self)
 
@@ -149,9 +149,7 @@ class _Asking:
         if self.judge is not None:
             self.judge.close()
 
-    def replies(
-        self, wanted: Sequence[Case], by_content: Mapping[str, dict[str, Any]]
-    ) -> Iterator[tuple[Case, Reply, bool]]:
+    def replies(self, wanted: Sequence[Case], by_content: Mapping[str, Json]) -> Iterator[tuple[Case, Reply, bool]]:
         """Each case with its reply, as they come, and whether an earlier one was reused."""
         fresh = []
         for case in wanted:
@@ -185,11 +183,11 @@ def _analysis(lake: Lake, run_id: str, options: JudgeOptions) -> Analysis:
     return Analysis(run_id, "judge", parameters, input_digest(lake.snapshot(run_id), [("sequences", {})]))
 
 
-def _stored(lake: Lake, options: JudgeOptions) -> dict[str, dict[tuple[int, int, int], dict[str, Any]]]:
+def _stored(lake: Lake, options: JudgeOptions) -> dict[str, dict[tuple[int, int, int], Json]]:
     """Final replies of this judge with these instructions in the whole lake, by analysis and pair."""
     same = pl.col("template").is_null() if options.template is None else pl.col("template") == options.template
     rows = lake.scan("judgements").filter((pl.col("judge") == options.name) & same).collect()
-    found: dict[str, dict[tuple[int, int, int], dict[str, Any]]] = {}
+    found: dict[str, dict[tuple[int, int, int], Json]] = {}
     for row in rows.iter_rows(named=True):
         pair = (row["sequence_a"], row["sequence_b"], row["order"])
         found.setdefault(row["analysis_id"], {})[pair] = row
@@ -202,7 +200,7 @@ def _is_new(lake: Lake, analysis: Analysis) -> bool:
     return stored is None or "analyses" not in stored.n_rows
 
 
-def _row(options: JudgeOptions, case: Case, reply: Reply, reused: bool) -> dict[str, Any]:
+def _row(options: JudgeOptions, case: Case, reply: Reply, reused: bool) -> Row:
     return {
         "prompt_id": case.prompt_id, "sequence_a": case.sequence_a, "sequence_b": case.sequence_b,
         "judge": options.name, "template": options.template, "order": case.order, "distinct": reply.verdict.distinct,
@@ -213,7 +211,7 @@ def _row(options: JudgeOptions, case: Case, reply: Reply, reused: bool) -> dict[
     }  # fmt: skip
 
 
-def _commit(lake: Lake, analysis: Analysis, rows: Sequence[dict[str, Any]]) -> None:
+def _commit(lake: Lake, analysis: Analysis, rows: Sequence[Row]) -> None:
     columns = {name: [row[name] for row in rows] for name in rows[0]}
     table = columns | {"analysis_id": analysis.analysis_id}
     commit_analysis(lake, analysis, {"judgements": table}, replace=False)

@@ -12,7 +12,8 @@ from ...lake.errors import ConfigError
 from ...lake.values import Json
 from .cache import encoder_decoder_cache, growing_cache, in_full_layers
 from .fingerprints import fingerprints
-from .stack import Stack, encoder_and_decoder, only_stack
+from .sites.attention_inputs import AttentionInputs, attention_inputs
+from .stack import SELF, Stack, encoder_and_decoder, only_stack
 from .text_pass import TextPass, assumed_text, run_text, text_inputs
 from .unembedding import Unembedding
 from .weights import WeightGaps
@@ -118,6 +119,26 @@ class LoadedModel:
             if self.encoder is None:
                 return self.decoder.module(input_ids=ids[:, :4], use_cache=False)
             return self.model(**text_inputs(self.model, ids), use_cache=False)
+
+    def _probe_with_cache(self) -> object:
+        """The same, through an empty cache of the decoder's."""
+        ids = self._probe_ids()
+        with torch.no_grad():
+            if self.encoder is None:
+                given = {str(self.decoder.cache_name): self.cache()}
+                return self.decoder.module(input_ids=ids[:, :4], use_cache=True, **given)
+            return self.model(**text_inputs(self.model, ids), past_key_values=self.cache(), use_cache=True)
+
+    @cached_property
+    def attention_inputs(self) -> dict[str, AttentionInputs]:
+        """By stack, what can be changed of the queries, keys and values of its self-attention."""
+        seen = {}
+        for stack in self.stacks:
+            modules = {m: layer for m, (kind, layer) in stack.attention_modules().items() if kind == SELF}
+            caches = stack is self.decoder and stack.cache_name is not None
+            passes = (self.probe, self._probe_with_cache if caches else None)
+            seen[stack.name] = attention_inputs(self.model, stack.blocks, modules, passes)
+        return seen
 
     def cache(self) -> Cache:
         """An empty key-value cache of the decoder that keeps sliding windows short."""

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 
 from ...lake.errors import ConfigError, NotFoundError, UsageError
-from ..decoding.check import choose_reading
+from ..decoding.reading.check import choose_reading
 from ..decoding.sequence import Sequence as Row
 from ..inputs.tokenizing.text import TokenText
 from ..models.model import LoadedModel

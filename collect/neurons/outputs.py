@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..rereading.head_paths import HeadPaths, values_of, width_of
+from ..rereading.second_order.head_paths import HeadPaths, values_of, width_of
 
 ROWS = 512
 """Unit vectors that one pass reads."""

@@ -1,22 +1,22 @@
 """How much of chosen neurons' activations each later head carries to position T: q(n;k,h), prompt by prompt (A12)."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
 from ...lake import Lake
 from ...lake.derived import Analysis, StoredAnalysis, digest, input_digest, stored_analyses
 from ...lake.errors import NotFoundError, UsageError, did_you_mean
-from ..decoding.check import choose_reading
+from ...lake.values import JsonView, Row
+from ..decoding.reading.check import choose_reading
 from ..models.model import LoadedModel
 from ..passes import ChunkRows, commit_chunks, is_whole, sequences_with_rows
 from ..rereading.directions import Direction, find_direction
-from ..rereading.frozen_pass import FrozenPass, read_frozen
-from ..rereading.head_paths import HeadPaths, width_of
-from ..rereading.scorer import HUNDRED, PLAIN, STATE
-from ..rereading.second_order import BATCH_SIZE, CHUNK_SEQUENCES, NEURON_BYTES
+from ..rereading.second_order.effects import BATCH_SIZE, CHUNK_SEQUENCES, NEURON_BYTES
+from ..rereading.second_order.frozen_pass import FrozenPass, read_frozen
+from ..rereading.second_order.head_paths import HeadPaths, width_of
+from ..rereading.second_order.scorer import HUNDRED, PLAIN, STATE
 from ..rereading.targets import Target, choose_targets, cut_sequences
 from ..stored_sequences import StoredBatch, batches_of
 from .choice import Chosen, choose_neurons
@@ -58,7 +58,7 @@ def find_scores(lake: Lake, run: str, scores_id: str | None = None, direction: s
     if scores_id is not None and scores_id not in stored:
         raise NotFoundError(f"Run {run_id} has no scores {scores_id!r}.{did_you_mean(scores_id, stored)}")
     one = stored[scores_id or list(stored)[-1]]
-    asked: Mapping[str, Any] = one.parameters
+    asked: JsonView = one.parameters
     if asked["scaling"] not in (PLAIN, STATE):
         raise UsageError(
             f"Scores {one.analysis_id} have --scaling {asked['scaling']}, which spreads biases over neurons: their "
@@ -149,7 +149,7 @@ def _compute(
         size = max(
             1, min(BATCH_SIZE, NEURON_BYTES // (loaded.n_layers * longest * width * loaded.model.dtype.itemsize))
         )
-        vectors: list[dict[str, Any]] = []
+        vectors: list[Row] = []
         for batch in batches_of(cut_sequences(lake, analysis.run_id, chunk), reading, size):
             frozen = read_frozen(paths, StoredBatch(loaded, batch, reading))
             ids = np.array([one.sequence_id for one in batch], np.int64)
@@ -166,7 +166,7 @@ def _compute(
 
 def _rows(
     frozen: FrozenPass, scaling: str, chosen: Chosen, ids: np.ndarray, last: np.ndarray, analysis_id: str
-) -> list[dict[str, Any]]:
+) -> list[Row]:
     """Calls of `append_vectors`, one per layer: q of each sequence and neuron."""
     factor = np.full(len(ids), HUNDRED)
     if scaling == STATE:

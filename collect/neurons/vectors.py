@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 import polars as pl
@@ -14,8 +14,9 @@ from ...lake.exchange.correctness_files import file_prefix
 from ...lake.output import replaced
 from ...lake.reading.batches import read_commits
 from ...lake.schema import TABLES
+from ...lake.values import Json
 from ..models.model import LoadedModel
-from ..rereading.head_paths import HeadPaths
+from ..rereading.second_order.head_paths import HeadPaths
 from .outputs import NEURONS_AT_ONCE, HeadOutputs
 from .paths import NeuronPaths, Scored
 
@@ -95,7 +96,7 @@ def _scaled_paths(
 
 def _meta(
     scored: Scored, paths: NeuronPaths, rows: pl.DataFrame, ids: np.ndarray, d_model: int
-) -> dict[str, Any]:  # fmt: skip
+) -> Json:  # fmt: skip
     return {
         "num_examples": len(ids), "hidden_size": d_model, "coefficient": 100.0, "scaling": scored.scaling,
         "at": scored.at, "correctness_direction": scored.direction.name,

@@ -1,23 +1,21 @@
-"""Observes attention where it happens: a function registered with transformers' AttentionInterface.
+"""Observes attention where it happens: where a model calls its attention function.
 
 It sees queries and keys after rotary embedding, reduces their scores in float32 on the spot, and lets the model compute
 with the implementation it would use anyway. No attention map is ever kept.
 """
 
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
-from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from transformers.modeling_utils import AttentionInterface
 
+from ..models.sites.attention_calls import watching_attention
+from ..models.sites.rotary_calls import SITES as ROTARY
+from ..models.sites.rotary_calls import completed, is_rotation, seeing_rotary_inputs
 from .axis import columns_of
-from .rotary_inputs import SITES as ROTARY
-from .rotary_inputs import completed, is_rotation, seeing_rotary_inputs
 from .summaries import AttentionRows, attention_rows
 
 LOWEST = torch.finfo(torch.float32).min
@@ -29,9 +27,6 @@ class WeightTaker(Protocol):
     def add(self, layer: int, weights: Tensor, first_query: int, first_key: int) -> None:
         """Take one block of weights `[batch head query key]`, whose first query and key stand in the given columns."""
         ...
-
-
-_observers: "WeakKeyDictionary[nn.Module, tuple[AttentionObserver, int]]" = WeakKeyDictionary()
 
 
 class AttentionObserver:
@@ -258,50 +253,12 @@ def _rows_of(bias: Tensor, queries: slice) -> Tensor:
     return rows.float()
 
 
-def _observed(name: str, computing: Callable | None) -> Callable:
-    """The attention function that stands in for `name`: observe, then compute as before (None: eagerly)."""
-
-    def forward(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options):
-        compute = computing or sys.modules[type(module).__module__].eager_attention_forward
-        known = _observers.get(module)
-        if known is None:
-            return compute(module, query, key, value, attention_mask, **options)
-        observer, layer = known
-        observer.observe(layer, query, key, value, attention_mask, options)
-        output = compute(module, query, key, value, attention_mask, **options)
-        observer.prove(layer, query, key, value, attention_mask, options, output)
-        return output
-
-    forward.__name__ = name
-    return forward
-
-
 @contextmanager
 def observing(model: nn.Module, modules: Mapping[nn.Module, tuple[AttentionObserver, int]]) -> Iterator[None]:
     """Look at what passes through the model's attention function for the length of the block, also after an error.
 
-    `modules` gives the observer and the layer of every module that may call it. The function is replaced under its own
-    name: there are models that compute otherwise where they do not know the name.
+    `modules` gives the observer and the layer of every module that may call it.
     """
-    names = {name for module in (model, *modules) if (name := _implementation(module)) is not None}
     turned = [(module, layer, o.enter_rotary) for module, (o, layer) in modules.items() if o.capture & set(ROTARY)]
-    mapping = AttentionInterface._global_mapping
-    before = {name: mapping.get(name) for name in names}
-    for name, computing in before.items():
-        AttentionInterface.register(name, _observed(name, computing))
-    _observers.update(modules)
-    try:
-        with seeing_rotary_inputs(turned):
-            yield
-    finally:
-        for module in modules:
-            _observers.pop(module, None)
-        for name, computing in before.items():
-            if computing is None:
-                del mapping[name]
-            else:
-                AttentionInterface.register(name, computing)
-
-
-def _implementation(module: nn.Module) -> str | None:
-    return getattr(getattr(module, "config", None), "_attn_implementation", None)
+    with watching_attention(model, modules), seeing_rotary_inputs(turned):
+        yield

@@ -6,12 +6,12 @@ from dataclasses import dataclass, replace
 from ...lake.errors import ConfigError
 from ..configuration.keep import EVERY_SITE, ActivationKeep, Keep
 from ..models.model import LoadedModel
+from ..models.sites.rotary_calls import turns
 from ..models.sites.site_names import ATTENTION_SITES, CROSS_SITES, ROTARY_SITES, SITES
 from ..models.sites.taps import Tap
 from ..models.stack import CROSS, DECODER, SELF, Stack
 from .attention import observing
 from .attention_layers import ObservableAttention, observers_of
-from .rotary_inputs import turns
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ The final norm's scale is held at what it is, so that the logits are linear in w
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from ...lake import Lake
 from ...lake.derived import Analysis, digest, input_digest
 from ...lake.errors import ConfigError
+from ...lake.values import Columns
 from ..models.model import LoadedModel
 from ..models.norms import Norm, norm_form
 from ..models.readout import Readout
@@ -183,7 +183,7 @@ class Attribution:
             forms.append(norm_form(module, self.loaded.d_model, self.loaded.device) if is_norm else None)
         return forms
 
-    def columns(self, rows: StateRows, points: Sequence[Point]) -> dict[str, Any]:
+    def columns(self, rows: StateRows, points: Sequence[Point]) -> Columns:
         """The columns of `logit_contributions`."""
         place = {key: i for i, key in enumerate(zip(rows.sequence_id.tolist(), rows.position.tolist(), strict=True))}
         order = torch.tensor([place[p.sequence_id, p.position] for p in points], dtype=torch.long)
@@ -265,7 +265,7 @@ def _inner(u: Tensor, state: Tensor) -> Float[Tensor, " point"]:
     return (u * state.double()).sum(-1)
 
 
-def _columns(points: Sequence[Point], parts: Sequence[Part], capped: Tensor, uncapped: Tensor) -> dict[str, Any]:
+def _columns(points: Sequence[Point], parts: Sequence[Part], capped: Tensor, uncapped: Tensor) -> Columns:
     """One row per part and point."""
     n, n_parts = len(points), len(parts)
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +11,7 @@ from ...lake import Lake
 from ...lake.analyses import commit_analysis
 from ...lake.derived import Analysis, analysis_row, input_digest, stored_analyses
 from ...lake.errors import NotFoundError, UsageError
+from ...lake.values import Columns, Row
 from ..models.model import LoadedModel
 from ..models.norms import norm_form
 from ..models.readout import final_norm
@@ -64,12 +64,12 @@ def direction_tokens(lake: Lake, run: str, top: int, load: Callable[[], LoadedMo
     return result
 
 
-def _columns(loaded: LoadedModel, directions: list[dict[str, Any]], top: int) -> dict[str, Any]:
+def _columns(loaded: LoadedModel, directions: list[Row], top: int) -> Columns:
     words = unembedding(loaded)
     norm = norm_form(final_norm(loaded.decoder), loaded.d_model, loaded.device)
     # A constant added to all logits changes no probability.
     centred = words.vectors.astype(np.float64) - words.vectors.mean(axis=0, dtype=np.float64)
-    rows: list[dict[str, Any]] = []
+    rows: list[Row] = []
     for direction in directions:
         vector = torch.tensor(direction["vector"], dtype=torch.float64)
         if direction["site"] != SITE:
@@ -84,7 +84,7 @@ def _nearest(
     centred: Float[np.ndarray, "token d_model"],
     words: Dictionary,
     top: int,
-) -> list[dict[str, Any]]:
+) -> list[Row]:
     size = float(np.linalg.norm(vector))
     scores = centred @ (vector / size if size > 0 else vector)
     rows = []

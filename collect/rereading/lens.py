@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -16,6 +15,7 @@ from ...lake import Lake
 from ...lake.derived import Analysis, input_digest
 from ...lake.errors import ConfigError, NotFoundError, UsageError
 from ...lake.snapshot import Snapshot
+from ...lake.values import Columns, Json
 from ..models.model import LoadedModel
 from ..models.readout import Readout
 from ..observing.summaries import Distribution, Normalised, distribution, normalised
@@ -209,7 +209,7 @@ class Lens:
         self.notices: list[str] = []
         self._block = max(1, BLOCK_BYTES // (4 * readout.loaded.d_vocab))
 
-    def columns(self, rows: StateRows, following: NextTokens) -> dict[str, Any]:
+    def columns(self, rows: StateRows, following: NextTokens) -> Columns:
         """The columns of `logit_lens`, layer after layer."""
         device = self.readout.loaded.device
         token_ids = torch.from_numpy(following.token_id).to(device)
@@ -285,7 +285,7 @@ def _joined(
     rows: StateRows,
     has_next: np.ndarray,
     topk: int,
-) -> dict[str, Any]:
+) -> Json:
     n, n_layers = len(rows.position), len(layers)
 
     def column(name: str) -> np.ndarray:
@@ -296,7 +296,7 @@ def _joined(
     divergence = [kl for layer in layers for _, kl in parts[layer]]
     entropy = column("entropy_bits")
     broken = np.isnan(entropy)
-    columns: dict[str, Any] = {
+    columns: Columns = {
         "sequence_id": np.tile(rows.sequence_id, n_layers),
         "position": np.tile(rows.position.astype(np.int32), n_layers),
         "layer": np.repeat(np.array(layers, dtype=np.int32), n),

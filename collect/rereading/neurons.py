@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -14,11 +13,12 @@ from torch import Tensor, nn
 from ...lake import Lake
 from ...lake.derived import Analysis, input_digest
 from ...lake.errors import ConfigError
-from ..decoding.check import choose_reading
+from ...lake.values import Columns
+from ..decoding.reading.check import choose_reading
 from ..models.model import LoadedModel
 from ..passes import ChunkRows, commit_chunks, is_whole
 from ..stored_sequences import StoredBatch, batches_of, computing
-from .head_paths import width_of
+from .second_order.head_paths import width_of
 from .states import StoredStates, stored_sites
 from .targets import PROMPT, Target, choose_targets, cut_sequences
 
@@ -138,10 +138,10 @@ class NeuronSums:
         self._means[layer] = self._means[layer] + shift * rows / total
         self._counts[layer] = total
 
-    def columns(self, analysis_id: str) -> dict[str, Any]:
+    def columns(self, analysis_id: str) -> Columns:
         """The columns of `neuron_ranks`."""
         parts = [self._layer(layer) for layer in range(len(self.projections))]
-        columns: dict[str, Any] = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        columns: Columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         columns["variance"] = pl.Series(columns["variance"]).fill_nan(None).to_arrow()
         columns["reason"] = None if self.n > 1 else "only one prompt"
         return columns | {"analysis_id": analysis_id, "n_prompts": self.n}

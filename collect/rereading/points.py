@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import polars as pl
 
 from ...lake import Lake
 from ...lake.errors import NotFoundError, UsageError
+from ...lake.values import Json
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class PointOptions:
     at: tuple[Point, ...] = ()
     """Exactly these, whatever else is said."""
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> Json:
         """Plain values for the parameters of an analysis."""
         plain = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
         return plain | {"at": None} if self.at else {name: value for name, value in plain.items() if name != "at"}

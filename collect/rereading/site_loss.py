@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ...lake import Lake
 from ...lake.errors import ConfigError
-from ..decoding.check import choose_reading
+from ..decoding.reading.check import choose_reading
 from ..models.editing.changes import Change, Replace
 from ..models.editing.edits import Edit, applied
 from ..models.model import LoadedModel

@@ -13,7 +13,7 @@ from ...lake import Lake
 from ...lake.reading.batches import read_vectors
 from ...lake.snapshot import Snapshot
 from ...lake.tables.states import ACTIVATIONS
-from ..decoding.check import choose_reading
+from ..decoding.reading.check import choose_reading
 from ..models.model import LoadedModel
 from ..models.sites.taps import Tap
 from ..stored_sequences import StoredBatch, batches_of, computing, stored_sequences

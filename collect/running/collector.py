@@ -15,11 +15,11 @@ from ...lake.values import Json
 from ...lake.writer import RunWriter
 from ..configuration.config import CollectConfig
 from ..configuration.keep import Keep
-from ..decoding.check import choose_reading, reading_notice
-from ..decoding.generation_settings import GenerationSettings
 from ..decoding.loop import BatchDecoder
-from ..decoding.reading import Reading
-from ..decoding.replay import replay
+from ..decoding.reading.check import choose_reading, reading_notice
+from ..decoding.reading.reading import Reading
+from ..decoding.reading.replay import replay
+from ..decoding.sampling.generation_settings import GenerationSettings
 from ..decoding.sequence import Limits
 from ..decoding.timings import Timings
 from ..embedding.embedder import Embedder

@@ -13,7 +13,7 @@ from ...lake.values import Columns, Row
 from ..configuration.config import CollectConfig
 from ..decoding.blocks import StateBlock
 from ..decoding.loop import BatchDecoder
-from ..decoding.reading import Group
+from ..decoding.reading.reading import Group
 from ..decoding.sequence import Sequence
 from ..decoding.timings import Timings
 from ..embedding.embedder import PROMPT, Embedder, Scope, SequenceText, embed_texts

@@ -75,7 +75,7 @@ class StackRows:
         rows, positions = rows[order], positions[order]
         key = {"sequence_id": self.ids[rows], "position": positions.astype(np.int32)}
         if self.kept.layers:
-            self._write_layers(key, order)
+            self._write_layers(key, order, positions == self._firsts[rows])
         for kind in ("self", "cross"):
             if f"{kind}/entropy" in self.states[0].values:
                 self._write_heads(kind, key, rows, positions, order)
@@ -88,19 +88,24 @@ class StackRows:
     def ids(self) -> np.ndarray:
         return np.array([s.sequence_id for s in self.batch], dtype=np.int64)
 
+    @property
+    def _firsts(self) -> np.ndarray:
+        """The first position that the stack reads of each sequence: a decoder's is behind the encoder's."""
+        return np.array([s.n_encoded if self.stack == DECODER else 0 for s in self.batch], dtype=np.int64)
+
     def _attention_layers(self, kind: str) -> tuple[int, ...]:
         return self.kept.attention.numbers(self.stack, kind, self.n_layers)
 
     def _column(self, name: str, order: np.ndarray) -> np.ndarray:
         return np.concatenate([block.values[name] for block in self.states])[order]
 
-    def _write_layers(self, key: dict[str, np.ndarray], order: np.ndarray) -> None:
+    def _write_layers(self, key: dict[str, np.ndarray], order: np.ndarray, is_first: np.ndarray) -> None:
         sites = summary_sites(self.n_layers)
         by_key = sorted(range(len(sites)), key=lambda i: (sites[i][1], sites[i][0]))
         names = sorted({site for site, _ in sites})
         n, n_sites = len(order), len(sites)
         statistics = self._column("states", order)[:, by_key]
-        at_start = np.repeat(key["position"] == 0, n_sites)
+        at_start = np.repeat(is_first, n_sites)
         columns: dict[str, object] = {name: np.repeat(values, n_sites) for name, values in key.items()}
         columns["layer"] = np.tile(np.array([sites[i][1] for i in by_key], dtype=np.int32), n)
         codes = np.tile(np.array([names.index(sites[i][0]) for i in by_key], dtype=np.int8), n)

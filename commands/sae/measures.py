@@ -135,7 +135,7 @@ def features(
     how = "computed" if done.computed else "found"
     say(f"{done.sae_id} on {done.run_id}: {how} in {done.seconds:.1f} s")
     if show is not None:
-        from ...queries.feature_card import feature_card
+        from ...queries.cards.feature_card import feature_card
 
         card = feature_card(opened, done.run_id, done.sae_id, show)
         return print(json.dumps(card.as_dict(), ensure_ascii=False)) if as_json else print(card.text())

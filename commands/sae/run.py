@@ -1,10 +1,11 @@
 """`lake sae run`: from a corpus to features, for a terminal."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from ...lake.errors import UsageError
+from ...lake.values import Json
 from ..terminal import HERE, AsJson, LakePath, print_json, say
 from ..toolkit.interrupt import Interrupt
 from ..toolkit.verify_option import reading
@@ -47,7 +48,7 @@ def run_saes(
     opened, run = Lake.create(lake), source
     with Interrupt() as stop:
         if not train_only:
-            given: dict[str, Any] = {"model": model, "tokens": tokens, "tag": tag}
+            given: Json = {"model": model, "tokens": tokens, "tag": tag}
             settings = {name: value for name, value in given.items() if value is not None}
             run = sae_run.harvest(opened, source, options, settings, should_stop=stop).run_id
             say(f"{source} is read: {run}")

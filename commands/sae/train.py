@@ -1,11 +1,12 @@
 """`lake sae`: sparse autoencoders, for a terminal. Heavy things are imported inside the functions."""
 
 import sys
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ...lake.errors import UsageError
+from ...lake.values import Json
 from ..terminal import HERE, AsJson, LakePath, overwrite, print_json, say
 from ..toolkit.completion import runs
 from ..toolkit.either_run import either_run
@@ -127,7 +128,7 @@ def _resume(lake: "Lake", run: str, as_json: bool) -> None:
     _report(done.as_dict() if done else {"run_id": lake.resolve_run(run)}, as_json)
 
 
-def _options(given: dict[str, Any]) -> "TrainOptions":
+def _options(given: Json) -> "TrainOptions":
     """The options of the library out of those of the command."""
     from ...analysis.sae.training.options import TrainOptions
 
@@ -166,7 +167,7 @@ def _say_plan(plan: "TrainingPlan", as_json: bool) -> None:
     return None
 
 
-def _report(facts: dict[str, Any], as_json: bool) -> None:
+def _report(facts: Json, as_json: bool) -> None:
     if as_json:
         return print_json(facts)
     for sae_id, fvu in zip(facts.get("sae_ids", ()), facts.get("validation_fvu", ()), strict=True):

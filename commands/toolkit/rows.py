@@ -15,8 +15,7 @@ from ...lake.errors import UsageError
 from ..terminal import say
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
+    from ...queries.results.rows import Rows
     from ...queries.results.text_table import Layout
 
 RowForm = Annotated[
@@ -34,7 +33,7 @@ PAGED_ROWS = 10_000
 
 
 def print_rows(
-    make: Callable[[], "pa.Table"],
+    make: Callable[[], "Rows"],
     form: str | None,
     output: Path | None = None,
     *,
@@ -55,7 +54,7 @@ def print_rows(
     return page(render(rows, "table", _layout(vertical, rows=PAGED_ROWS if _pager() else None)).decode())
 
 
-def with_notes(make: Callable[[], "pa.Table"]) -> "pa.Table":
+def with_notes(make: Callable[[], "Rows"]) -> "Rows":
     """The rows; renamed columns are said on stderr."""
     from ...lake.sql.result_columns import RenamedColumnWarning
 

@@ -1,14 +1,15 @@
 """Correctness as an experiment, in seven steps: from right and wrong answers to the words of neurons that matter."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ...collect.configuration.config import CollectConfig
 from ...collect.experiment.config_file import read_config
 from ...collect.experiment.correctness_config import WITHOUT_EFFECT, CorrectnessConfig
 from ...collect.inputs.prompts import checked_source
 from ...lake.errors import UsageError
+from ...lake.values import JsonView
 from .correctness_costs import ablation_cost, neurons_cost, ranking_cost, runs_cost, second_order_cost
 from .correctness_session import NAME, TEST, TRAIN, CorrectnessSession
 from .session import Step
@@ -107,10 +108,10 @@ STEPS: tuple[Step[CorrectnessSession], ...] = (
 
 def open_session(
     lake: "OpenLake",
-    given: str | Path | Mapping[str, Any],
+    given: str | Path | JsonView,
     runs: Sequence[str],
     trial: bool,
-    changes: Mapping[str, Any],
+    changes: JsonView,
     callbacks: "Callbacks | None",
     told: Callable[[str], None],
 ) -> tuple[CorrectnessSession, list[str]]:

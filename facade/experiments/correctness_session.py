@@ -1,6 +1,5 @@
 """The correctness experiment at work: its answers, its directions, and how long one batch takes."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...collect.experiment.correctness_config import CorrectnessConfig
 from ...lake.errors import ConfigError
+from ...lake.values import Json, JsonView
 from .session import Session
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ class CorrectnessSession(Session):
     measured: dict[int, float] = field(default_factory=dict)
     """Minutes of one batch by the length of its answers."""
 
-    def part(self, name: str) -> tuple[str, dict[str, Any]]:
+    def part(self, name: str) -> tuple[str, Json]:
         """Name and settings of the greedy answers to the problems, or to those that things are fitted on."""
         config = self.config
         more = {
@@ -42,7 +42,7 @@ class CorrectnessSession(Session):
         """The run of these answers, collected if it is not there."""
         return self.collect(*self.part(name))
 
-    def batch_minutes(self, settings: Mapping[str, Any]) -> float:
+    def batch_minutes(self, settings: JsonView) -> float:
         """Minutes that one batch of answers takes, measured once."""
         length = settings["max_new_tokens"]
         if length not in self.measured:

@@ -1,12 +1,12 @@
 """Experiments as a method: one configuration, steps that go on where they stopped."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...lake.errors import ConfigError
-from ...lake.values import Json
+from ...lake.values import Json, JsonView
 from ...queries.queried_lake import QueriedLake
 from .session import Cost, StepResult
 
@@ -42,13 +42,13 @@ class ExperimentLake(QueriedLake):
     def experiment(
         self,
         name: str,
-        config: str | Path | Mapping[str, Any],
+        config: str | Path | JsonView,
         *,
         steps: str | None = None,
         runs: Sequence[str] = (),
         trial: bool = False,
         dry_run: bool = False,
-        changes: Mapping[str, Any] | None = None,
+        changes: JsonView | None = None,
         callbacks: "Callbacks | None" = None,
         told: Callable[[str], None] = _quietly,
     ) -> Experiment:

@@ -1,14 +1,15 @@
 """The geometry of sampling as an experiment: its steps by the source's numbers, and how a session of it is opened."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ...collect.configuration.config import CollectConfig
 from ...collect.experiment.config_file import read_config
 from ...collect.experiment.sampling_config import WITHOUT_EFFECT, SamplingConfig
 from ...collect.inputs.prompts import checked_source
 from ...lake.errors import ConfigError, UsageError
+from ...lake.values import JsonView
 from . import sampling_costs as costs
 from . import sampling_steps as work
 from .sampling_session import SamplingSession
@@ -33,10 +34,10 @@ STEPS: tuple[Step[SamplingSession], ...] = (
 
 def open_session(
     lake: "OpenLake",
-    given: str | Path | Mapping[str, Any],
+    given: str | Path | JsonView,
     runs: Sequence[str],
     trial: bool,
-    changes: Mapping[str, Any],
+    changes: JsonView,
     callbacks: "Callbacks | None",
     told: Callable[[str], None],
 ) -> tuple[SamplingSession, list[str]]:
@@ -64,7 +65,7 @@ def open_session(
     return session, notices
 
 
-def _named_runs(lake: "OpenLake", runs: Sequence[str], facts: Mapping[str, Any]) -> tuple[str | None, dict[float, str]]:
+def _named_runs(lake: "OpenLake", runs: Sequence[str], facts: JsonView) -> tuple[str | None, dict[float, str]]:
     """The stored runs that were named: the greedy one, and those that were sampled, by temperature."""
     greedy: str | None = None
     sampled: dict[float, str] = {}
@@ -89,7 +90,7 @@ def _named_runs(lake: "OpenLake", runs: Sequence[str], facts: Mapping[str, Any])
     return greedy, sampled
 
 
-def _check_model(run_id: str, model: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
+def _check_model(run_id: str, model: JsonView, facts: JsonView) -> None:
     """ConfigError if a stored run is of another model than the configuration's."""
     for name in ("architecture", "weights_sha256", "revision", "config_sha256", "tokenizer_sha256"):
         before, now = model.get(name), facts.get(name)

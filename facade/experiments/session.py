@@ -4,12 +4,12 @@ Nothing is noted down beside the lake: a step's runs are found by the experiment
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ...lake.errors import ConfigError, NotFoundError, UsageError, did_you_mean
-from ...lake.values import Json
+from ...lake.values import Json, JsonView
 
 if TYPE_CHECKING:
     from ...analysis.question import Answer
@@ -95,7 +95,7 @@ class Session:
         """The id by which the runs are found."""
         return self.runs.experiment_id
 
-    def collect(self, part: str, settings: Mapping[str, Any]) -> str:
+    def collect(self, part: str, settings: JsonView) -> str:
         """The run of a part, collected if it is not there; its id."""
         done = self.runs.collect(part, settings)
         self.result.runs[part] = done.run_id

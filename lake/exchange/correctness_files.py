@@ -10,13 +10,13 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..errors import ConfigError, NotFoundError, UsageError
 from ..output import replaced
-from ..values import Json, Row
+from ..values import Json, JsonView, Row
 
 if TYPE_CHECKING:
     import polars as pl
@@ -152,7 +152,7 @@ def _graded(lake: "Lake", run: str, max_length: int, normalize: bool) -> _Graded
     return _Graded(lake, run_id, rows, max_length, normalize)
 
 
-def file_prefix(rows: "pl.DataFrame", about: Mapping[str, Any]) -> str:
+def file_prefix(rows: "pl.DataFrame", about: JsonView) -> str:
     """dataset_split_model, with which all names of a run's files begin."""
     parts = (
         rows["dataset"][0] or "prompts",
@@ -253,7 +253,7 @@ def _keys(graded: _Graded, row: Mapping[str, object]) -> Row:
     }
 
 
-def _stats(graded: _Graded, about: Mapping[str, Any], d_model: int) -> Row:
+def _stats(graded: _Graded, about: JsonView, d_model: int) -> Row:
     n, n_correct = len(graded.correct), int(graded.correct.sum())
     return {
         "num_examples": n, "max_length": graded.max_length, "hidden_size": d_model,

@@ -5,12 +5,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..errors import LakeError, LockedError, UsageError
 from ..layout import LOCKS
 from ..snapshot import RunLog
-from ..values import Json
+from ..values import Json, JsonView
 
 if TYPE_CHECKING:
     from ..lake import Lake
@@ -77,7 +77,7 @@ def _starting(lake: "Lake") -> Iterator[None]:
         lease.release()
 
 
-def _refuse_claimed(lake: "Lake", source: Mapping[str, Any]) -> None:
+def _refuse_claimed(lake: "Lake", source: JsonView) -> None:
     names = {str(record["id"]): str(record["file"]) for record in source["records"]}
     check_new(names.items(), imported(lake, source["format"]))
     for log in _imports(lake, source["format"]):

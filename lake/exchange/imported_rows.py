@@ -1,6 +1,5 @@
 """Rows of several tables, collected one by one and written to a segment as columns."""
 
-from collections.abc import Mapping
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
@@ -8,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 
 from ..schema import TABLES
+from ..values import JsonView
 
 if TYPE_CHECKING:
     from ..segments import SegmentWriter
@@ -22,17 +22,17 @@ class ImportedRows:
 
     def __init__(self, segment: "SegmentWriter | None") -> None:
         self._segment = segment
-        self._rows: dict[str, list[Mapping[str, Any]]] = {}
-        self._columns: list[tuple[str, Mapping[str, Any]]] = []
+        self._rows: dict[str, list[JsonView]] = {}
+        self._columns: list[tuple[str, JsonView]] = []
         self._metrics: list[tuple[Any, ...]] = []
         self._n_rows = 0
 
-    def add(self, table: str, row: Mapping[str, Any]) -> None:
+    def add(self, table: str, row: JsonView) -> None:
         """Add one row; it is kept, not copied."""
         self._rows.setdefault(table, []).append(row)
         self._n_rows += 1
 
-    def extend(self, table: str, columns: Mapping[str, Any], n_rows: int) -> None:
+    def extend(self, table: str, columns: JsonView, n_rows: int) -> None:
         """Add many rows as lists, one per column, or single values for all rows."""
         if n_rows:
             self._columns.append((table, columns))
@@ -64,7 +64,7 @@ class ImportedRows:
             )
         self._rows, self._columns, self._metrics, self._n_rows = {}, [], [], 0
 
-    def _append(self, table: str, columns: Mapping[str, Any]) -> None:
+    def _append(self, table: str, columns: JsonView) -> None:
         if self._segment is not None:
             self._segment.append(table, columns)
 

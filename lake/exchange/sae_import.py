@@ -8,7 +8,6 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -18,7 +17,7 @@ from ..lake import Lake
 from ..reading.batches import keeps_vectors
 from ..run_id import new_run_id
 from ..shuffling.sampler import Sampler
-from ..values import Json
+from ..values import Json, JsonView
 from ..vectors import to_float32
 from .dictionary_learning.reading import WEIGHTS as PT_FILE
 from .dictionary_learning.reading import read_dictionary_learning
@@ -224,7 +223,7 @@ def _keep(
     how: SaeImport,
     tried: Tried | None,
     place: tuple[int, str, str | None],
-    quality: Mapping[str, Any],
+    quality: JsonView,
 ) -> tuple[str, str]:
     layer, site, to_site = place
     model = {} if tried is None else dict(lake.run_json(tried.run_id).get("model") or {})
@@ -256,7 +255,7 @@ def _check_new(lake: Lake, sae_id: str, folder: Path) -> None:
         raise UsageError(f"{folder} is imported already, as {sae_id} of run {same[0]}.")
 
 
-def _as_text(about: Mapping[str, Any]) -> str:
+def _as_text(about: JsonView) -> str:
     """What an import was made from, as JSON text."""
     return json.dumps(about, ensure_ascii=False, sort_keys=True)
 

@@ -10,14 +10,14 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Literal
 
 from .. import layout
 from ..errors import DamageError, LockedError, NewerFormatError, UsageError
 from ..json_values import Time, check_types, oddity, parse
 from ..layout import BLOB_PATH, BLOBS, DATA_PATH, RECORD
 from ..storage.store import Store
-from ..values import Json
+from ..values import Json, JsonView
 
 _HEAD, _MIDDLE, _TAIL = b'{"sha256":"', b'","body":', b"}\n"
 _BODY = len(_HEAD) + 64 + len(_MIDDLE)
@@ -156,7 +156,7 @@ def decode(data: bytes, name: str, run_id: str) -> Record:
     return record
 
 
-def _check_pairs(body: Mapping[str, Any], what: str) -> None:
+def _check_pairs(body: JsonView, what: str) -> None:
     """What types alone do not say: ranges have two ends, heads a number and a digest."""
     items = body.get("items")
     heads = body.get("heads", {}).values()
@@ -174,7 +174,7 @@ def _check_pairs(body: Mapping[str, Any], what: str) -> None:
         raise DamageError(f"{what} {problem}. Run `lake verify`.")
 
 
-def _file_entry(raw: Any, run_id: str, what: str) -> FileEntry:
+def _file_entry(raw: Json, run_id: str, what: str) -> FileEntry:
     """A file as the record names it; DamageError unless its path is that of its table, run and partition."""
     try:
         entry = FileEntry(
@@ -201,7 +201,7 @@ def _file_entry(raw: Any, run_id: str, what: str) -> FileEntry:
     return entry
 
 
-def _blob_entry(raw: Any, run_id: str, what: str) -> BlobEntry:
+def _blob_entry(raw: Json, run_id: str, what: str) -> BlobEntry:
     fine = isinstance(raw, dict) and all(type(raw.get(key)) is str for key in ("name", "path", "sha256"))
     if not fine or type(raw.get("size")) is not int or not 0 <= raw["size"] < 2**62:
         raise DamageError(f"{what} cannot be read: a blob in it is not described as blobs are. Run `lake verify`.")

@@ -5,16 +5,16 @@ import json
 from collections.abc import Mapping
 from typing import Any, TypedDict, cast
 
-import pyarrow as pa
-
 from .. import layout
 from ..errors import DamageError, NewerFormatError, NotFoundError, UsageError
 from ..json_values import Time, check_types, parse
 from ..layout import RUN_ID, check_name
 from ..schema import SCHEMA_VERSION
 from ..storage.store import Store
+from ..tables.key_columns import BOOL, I32, TEXT
+from ..tables.kind import Kind
 from ..tables.runs import RUNS
-from ..values import Json
+from ..values import Json, JsonView
 from . import commits
 
 FORMAT_VERSION = 1
@@ -37,8 +37,8 @@ TOMBSTONES = "tombstones"
 OWN = frozenset({"created_at"})
 """Keys of run.json that the writer who starts a run decides alone."""
 
-_TYPES: dict[pa.DataType, Any] = {pa.string(): str, pa.bool_(): bool, pa.int32(): int}
-_MODEL_KINDS = {key: _TYPES[RUNS.column(column).type] | None for column, key in MODEL_KEYS.items()}
+_TYPES: dict[Kind, Any] = {TEXT: str, BOOL: bool, I32: int}
+_MODEL_KINDS = {key: _TYPES[RUNS.column(column).kind] | None for column, key in MODEL_KEYS.items()}
 _KINDS: Json = {
     "run_id": str, "format_version": int, "schema_version": int, "created_at": Time | None, "tag": str | None,
     "kind": str | None, "seed": int | None, "model": Json | None, "config": Json | None,
@@ -86,7 +86,7 @@ def read_run_json(store: Store, run_id: str) -> tuple[RunJson, str]:
     return cast(RunJson, body), hashlib.sha256(data).hexdigest()
 
 
-def check_run_json(body: Mapping[str, Any], run_id: str, what: str) -> None:
+def check_run_json(body: JsonView, run_id: str, what: str) -> None:
     """DamageError for values of types that do not belong there, NewerFormatError for a run of a later version."""
     check_types(body, _KINDS, what)
     check_types(body.get("model") or {}, _MODEL_KINDS, f"{what} (its model)")

@@ -10,10 +10,10 @@ import weakref
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import duckdb
-import pyarrow as pa
 
 from ..errors import DamageError, LakeError, NotFoundError, UsageError, did_you_mean
 from ..notices import name_damaged
@@ -25,16 +25,17 @@ from ..tables.run_row import RunRow
 from ..tables.runs import RUNS
 from ..tables.table import Table
 from ..values import Json
-from ..vectors import decode_column
 from . import table_views as views
 from .explanation import described
 from .limits import limits
+from .plain_rows import PlainRows, fetch_plain
 from .quoting import literal, quoted
 from .result_columns import for_polars, readable
 from .statement import one_line, reading_statement
 
 if TYPE_CHECKING:
     import polars as pl
+    import pyarrow as pa
 
     from .read_only_files import ReadOnlyFiles
 
@@ -80,8 +81,15 @@ class Connection:
         """Run a query and return the DuckDB connection to fetch from; when locked, exactly one SELECT."""
         return self._answer(query, parameters, lambda: self.duckdb.execute(query, parameters))
 
-    def arrow(self, query: str, parameters: Parameters = None) -> pa.Table:
+    def rows(self, query: str, parameters: Parameters = None) -> "PlainRows | pa.Table":
+        """The result of a query as plain values where it is small and of plain types, otherwise as `arrow` gives it."""
+        answer = self._answer(query, parameters, partial(fetch_plain, self.duckdb, query, parameters))
+        return self.arrow(query, parameters) if answer is None else answer
+
+    def arrow(self, query: str, parameters: Parameters = None) -> "pa.Table":
         """The result of a query as an Arrow table; DESCRIBE and SHOW TABLES say what things mean."""
+        import pyarrow as pa
+
         try:
             return self._answer(
                 query,
@@ -99,7 +107,7 @@ class Connection:
         assert isinstance(frame, pl.DataFrame)
         return frame
 
-    def batches(self, query: str, parameters: Parameters = None, *, rows: int = 65_536) -> Iterator[pa.RecordBatch]:
+    def batches(self, query: str, parameters: Parameters = None, *, rows: int = 65_536) -> "Iterator[pa.RecordBatch]":
         """The result of a query as Arrow batches, so that it need not fit in memory.
 
         Damage that is met behind the first batch is an error: what was given cannot be taken back.
@@ -209,7 +217,7 @@ class Connection:
         filled = {file.entry.table for file in committed_files(self.snapshot, run=self.run)}
         for name, table in self._tables.items():
             if name in filled and table is not RUNS:
-                self.duckdb.execute(_unbound(table))
+                self.duckdb.execute(views.unbound_view_sql(table))
                 self.duckdb.execute(views.comments_sql(table))
         self._make({name for name in self._tables if name not in filled})
         self._make_views(self._views)
@@ -266,6 +274,8 @@ class Connection:
     def _make_decoder(self) -> None:
         """The function that turns stored vectors into lists, once a table that has some is named."""
         if not self._decodes:
+            from ..vectors import decode_column  # numpy and Arrow: not for `select 1`
+
             self._decodes = True
             self.duckdb.create_function(
                 views.DECODER,
@@ -291,13 +301,6 @@ class Connection:
             return None
         refused, self._files.refused = self._files.refused, None
         return refused
-
-
-def _unbound(table: Table) -> str:
-    """The view of a table that no statement has named: typed, and an error rather than empty if it is read anyway."""
-    return views.broken_view_sql(
-        table, f"the files of {table.name} are not bound: a fault of tracelake, please report it"
-    )
 
 
 @contextmanager

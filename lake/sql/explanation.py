@@ -3,16 +3,20 @@
 import re
 from typing import TYPE_CHECKING
 
-import pyarrow as pa
-
 if TYPE_CHECKING:
     import duckdb
+    import pyarrow as pa
 
 _DESCRIBE = re.compile(r"""\s*desc(?:ribe)?\s+(?:table\s+)?"?(?P<name>\w+)"?\s*;?\s*""", re.I)
 _SHOW_TABLES = re.compile(r"\s*show\s+tables\s*;?\s*", re.I)
 
 
-def described(connection: "duckdb.DuckDBPyConnection", query: str, rows: pa.Table) -> pa.Table:
+def explains(query: str) -> bool:
+    """Whether `described` has something to add to the answer of a query."""
+    return bool(_DESCRIBE.fullmatch(query) or _SHOW_TABLES.fullmatch(query))
+
+
+def described(connection: "duckdb.DuckDBPyConnection", query: str, rows: "pa.Table") -> "pa.Table":
     """`rows` as they are, or with a `comment` column if `query` describes one table or lists them all."""
     asked = _DESCRIBE.fullmatch(query)
     if asked is not None:
@@ -28,6 +32,8 @@ def described(connection: "duckdb.DuckDBPyConnection", query: str, rows: pa.Tabl
     return rows
 
 
-def _with_comments(rows: pa.Table, key: str, comments: dict[str, str | None]) -> pa.Table:
+def _with_comments(rows: "pa.Table", key: str, comments: dict[str, str | None]) -> "pa.Table":
+    import pyarrow as pa
+
     texts = [comments.get(name) for name in rows[key].to_pylist()]
     return rows.append_column("comment", pa.array(texts, pa.string()))

@@ -4,13 +4,12 @@ import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
-
 from ..errors import UsageError
 from .quoting import quoted
 
 if TYPE_CHECKING:
     import duckdb
+    import pyarrow as pa
 
 # Arrow carries their bytes or drops a part of them (the zone of a time); DuckDB's own text is exact.
 _ONLY_IN_DUCKDB = {"bit", "bignum", "union", "variant", "time with time zone"}
@@ -68,8 +67,10 @@ def _holds_foreign(kind: Any) -> bool:
     return any(child.id in _ONLY_IN_DUCKDB or _holds_foreign(child) for child in inner)
 
 
-def for_polars(rows: pa.Table) -> pa.Table:
+def for_polars(rows: "pa.Table") -> "pa.Table":
     """The rows with intervals as durations; UsageError where a value has no place in a polars frame."""
+    import pyarrow as pa
+
     for index, field in enumerate(rows.schema):
         if pa.types.is_interval(field.type):
             rows = rows.set_column(index, field.name, _durations(rows.column(index), field.name))
@@ -78,10 +79,11 @@ def for_polars(rows: pa.Table) -> pa.Table:
     return rows
 
 
-def _check_years(column: pa.ChunkedArray, name: str) -> None:
+def _check_years(column: "pa.ChunkedArray", name: str) -> None:
     """Infinity and years outside 1 to 9999, which Python's times cannot hold: polars would panic much later."""
     if len(column) == column.null_count:
         return
+    import pyarrow as pa
     import pyarrow.compute as pc  # a twentieth of a second: not for every statement
 
     kind = column.type
@@ -98,7 +100,9 @@ def _check_years(column: pa.ChunkedArray, name: str) -> None:
         )
 
 
-def _durations(column: pa.ChunkedArray, name: str) -> pa.Array:
+def _durations(column: "pa.ChunkedArray", name: str) -> "pa.Array":
+    import pyarrow as pa
+
     intervals = column.to_pylist()
     if any(value is not None and value.months for value in intervals):
         raise UsageError(

@@ -2,32 +2,10 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
-import pyarrow as pa
-
 from ..tables.table import Column, Table
 from .quoting import literal, quoted
 
 DECODER = "decode_vector"
-_TYPES = {
-    pa.string(): "VARCHAR",
-    pa.int16(): "SMALLINT",
-    pa.int32(): "INTEGER",
-    pa.int64(): "BIGINT",
-    pa.float32(): "FLOAT",
-    pa.float64(): "DOUBLE",
-    pa.bool_(): "BOOLEAN",
-    pa.binary(): "BLOB",
-    pa.timestamp("ms", tz="UTC"): "TIMESTAMPTZ",
-    pa.list_(pa.int32()): "INTEGER[]",
-    pa.list_(pa.int64()): "BIGINT[]",
-    pa.list_(pa.string()): "VARCHAR[]",
-    pa.list_(pa.float32()): "FLOAT[]",
-}
-
-
-def sql_type(kind: pa.DataType) -> str:
-    """DuckDB's name of an Arrow type."""
-    return _TYPES[kind]
 
 
 def variable(table: Table, group: int) -> str:
@@ -44,7 +22,7 @@ def view_sql(table: Table, groups: Sequence[tuple[str, ...]]) -> str:
 
 def runs_sql(table: Table) -> str:
     """The table `runs` from its rows as one JSON text, the statement's parameter."""
-    fields = ", ".join(f'"{c.name}": "{sql_type(c.type)}"' for c in table.columns)
+    fields = ", ".join(f'"{c.name}": "{c.kind.sql}"' for c in table.columns)
     rows = f"unnest(from_json($1::JSON, {literal(f'[{{{fields}}}]')}))"
     return f"CREATE TABLE {quoted(table.name)} AS SELECT run.* FROM (SELECT {rows} AS run)"
 
@@ -75,16 +53,21 @@ def broken_view_sql(table: Table, message: str) -> str:
     return f"CREATE OR REPLACE VIEW {quoted(table.name)} AS {body};"
 
 
+def unbound_view_sql(table: Table) -> str:
+    """The view of a table that no statement has named: typed, and an error rather than empty if it is read anyway."""
+    return broken_view_sql(table, f"the files of {table.name} are not bound: a fault of tracelake, please report it")
+
+
 def _scan(table: Table, written: tuple[str, ...], group: int) -> str:
     """Files whose columns are as declared are pruned by their folders; others get what they lack as nulls."""
     files = f"getvariable({literal(variable(table, group))})"
     if set(table.names) <= set(written):
-        kinds = {"run": "VARCHAR"} | {name: sql_type(table.column(name).type) for name in table.partitions}
+        kinds = {"run": "VARCHAR"} | {name: table.column(name).kind.sql for name in table.partitions}
         pairs = ", ".join(f"{literal(k)}: {literal(v)}" for k, v in kinds.items())
         options = f"hive_partitioning = true, hive_types = {{{pairs}}}"
         return f"SELECT {_columns(table, {'run_id': 'run'})} FROM read_parquet({files}, {options})"
     fields = ", ".join(
-        f"{literal(c.name)}: {{name: {literal(c.name)}, type: {literal(sql_type(c.type))}, default_value: NULL}}"
+        f"{literal(c.name)}: {{name: {literal(c.name)}, type: {literal(c.kind.sql)}, default_value: NULL}}"
         for c in table.columns
     )
     return f"SELECT {_columns(table, {})} FROM read_parquet({files}, schema = map {{{fields}}})"
@@ -104,4 +87,4 @@ def _columns(table: Table, sources: Mapping[str, str]) -> str:
 
 
 def _view_type(table: Table, column: Column) -> str:
-    return "FLOAT[]" if column.name == table.vector else sql_type(column.type)
+    return "FLOAT[]" if column.name == table.vector else column.kind.sql

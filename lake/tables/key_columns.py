@@ -1,15 +1,15 @@
 """Column types, and the key columns that tables share. Knows no table."""
 
-import pyarrow as pa
-
+from .kind import Kind
 from .table import Column
 
-TEXT, I16, I32, I64 = pa.string(), pa.int16(), pa.int32(), pa.int64()
-F32, F64, BOOL = pa.float32(), pa.float64(), pa.bool_()
-TIME = pa.timestamp("ms", tz="UTC")
-I32S, F32S = pa.list_(pa.int32()), pa.list_(pa.float32())
+TEXT, BOOL, TIME = Kind("string", "VARCHAR"), Kind("bool_", "BOOLEAN"), Kind("timestamp", "TIMESTAMPTZ")
+I16, I32, I64 = Kind("int16", "SMALLINT"), Kind("int32", "INTEGER"), Kind("int64", "BIGINT")
+F32, F64 = Kind("float32", "FLOAT"), Kind("float64", "DOUBLE")
+I32S, I64S = Kind("int32", "INTEGER[]", is_list=True), Kind("int64", "BIGINT[]", is_list=True)
+F32S, TEXTS = Kind("float32", "FLOAT[]", is_list=True), Kind("string", "VARCHAR[]", is_list=True)
 
-VECTOR = pa.binary()
+VECTOR = Kind("binary", "BLOB")
 """A vector in a scan schema; files hold it as fixed-size binary of dim x width bytes, little-endian."""
 
 

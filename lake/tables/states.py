@@ -41,7 +41,7 @@ LAYER_SUMMARIES = Table(
                 F32,
                 "Cosine to the state one block below (see docs/glossary.md); null where there is none.",
             ),
-            ("cos_prev_position", F32, "Cosine to the same site at the position before; null at position 0."),
+            ("cos_prev_position", F32, "Cosine to the same site at the position before; null at a stack's first."),
             ("delta_norm", F32, "Norm of the difference to the state one block below.", "model units"),
             (
                 "attn_entropy_bits_mean",

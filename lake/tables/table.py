@@ -2,20 +2,28 @@
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import pyarrow as pa
+from .kind import Kind
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 @dataclass(frozen=True)
 class Column:
-    """One column: its Arrow type, what it means, and its unit where it has one."""
+    """One column: its type, what it means, and its unit where it has one."""
 
     name: str
-    type: pa.DataType
+    kind: Kind
     doc: str
     unit: str | None = None
     required: bool = False
+
+    @property
+    def type(self) -> "pa.DataType":
+        """The Arrow type."""
+        return self.kind.arrow
 
 
 @dataclass(frozen=True)
@@ -33,12 +41,14 @@ class Table:
     vector: str | None = None
 
     def __post_init__(self) -> None:
-        if floats := [one.name for one in self.columns if one.name in self.key and pa.types.is_floating(one.type)]:
+        if floats := [one.name for one in self.columns if one.name in self.key and one.kind.is_float]:
             raise TypeError(f"{self.name}: the key column {floats[0]} is a float: equal values need not be equal.")
 
     @cached_property
-    def schema(self) -> pa.Schema:
+    def schema(self) -> "pa.Schema":
         """The Arrow schema that readers see (vectors as plain binary)."""
+        import pyarrow as pa
+
         return pa.schema([pa.field(c.name, c.type, nullable=not c.required) for c in self.columns])
 
     @property

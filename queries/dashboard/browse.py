@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import streamlit as st
 
 from ...lake.errors import LakeError
+from ...lake.values import Json, Row
 from ..charts.absence import DISTRIBUTION, KEPT, not_kept, why_empty
 from ..charts.chart import Shape
 from ..charts.chart_rows import chart_rows
@@ -52,7 +53,7 @@ class Browse:
         """Draw one of the package's saved queries; False where it has no rows."""
         return self.draw(find(name), {"run": self.run_id, **params}, *changes)
 
-    def draw(self, query: SavedQuery, params: dict[str, Any], *changes: Change) -> bool:
+    def draw(self, query: SavedQuery, params: Json, *changes: Change) -> bool:
         """Draw a saved query for these parameters; False where it has no rows, a message where it fails."""
         with shown_errors():
             values = query.bind(self.connection, params, self.lake.resolve_run)
@@ -63,7 +64,7 @@ class Browse:
             return True
         return True
 
-    def explain_absence(self, query: SavedQuery, params: dict[str, Any]) -> None:
+    def explain_absence(self, query: SavedQuery, params: Json) -> None:
         """Says why a chart has no rows."""
         values = query.bind(self.connection, params, self.lake.resolve_run)
         unmeasured = self.lake.run_json(self.run_id).get("unmeasured") or {}
@@ -81,7 +82,7 @@ class Browse:
 
 
 @st.cache_data(show_spinner=False)
-def described_schema() -> list[dict[str, Any]]:
+def described_schema() -> list[Row]:
     """The schema, which does not change while the program runs."""
     return describe_schema()
 

@@ -5,6 +5,7 @@ import sys
 import threading
 from typing import Any
 
+from ...lake.values import Json
 from ..hosts import HEADERS, Hosts
 
 VARIABLE = "TRACELAKE_ALLOWED_HOSTS"
@@ -18,7 +19,7 @@ class Doors:
         self.app = app
         self.hosts = Hosts.of(*os.environ.get(VARIABLE, "").split())
 
-    async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+    async def __call__(self, scope: Json, receive: Any, send: Any) -> None:
         """Pass a request on, or refuse it."""
         if scope["type"] not in ("http", "websocket"):
             return await self.app(scope, receive, send)
@@ -40,7 +41,7 @@ def _guarded(send: Any) -> Any:
     ours = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
     names = {name for name, _ in ours}
 
-    async def guarded(message: dict[str, Any]) -> None:
+    async def guarded(message: Json) -> None:
         if message["type"] == "http.response.start":
             kept = [(name, value) for name, value in message["headers"] if name.lower() not in names]
             message = {**message, "headers": [*kept, *ours]}

@@ -4,6 +4,7 @@ from typing import Any
 
 import streamlit as st
 
+from ...lake.values import Json
 from ..header import Parameter
 from ..saved_query import SavedQuery
 from .browse import IN_URL
@@ -26,7 +27,7 @@ def parameter_widgets(query: SavedQuery, run: str, runs: list[str], profiles: li
 
 def _widget(query: str, parameter: Parameter, runs: list[str], profiles: list[str]) -> Any:
     default = parameter.default or ""
-    common: dict[str, Any] = {"help": parameter.doc, "key": f"{query}.{parameter.name}", "bind": IN_URL}
+    common: Json = {"help": parameter.doc, "key": f"{query}.{parameter.name}", "bind": IN_URL}
     if parameter.type == "RUN":
         options = ["", *runs]
         return st.selectbox(

@@ -11,14 +11,14 @@ from ...lake.tables.run_row import RunRow
 from ..queried_lake import QueriedLake
 from ..saved_query import saved_queries
 from .browse import IN_URL, Browse, shown_errors
-from .compare import compare_view
-from .feature_view import feature_view
-from .neuron_view import neuron_view
 from .parameters import parameter_widgets
-from .run_view import run_view
-from .sequence_view import sequence_view
-from .sql_view import sql_view
 from .text import literal
+from .views.compare import compare_view
+from .views.feature_view import feature_view
+from .views.neuron_view import neuron_view
+from .views.run_view import run_view
+from .views.sequence_view import sequence_view
+from .views.sql_view import sql_view
 
 _WIDE = """<style>
 .block-container { padding-top: 2.2rem; max-width: 1320px; }

@@ -2,8 +2,9 @@
 
 import json
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from ...lake.values import Json, Row
 from ..charts.axis_titles import visible
 from ..saved_query import find
 
@@ -14,17 +15,17 @@ LONGEST_VALUE = 200
 _Z = 1.96
 
 
-def run_row(connection: "Connection", run_id: str) -> dict[str, Any]:
+def run_row(connection: "Connection", run_id: str) -> Row:
     """The row of `runs`."""
     return connection.arrow("SELECT * FROM runs WHERE run_id = $run", {"run": run_id}).to_pylist()[0]
 
 
-def overview(connection: "Connection", run_id: str) -> dict[str, Any]:
+def overview(connection: "Connection", run_id: str) -> Json:
     """The row of saved query `run_overview`."""
     return find("run_overview").run(connection, run=run_id).to_dicts()[0]
 
 
-def tiles(found: dict[str, Any]) -> list[dict[str, str]]:
+def tiles(found: Json) -> list[dict[str, str]]:
     """The numbers at the top of a report: name, value and a note each."""
     shown = [
         _tile("sequences", _count(found["sequences"]), f"{_count(found['prompts'])} prompts"),
@@ -60,7 +61,7 @@ def wilson(share: float, n: int) -> tuple[float, float]:
     return max(0.0, (middle - half) / (1 + square)), min(1.0, (middle + half) / (1 + square))
 
 
-def model_facts(run: dict[str, Any]) -> list[tuple[str, str]]:
+def model_facts(run: Json) -> list[tuple[str, str]]:
     """What ran, on what, when."""
     shape = f"{run['n_layers']} layers x {run['n_heads']} heads, width {run['d_model']}"
     pairs = [
@@ -80,14 +81,14 @@ def model_facts(run: dict[str, Any]) -> list[tuple[str, str]]:
     return [(name, shown(value)) for name, value in pairs if value is not None]
 
 
-def _took(run: dict[str, Any]) -> str | None:
+def _took(run: Json) -> str | None:
     if run["finished_at"] is None or run["created_at"] is None:
         return None
     seconds = (run["finished_at"] - run["created_at"]).total_seconds()
     return f"{seconds:.1f} s" if seconds < 120 else f"{seconds / 60:.1f} min"
 
 
-def settings(run: dict[str, Any]) -> list[tuple[str, str]]:
+def settings(run: Json) -> list[tuple[str, str]]:
     """The resolved configuration without what is off."""
     config = json.loads(run["config"]) if run["config"] else {}
     return [(name, shown(value)) for name, value in config.items() if value not in (None, [], False, "")]

@@ -1,8 +1,9 @@
 """Cards of features on the page of a run that autoencoders were applied to; text from the lake is made visible."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ..feature_card import FeatureCard, labelled_features, read_card
+from ...lake.values import Json, Row
+from ..cards.feature_card import FeatureCard, labelled_features, read_card
 from .facts import shown
 
 if TYPE_CHECKING:
@@ -12,12 +13,12 @@ N_FEATURES, N_TOP = 12, 5
 """Cards on a page, and strongest tokens on a card (one of every tenth of the activations besides)."""
 
 
-def feature_section(connection: "Connection", run_id: str) -> list[dict[str, Any]]:
+def feature_section(connection: "Connection", run_id: str) -> list[Row]:
     """The features whose rule holds best on held-out documents; none where no autoencoder was applied to the run."""
     return [_card(read_card(connection, run_id, *one)) for one in labelled_features(connection, run_id, N_FEATURES)]
 
 
-def _card(card: FeatureCard) -> dict[str, Any]:
+def _card(card: FeatureCard) -> Json:
     return {
         "feature": card.stats["feature"],
         "sae_id": shown(card.stats["sae_id"]),

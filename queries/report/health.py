@@ -1,8 +1,9 @@
 """What the health views say of a run's sequences, as a report words it; the numbers come from saved query `health`."""
 
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from ...lake.values import Json, Row
 from .facts import shown
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ _ABOUT = """
 """
 
 
-def flags(verdict: dict[str, Any]) -> list[str]:
+def flags(verdict: Row) -> list[str]:
     """The flags that are set, with where they begin."""
     found = [word for name, word in _FLAGS.items() if verdict[name]]
     if verdict["repetition_loop"] and verdict["repetition_first_position"] is not None:
@@ -46,7 +47,7 @@ def outcome(correct: bool | None) -> str:
     return "ungraded" if correct is None else "correct" if correct else "wrong"
 
 
-def health_section(connection: "Connection", run_id: str, verdicts: "polars.DataFrame") -> dict[str, Any]:
+def health_section(connection: "Connection", run_id: str, verdicts: "polars.DataFrame") -> Json:
     """The riskiest sequences, how many there are, and why what could not be judged could not."""
     top = list(verdicts.head(MOST_ROWS).iter_rows(named=True))
     found = connection.arrow(_ABOUT, {"run": run_id, "ids": [row["sequence_id"] for row in top]})
@@ -61,7 +62,7 @@ def health_section(connection: "Connection", run_id: str, verdicts: "polars.Data
     }
 
 
-def _row(verdict: dict[str, Any], about: dict[str, Any]) -> dict[str, Any]:
+def _row(verdict: Row, about: Row) -> Row:
     return {
         **about,
         "finish_reason": shown(about["finish_reason"] or ""),

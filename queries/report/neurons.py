@@ -1,8 +1,9 @@
 """Cards of neurons on the page of a run whose second-order effects or ranking are stored; text is made visible."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ..neuron_card import NeuronCard, neuron_ground, read_neuron, strongest_neurons
+from ...lake.values import Json
+from ..cards.neuron_card import NeuronCard, neuron_ground, read_neuron, strongest_neurons
 from .facts import shown
 from .health import outcome
 
@@ -13,7 +14,7 @@ N_CARDS, MOST_OF_A_LAYER = 24, 3
 """Cards on a page, dealt evenly to the layers, and the most of one layer."""
 
 
-def neuron_section(connection: "Connection", run_id: str) -> dict[str, Any]:
+def neuron_section(connection: "Connection", run_id: str) -> Json:
     """The strongest neurons of each layer; without cards where nothing was computed."""
     ground = neuron_ground(connection, run_id)
     of_each = min(MOST_OF_A_LAYER, max(1, N_CARDS // max(1, len(ground.sizes))))
@@ -26,7 +27,7 @@ def neuron_section(connection: "Connection", run_id: str) -> dict[str, Any]:
     }
 
 
-def _card(card: NeuronCard) -> dict[str, Any]:
+def _card(card: NeuronCard) -> Json:
     size = card.effect["mean_abs"] if card.effect else None
     return {
         "layer": card.layer,

@@ -6,11 +6,11 @@ the page's script writes with `textContent`.
 
 import functools
 from importlib import resources
-from typing import Any
 
 import jinja2
 import markupsafe
 
+from ...lake.values import Json
 from ..charts.chart_file import bundled, json_for_html, policy_for
 from ..charts.theme import FONT, Theme
 from .figures import packed
@@ -19,7 +19,7 @@ from .tokens import Scales, TokenView
 _FOLDER = resources.files(__package__ or __name__.rpartition(".")[0])
 
 
-def render(context: dict[str, Any], theme: Theme) -> str:
+def render(context: Json, theme: Theme) -> str:
     """The report as HTML text."""
     script = chart_script()
     return _template("report.html.j2").render(

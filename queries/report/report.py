@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...lake.errors import NotFoundError
 from ...lake.output import replace_file
+from ...lake.values import Json, Row
 from ..charts.absence import DISTRIBUTION, KEPT, not_kept
 from ..charts.theme import theme_called
 from ..derived_views import view_definitions
@@ -109,7 +110,7 @@ class _Making:
         self.figures = Figures(connection, run_id, theme)
         self.muted = theme_called(theme).muted
 
-    def context(self, chosen: list[Chosen], verdicts: Any, vocabulary: Vocabulary | None) -> dict[str, Any]:
+    def context(self, chosen: list[Chosen], verdicts: Any, vocabulary: Vocabulary | None) -> Json:
         """Everything that the template shows."""
         run, found = run_row(self.connection, self.run_id), overview(self.connection, self.run_id)
         scale = scales(self.connection, self.run_id)
@@ -162,7 +163,7 @@ class _Making:
         found = {name: self.figures.draw(name, **params) for name, params in names.items()}
         return found | {name: self.figures.draw(name, **p) if graded else None for name, p in graded_only.items()}
 
-    def _sequence(self, chosen: Chosen, verdict: dict[str, Any], scale: Scales) -> dict[str, Any]:
+    def _sequence(self, chosen: Chosen, verdict: Row, scale: Scales) -> Row:
         sequence = chosen.sequence_id
         [row] = self.connection.arrow(_SEQUENCE, {"run": self.run_id, "sequence": sequence}).to_pylist()
         view = token_view(self.connection, self.run_id, sequence, scale)
@@ -188,7 +189,7 @@ class _Making:
         drawn = self.figures.draw("prompt_attention", sequence=sequence)
         return drawn and Figure(with_legend_above(drawn.spec), drawn.command)
 
-    def _trace(self, sequence: int, row: dict[str, Any]) -> Figure | None:
+    def _trace(self, sequence: int, row: Row) -> Figure | None:
         """Entropy and surprisal along the text, low enough to stand under it; a line where the completion begins."""
         drawn = self.figures.draw("uncertainty_trace", sequence=sequence)
         if drawn is None:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ...lake.values import Row
 from ..charts.axis_titles import visible
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ class TokenView:
     of its tokens and how many they are, colour strengths 0 to 1 (of the strongest), and whether it was generated.
     """
 
-    spans: list[dict[str, Any]]
+    spans: list[Row]
     data: dict[str, list[Any]]
     has_distribution: bool
     left_out: int
@@ -116,7 +117,7 @@ def token_texts(
     return {token: visible(cut(seen[token])) for token in wanted if token in seen}
 
 
-def _spans(rows: list[dict[str, Any]], sources: Sequence[str | None], scale: Scales) -> list[dict[str, Any]]:
+def _spans(rows: list[Row], sources: Sequence[str | None], scale: Scales) -> list[Row]:
     """Spans of the tokens `rows`; `sources`: the texts of the prompt and of the completion."""
     spans, expected, first = [], 0, 0
     while first < len(rows):
@@ -138,7 +139,7 @@ def _spans(rows: list[dict[str, Any]], sources: Sequence[str | None], scale: Sca
     return spans
 
 
-def _shown(rows: list[dict[str, Any]], first: int, source: str | None) -> tuple[str, int]:
+def _shown(rows: list[Row], first: int, source: str | None) -> tuple[str, int]:
     """The text to show at a token and how many tokens it stands for: pieces of a character show the character.
 
     In the prompt, all pieces of a character end where it does. In a completion it is complete with its last piece.
@@ -157,12 +158,12 @@ def _shown(rows: list[dict[str, Any]], first: int, source: str | None) -> tuple[
     return source[max(0, start) : rows[last]["char_end"]] or REPLACEMENT, last + 1 - first
 
 
-def _is_piece(row: dict[str, Any]) -> bool:
+def _is_piece(row: Row) -> bool:
     """Whether a token holds bytes of a character that is not whole in it."""
     return REPLACEMENT in (row["token"] or REPLACEMENT)
 
 
-def _continues(row: dict[str, Any], following: dict[str, Any]) -> bool:
+def _continues(row: Row, following: Row) -> bool:
     """Whether both are pieces, one after the other, of the prompt or of the completion."""
     adjacent = following["position"] == row["position"] + 1 and (following["step"] is None) == (row["step"] is None)
     return adjacent and _is_piece(following) and following["char_end"] is not None
@@ -178,7 +179,7 @@ def _strength(bits: float | None, full: float) -> float | None:
     return round(min(1.0, max(0.0, bits / full)), 3)
 
 
-def _columns(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
+def _columns(rows: list[Row]) -> dict[str, list[Any]]:
     numbers = ("logprob", "surprisal_bits", "entropy_bits", "top1_prob", "margin")
     return {
         "position": [row["position"] for row in rows],

@@ -4,17 +4,13 @@ What has no kind of its own there becomes text: times and dates in ISO 8601 (`20
 `infinity`), intervals as ISO durations (`P1M2DT3.5S`), binary as `\\x` and hexadecimal digits. Decimals stay exact.
 """
 
-from collections.abc import Iterable
-from decimal import Decimal
 from typing import Any
 from zoneinfo import ZoneInfo
 
 import numpy as np
 import pyarrow as pa
 
-from ...lake.values import Json
-
-Cell = None | bool | int | float | str | Decimal | list[Any] | Json
+from .rows import Cell
 
 _EXTREMES = {64: np.iinfo(np.int64).max, 32: np.iinfo(np.int32).max}
 _UNITS = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
@@ -139,9 +135,3 @@ def duration_text(months: int, days: int, nanoseconds: int) -> str:
         sign = "-" if nanoseconds < 0 else ""
         text += f"T{sign}{seconds}{'.' + digits if digits else ''}S"
     return f"P{text or 'T0S'}"
-
-
-def rows_of(rows: pa.Table, size: int = 8_192) -> Iterable[tuple[Cell, ...]]:
-    """The rows as tuples, converted a piece at a time, so that a large result is not held twice."""
-    for batch in rows.to_batches(size):
-        yield from zip(*(cells(column) for column in batch.columns), strict=True)

@@ -8,16 +8,14 @@ import json
 import math
 import sys
 from collections.abc import Iterator
-from decimal import Decimal
 from pathlib import Path
 from typing import BinaryIO
-
-import pyarrow as pa
 
 from ...lake.errors import NotFoundError, UsageError, did_you_mean
 from ...lake.output import replaced
 from ...lake.printable import printable
-from .cells import Cell, cells, rows_of
+from .json_text import json_text
+from .rows import Cell, Rows, rows_of
 from .text_table import Layout, table_text
 
 __all__ = ["FORMATS", "SUFFIXES", "emit", "file_format", "printable", "render", "write"]
@@ -34,14 +32,14 @@ SUFFIXES = {
 """What a file's ending says of its format."""
 
 
-def render(rows: pa.Table, form: str, layout: Layout | None = None, *, csv_safe: bool = False) -> bytes:
+def render(rows: Rows, form: str, layout: Layout | None = None, *, csv_safe: bool = False) -> bytes:
     """The rows in one of FORMATS, encoded; UsageError for another name. `csv_safe`: see `write`."""
     stream = io.BytesIO()
     write(rows, form, stream, layout, csv_safe=csv_safe)
     return stream.getvalue()
 
 
-def write(rows: pa.Table, form: str, stream: BinaryIO, layout: Layout | None = None, *, csv_safe: bool = False) -> None:
+def write(rows: Rows, form: str, stream: BinaryIO, layout: Layout | None = None, *, csv_safe: bool = False) -> None:
     """Write the rows to a binary stream, a piece at a time; `layout` is for tables.
 
     With `csv_safe` texts that a spreadsheet would take for a formula get an apostrophe before them.
@@ -55,7 +53,9 @@ def write(rows: pa.Table, form: str, stream: BinaryIO, layout: Layout | None = N
     elif form == "jsonl":
         stream.writelines(f"{line}\n".encode() for line in _objects(rows))
     elif form == "parquet":
-        _write_parquet(rows, stream)
+        from .parquet_rows import write_parquet
+
+        write_parquet(rows, stream)
     elif form == "table":
         stream.write(table_text(rows, layout or Layout()).encode())
     else:
@@ -80,7 +80,7 @@ def file_format(output: Path, form: str | None) -> str:
 
 
 def emit(
-    rows: pa.Table,
+    rows: Rows,
     form: str | None,
     output: Path | None,
     layout: Layout | None = None,
@@ -102,30 +102,13 @@ def emit(
 # -- JSON --------------------------------------------------------------------------------------------------------------
 
 
-def json_text(value: Cell) -> str:
-    """A value as JSON: decimals as numbers with all their digits; NaN and infinities, which JSON lacks, as text."""
-    if isinstance(value, Decimal):
-        return format(value, "f")
-    if isinstance(value, float) and not math.isfinite(value):
-        return '"NaN"' if value != value else '"Infinity"' if value > 0 else '"-Infinity"'
-    try:
-        return json.dumps(value, ensure_ascii=False, allow_nan=False)
-    except (ValueError, TypeError):  # something inside is one of the above
-        if isinstance(value, dict):
-            return (
-                "{" + ", ".join(f"{json.dumps(k, ensure_ascii=False)}: {json_text(v)}" for k, v in value.items()) + "}"
-            )
-        assert isinstance(value, list)
-        return "[" + ", ".join(map(json_text, value)) + "]"
-
-
-def _objects(rows: pa.Table) -> Iterator[str]:
+def _objects(rows: Rows) -> Iterator[str]:
     names = [json.dumps(name, ensure_ascii=False) + ": " for name in rows.column_names]
     for row in rows_of(rows):
         yield "{" + ", ".join(name + json_text(value) for name, value in zip(names, row, strict=True)) + "}"
 
 
-def _write_json(rows: pa.Table, stream: BinaryIO) -> None:
+def _write_json(rows: Rows, stream: BinaryIO) -> None:
     between = "["
     for text in _objects(rows):
         stream.write((between + text).encode())
@@ -143,7 +126,7 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", 
 """How a text begins that a spreadsheet would compute, full-width signs included."""
 
 
-def _write_csv(rows: pa.Table, stream: BinaryIO, safe: bool) -> None:
+def _write_csv(rows: Rows, stream: BinaryIO, safe: bool) -> None:
     """Comma-separated text with a header; null is an empty field, empty text is `""`, nested values are JSON."""
     stream.write((",".join(_csv_field(name, safe) for name in rows.column_names) + "\n").encode())
     for row in rows_of(rows):
@@ -169,31 +152,3 @@ def _csv_text(text: str) -> str:
     # Also what only some readers take for the end of a line.
     bare = text and text == text.strip() and text.isprintable() and not any(mark in text for mark in ',"')
     return text if bare else '"' + text.replace('"', '""') + '"'
-
-
-# -- Parquet -----------------------------------------------------------------------------------------------------------
-
-
-def _write_parquet(rows: pa.Table, stream: BinaryIO) -> None:
-    import pyarrow.parquet as pq
-
-    pq.write_table(_for_parquet(rows), stream, compression="zstd")
-
-
-def _for_parquet(rows: pa.Table) -> pa.Table:
-    """The rows with types that Parquet has: intervals as text, sums of whole numbers as int64 where they fit."""
-    for index, field in enumerate(rows.schema):
-        column = rows.column(index)
-        if _holds_interval(field.type):
-            text = [value if isinstance(value, str | None) else json_text(value) for value in cells(column)]
-            rows = rows.set_column(index, field.name, pa.array(text, pa.string()))
-        elif pa.types.is_decimal(field.type) and field.type.scale == 0:
-            try:
-                rows = rows.set_column(index, field.name, column.cast(pa.int64()))
-            except pa.ArrowInvalid:
-                continue  # too large for int64: stays a decimal
-    return rows
-
-
-def _holds_interval(kind: pa.DataType) -> bool:
-    return pa.types.is_interval(kind) or any(_holds_interval(kind.field(i).type) for i in range(kind.num_fields))

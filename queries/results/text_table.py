@@ -10,12 +10,9 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from itertools import islice
-
-import pyarrow as pa
 
 from ...lake.printable import printable
-from .cells import Cell, rows_of
+from .rows import Cell, Rows, first_rows, numeric_columns, rows_of
 
 CELL_WIDTH = 120
 """Characters of one value; a file's are whole."""
@@ -35,11 +32,11 @@ class Layout:
     most_rows: int = TABLE_ROWS
 
 
-def table_text(rows: pa.Table, layout: Layout) -> str:
+def table_text(rows: Rows, layout: Layout) -> str:
     """The rows as text that ends in a newline."""
     names = [printable(name) for name in rows.column_names]
-    numeric = [_is_number(field.type) for field in rows.schema]
-    taken = rows_of(rows) if layout.whole else islice(rows_of(rows.slice(0, layout.most_rows)), layout.most_rows)
+    numeric = numeric_columns(rows)
+    taken = rows_of(rows) if layout.whole else first_rows(rows, layout.most_rows)
     shown = [[shown_cell(value, whole=layout.whole) for value in row] for row in taken]
     widths = [max(map(_width, column)) for column in zip(names, *shown, strict=True)]
     fitted = widths if layout.width is None else _fitted(widths, layout.width)
@@ -163,7 +160,3 @@ def _cut(text: str, width: int) -> str:
             break
         kept += character
     return kept + "…"
-
-
-def _is_number(kind: pa.DataType) -> bool:
-    return pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)

@@ -32,22 +32,37 @@ WITH spans AS (
     FROM sequences AS s
     JOIN runs AS r USING (run_id)
 ),
--- What led to the token at `position` was computed one position before.
-states AS (
+-- What led to the token at `position` was computed one position before. Each row is told apart once, before it is
+-- grouped: a FILTER per aggregate would sort through all layers' rows again and again.
+parts AS (
     SELECT
         l.run_id,
         l.sequence_id,
-        l.position + 1 AS position,
-        any_value(l.cos_prev_position) FILTER (WHERE l.site = 'final_norm') AS cos_prev_state,
+        l.position,
+        CASE WHEN l.site = 'final_norm' THEN l.cos_prev_position END AS cos_prev_state,
         -- A report has numbers about that state, but no cosine to the one before.
-        bool_or(l.site = 'final_norm' AND NOT s.is_import) AS has_final,
-        median(l.l2_norm::DOUBLE) FILTER (WHERE l.site = 'resid_post' AND l.layer < s.mid_from AND isfinite(l.l2_norm)) AS early_median,
-        avg(l.l2_norm::DOUBLE) FILTER (WHERE l.site = 'resid_post' AND l.layer < s.mid_from AND isfinite(l.l2_norm)) AS early_mean,
-        max(l.l2_norm) FILTER (WHERE l.site = 'resid_post' AND l.layer >= s.mid_from AND l.layer < s.mid_to) AS mid_norm,
-        bool_or(l.n_nan > 0 OR l.n_inf > 0) FILTER (WHERE l.site = 'resid_post' AND l.layer >= s.mid_from AND l.layer < s.mid_to) AS mid_broken
+        l.site = 'final_norm' AND NOT s.is_import AS is_final,
+        CASE WHEN l.site = 'resid_post' AND l.layer < s.mid_from AND isfinite(l.l2_norm) THEN l.l2_norm::DOUBLE END AS early_norm,
+        CASE WHEN l.site = 'resid_post' AND l.layer >= s.mid_from AND l.layer < s.mid_to THEN l.l2_norm END AS mid_norm,
+        CASE WHEN l.site = 'resid_post' AND l.layer >= s.mid_from AND l.layer < s.mid_to THEN l.n_nan > 0 OR l.n_inf > 0 END AS is_mid_broken
     FROM layer_summaries AS l
     JOIN spans AS s USING (run_id, sequence_id)
-    WHERE l.stack = 'decoder' AND l.position BETWEEN s.first_state AND s.last_state
+    WHERE
+        l.stack = 'decoder' AND l.position BETWEEN s.first_state AND s.last_state
+        AND l.site IN ('final_norm', 'resid_post') AND (l.site = 'final_norm' OR l.layer < s.mid_to)
+),
+states AS (
+    SELECT
+        run_id,
+        sequence_id,
+        position + 1 AS position,
+        any_value(cos_prev_state) AS cos_prev_state,
+        bool_or(is_final) AS has_final,
+        median(early_norm) AS early_median,
+        avg(early_norm) AS early_mean,
+        max(mid_norm) AS mid_norm,
+        bool_or(is_mid_broken) AS mid_broken
+    FROM parts
     GROUP BY ALL
 ),
 heads AS (

@@ -10,7 +10,7 @@ from answered_lake import ANSWERS, N_GENERATED, N_PROMPT, N_PROMPTS, SAMPLES, ad
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
-from tracelake.analysis.detection.signals import ALONE, NAMES, NOT_COMPUTABLE
+from tracelake.analysis.detection.signals.signal import ALONE, NAMES, NOT_COMPUTABLE
 from tracelake.analysis.question import Answer, ask, question_named
 from tracelake.lake import Lake
 from tracelake.lake.errors import ConfigError, NotFoundError, UsageError
@@ -98,7 +98,7 @@ def test_scores_are_out_of_fold(lake: Lake, whole: Answer) -> None:
 
 
 def test_signals_again_by_hand(lake: Lake, whole: Answer) -> None:
-    from tracelake.analysis.detection.collected import collected
+    from tracelake.analysis.detection.signals.collected import collected
     from tracelake.analysis.directions.question import with_labels
 
     sequences, _ = with_labels(lake.snapshot(ANSWERS), "correct")

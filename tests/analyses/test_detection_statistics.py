@@ -9,14 +9,14 @@ from sklearn.ensemble import GradientBoostingClassifier, RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score
 
-from tracelake.analysis.detection import scores, selective
-from tracelake.analysis.detection.detectors import Detector
+from tracelake.analysis.detection.detectors.detector import Detector
+from tracelake.analysis.detection.detectors.models import FITTERS, Training, fit, predict
+from tracelake.analysis.detection.detectors.splits import repeated_folds
 from tracelake.analysis.detection.evaluation import Design, held_out, sentence
-from tracelake.analysis.detection.models import FITTERS, Training, fit, predict
-from tracelake.analysis.detection.scores import Told
-from tracelake.analysis.detection.signals import Block, Signal
-from tracelake.analysis.detection.splits import repeated_folds
-from tracelake.analysis.detection.state_signals import spreads
+from tracelake.analysis.detection.scoring import scores, selective
+from tracelake.analysis.detection.scoring.scores import Told
+from tracelake.analysis.detection.signals.signal import Block, Signal
+from tracelake.analysis.detection.signals.state_signals import spreads
 
 
 def made(rng: np.random.Generator, n: int = 160, width: int = 5) -> tuple[np.ndarray, np.ndarray]:

@@ -11,14 +11,14 @@ import polars as pl
 import pytest
 from made_answers import N_PROMPT, Answer, write_answers
 
-from tracelake.analysis.intervals import drawn_counts, jackknife_error, mean_over_prompts
+from tracelake.analysis.intervals import drawn_counts, jackknife_errors, mean_over_prompts
 from tracelake.analysis.question import ask
 from tracelake.analysis.sampling.distances import distance
 from tracelake.analysis.sampling.oracle import OracleDistances
 from tracelake.analysis.sampling.pass_rates import PassRates, pass_at_k
 from tracelake.analysis.sampling.pooling import Pooling, default_stride
 from tracelake.analysis.sampling.sensitivity import Sensitivity
-from tracelake.analysis.sampling.spread import spread
+from tracelake.analysis.sampling.spread import Spread, spreads
 from tracelake.analysis.sampling.variance import Variance
 from tracelake.lake import Lake
 from tracelake.lake.errors import ConfigError, LakeError, NotFoundError, UsageError
@@ -59,8 +59,12 @@ def test_pooled_steps_are_those_of_the_definition(stride: int, window: int | Non
 
 def test_spread_against_numpy() -> None:
     rng = np.random.default_rng(0)
-    vectors, group = rng.normal(size=(7, 4)) + 2, np.array([0, 0, 1, 1, 1, 2, 2])
-    found = spread(vectors, group)
+    sets, group = rng.normal(size=(3, 7, 4)) + 2, np.array([0, 0, 1, 1, 1, 2, 2])
+    for vectors, found in zip(sets, spreads(sets, np.stack([group] * 3)), strict=True):
+        assert_spread_as_numpy(vectors, group, found)
+
+
+def assert_spread_as_numpy(vectors: np.ndarray, group: np.ndarray, found: Spread) -> None:
     assert found.tr_cov == pytest.approx(np.trace(np.cov(vectors.T)))
     assert found.relative_variance == pytest.approx(found.tr_cov / np.square(vectors).sum(axis=1).mean())
     pairs = [a @ b / np.linalg.norm(a) / np.linalg.norm(b) for a, b in combinations(vectors, 2)]
@@ -73,14 +77,17 @@ def test_spread_against_numpy() -> None:
 
 
 def test_spreads_that_are_none() -> None:
-    one = spread(np.ones((1, 3)))
+    [one] = spreads(np.ones((1, 1, 3)))
     assert np.isnan(one.tr_cov) and one.reason == "fewer than two samples"
-    greedy = spread(np.ones((1, 3)), greedy=True)
+    [greedy] = spreads(np.ones((1, 1, 3)), greedy=True)
     assert (greedy.tr_cov, greedy.mean_pairwise_cosine, greedy.reason) == (0.0, 1.0, "greedy")
-    zero = spread(np.array([[0.0, 0.0], [1.0, 1.0], [1.0, 2.0]]))
+    zero, fine = spreads(np.array([[[0.0, 0.0], [1.0, 1.0], [1.0, 2.0]], [[1.0, 0.0], [1.0, 0.0], [1.0, 0.0]]]))
     assert zero.tr_cov == pytest.approx(np.trace(np.cov(np.array([[0, 0], [1, 1], [1, 2]]).T)))
     assert np.isnan(zero.mean_pairwise_cosine) and zero.reason == "a zero vector has no cosine"
-    two = spread(np.array([[1.0, 0.0], [0.0, 1.0]]))
+    assert fine.mean_pairwise_cosine == pytest.approx(1.0) and fine.reason is None
+    [nothing] = spreads(np.zeros((1, 3, 2)))
+    assert np.isnan(nothing.relative_variance) and nothing.reason == "all vectors are zero; a zero vector has no cosine"
+    [two] = spreads(np.array([[[1.0, 0.0], [0.0, 1.0]]]))
     assert two.tr_cov == 1.0 and np.isnan(two.se_tr_cov) and "three samples" in str(two.reason)
 
 
@@ -93,7 +100,7 @@ def test_an_interval_draws_problems() -> None:
     assert found.mean == pytest.approx(values.mean())
     assert sum(counts.sum() for counts in drawn_counts(7, 30)) == 7 * 30
     assert mean_over_prompts(np.array([np.nan, 2.0])).reason == "only one prompt"
-    assert np.isnan(jackknife_error(np.array([1.0])))
+    assert np.isnan(jackknife_errors(np.array([[1.0]]))[0])
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from tracelake.collect.configuration.config import CollectConfig
 from tracelake.collect.decoding import prefill
 from tracelake.collect.decoding.batch import Batch
 from tracelake.collect.decoding.prefix import Prefix
-from tracelake.collect.decoding.reading import Reading
+from tracelake.collect.decoding.reading.reading import Reading
 from tracelake.collect.decoding.sequence import Sequence
 from tracelake.collect.inputs.branches import BranchRequest, BranchSource
 from tracelake.collect.inputs.prompts import open_source

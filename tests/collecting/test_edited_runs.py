@@ -16,7 +16,7 @@ from torch import nn
 from tracelake import cli
 from tracelake.collect.configuration.config import CollectConfig
 from tracelake.collect.configuration.edit import EditSetting
-from tracelake.collect.decoding.reading import Reading
+from tracelake.collect.decoding.reading.reading import Reading
 from tracelake.collect.running.collector import Callbacks, Collection, resume_run
 from tracelake.lake import Lake
 from tracelake.lake.errors import ConfigError, LakeError, StoppedError
@@ -165,7 +165,7 @@ def test_two_rows_of_a_batch_may_be_edited_otherwise(
 ) -> None:
     """Each sequence is what it is in a run in which all are edited as it is, also after others have left."""
     folder, runs = model_folder("llama"), []
-    settings = (steered(direction), "zero:attn_out@0")
+    settings = (steered(direction), "zero:v@1:generated")
     for name, edit in (("a", (settings[0],)), ("b", (settings[1],))):
         lake, run = collect(folder, tmp_path / name, edit=edit)
         runs.append(sequences_of(lake, run.run_id))
@@ -211,7 +211,6 @@ def test_an_edit_is_read() -> None:
     [
         ("zeros:z@0", "no kind 'zeros'.*zero"),
         ("zero:residpost@0", "no site 'residpost'.*resid_post"),
-        ("zero:v@0", "site v cannot be edited"),
         ("zero:z", "names no site and layers"),
         ("zero:z@0:x2", "only add has a strength"),
         ("zero:z@0:direction=d.npy", "takes no vector"),

@@ -268,7 +268,6 @@ def test_an_encoder_is_edited_by_name(loaded: Callable[[str], LoadedModel]) -> N
     ("make", "message"),
     [
         (lambda: Edit("residpost", 0, Zero()), "no site 'residpost'.*resid_post"),
-        (lambda: Edit("rot_k", 0, Zero()), "rot_k cannot be edited"),
         (lambda: Edit("z", 0, Zero(), "before"), "scope is one of all, prompt, generated, last"),
         (lambda: Edit("resid_post", 0, Zero(), units=(1,)), "resid_post has no units"),
         (lambda: Edit("z", 0, Zero(), units=(4,)), "no head 4: z has 4 heads"),

@@ -15,7 +15,7 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, LEDConfig, LEDFor
 
 import tracelake
 from tracelake.collect.configuration.config import CollectConfig
-from tracelake.collect.decoding.replay import replay
+from tracelake.collect.decoding.reading.replay import replay
 from tracelake.collect.decoding.sequence import Sequence
 from tracelake.collect.running.collector import Callbacks, Collection, resume_run
 from tracelake.lake import TABLES, Lake

@@ -15,11 +15,11 @@ from typer.testing import CliRunner
 import tracelake
 from tracelake.analysis.sae.examples import example_columns
 from tracelake.cli import app
-from tracelake.collect.judge import client as judge_client
-from tracelake.collect.judge.client import Service
-from tracelake.collect.judge.feature_run import Labelled, LabelOptions, label_features
-from tracelake.collect.judge.feature_trials import N_EACH, N_SHOWN, Trial
-from tracelake.collect.judge.limits import Price
+from tracelake.collect.judge.features.feature_run import Labelled, LabelOptions, label_features
+from tracelake.collect.judge.features.feature_trials import N_EACH, N_SHOWN, Trial
+from tracelake.collect.judge.service import client as judge_client
+from tracelake.collect.judge.service.client import Service
+from tracelake.collect.judge.service.limits import Price
 from tracelake.lake import Lake
 from tracelake.lake.analyses import commit_analysis, remove_analysis
 from tracelake.lake.derived import Analysis, analysis_row
@@ -310,7 +310,7 @@ def test_the_command_line_and_the_card(lake: Lake, server: JudgeServer) -> None:
     facts = json.loads(done.stdout)
     assert (facts["n_features"], facts["n_labels"], facts["n_calls"]) == (2, 2, 6) and KEY not in done.output
     opened = tracelake.open(lake.path)
-    from tracelake.queries.feature_card import feature_card
+    from tracelake.queries.cards.feature_card import feature_card
 
     card = dict(feature_card(opened, RUN, SAE, CAT).facts())
     assert card["judge's label"] == "the token ' cat' (detection 1.00, fuzzing 1.00; good)"

@@ -12,7 +12,7 @@ from random_models import ENCODER_DECODERS, PROMPTS, random_encoder_decoder, ran
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer, GenerationConfig
 
 from tracelake.collect.configuration.config import CollectConfig
-from tracelake.collect.decoding.generation_settings import (
+from tracelake.collect.decoding.sampling.generation_settings import (
     ELSEWHERE,
     OFF,
     OTHER_METHODS,

@@ -11,7 +11,7 @@ from plain_sequences import KEEP, PlainCausal, check_run, sequences_of
 from random_models import PROMPTS, random_model, save
 
 from tracelake.collect.configuration.config import CollectConfig
-from tracelake.collect.decoding.replay import replay
+from tracelake.collect.decoding.reading.replay import replay
 from tracelake.collect.decoding.sequence import Sequence
 from tracelake.collect.inputs.tokenizing.tokenized import TokenizedPrompt
 from tracelake.collect.running.collector import Collected, Collection

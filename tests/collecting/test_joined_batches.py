@@ -15,8 +15,8 @@ from stored_values import assert_close
 from unusual_models import save_unusual
 
 from tracelake.collect.configuration.config import CollectConfig
-from tracelake.collect.decoding.reading import Reading
-from tracelake.collect.decoding.replay import replay
+from tracelake.collect.decoding.reading.reading import Reading
+from tracelake.collect.decoding.reading.replay import replay
 from tracelake.collect.decoding.sequence import Sequence
 from tracelake.collect.decoding.waiting import Waiting
 from tracelake.collect.models.editing.changes import Add, Zero
@@ -38,7 +38,8 @@ NOT_COMPARED = {"run_id", "latency_ms", "created_at", "finished_at", "batch_size
 GIVEN = {1: (40, 41, 42, 43), 3: (50,)}
 EDITS = {
     1: (Edit("resid_post", 1, Add(torch.ones(D_MODEL), 1.5), "generated"),),
-    2: (Edit("mlp_out", 0, Zero()), Edit("z", 2, Zero(), "prompt")),
+    2: (Edit("mlp_out", 0, Zero()), Edit("z", 2, Zero(), "prompt"), Edit("rot_k", 1, Zero(), "generated")),
+    4: (Edit("v", 0, Zero(), "generated", units=(1,)), Edit("rot_q", 2, Zero(), "last")),
 }
 """By work item."""
 

@@ -13,10 +13,10 @@ from made_answers import N_PROMPT, Answer, write_answers
 from typer.testing import CliRunner
 
 from tracelake.cli import app
-from tracelake.collect.judge import client as judge_client
-from tracelake.collect.judge.client import ATTEMPTS, Judge, Reply, Request, Service
 from tracelake.collect.judge.judge_run import JudgeOptions, judge_run
-from tracelake.collect.judge.limits import Limits, Price
+from tracelake.collect.judge.service import client as judge_client
+from tracelake.collect.judge.service.client import ATTEMPTS, Judge, Reply, Request, Service
+from tracelake.collect.judge.service.limits import Limits, Price
 from tracelake.collect.judge.template import MOST_TOKENS, Case, messages, template_digest
 from tracelake.collect.judge.verdict import read_verdict
 from tracelake.collect.judge.without_service import best_threshold

@@ -101,8 +101,8 @@ def test_what_cannot_be_labelled_is_refused(lake: Lake) -> None:
 def test_regenerated_labels_are_those_of_a_new_run_over_the_same_prompts(tmp_path: Path) -> None:
     from typer.testing import CliRunner
 
-    from tracelake.commands.analyze import app
-    from tracelake.commands.collect_run import run_collect
+    from tracelake.commands.analyses.analyze import app
+    from tracelake.commands.collecting.collect_run import run_collect
 
     settings = {"dataset": "tinymath", "limit": 3, "max_new_tokens": 0, "keep": ["tokens"], "tag": "prompts"}
     run = run_collect(tmp_path / "lake", settings)

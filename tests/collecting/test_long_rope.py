@@ -10,7 +10,7 @@ from random_models import CONTEXT, D_HEAD, save
 from transformers import PreTrainedModel
 from unusual_models import unusual_model
 
-from tracelake.collect.decoding.reading import Reading
+from tracelake.collect.decoding.reading.reading import Reading
 
 SWITCH = 32
 LONG = {

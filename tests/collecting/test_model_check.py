@@ -11,8 +11,8 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from unusual_models import COUNTING, OTHER, RECURRENT, UNCACHED, save_unusual, unusual_model
 
 from tracelake.collect.configuration.config import CollectConfig
-from tracelake.collect.decoding.check import choose_reading
-from tracelake.collect.decoding.reading import Reading
+from tracelake.collect.decoding.reading.check import choose_reading
+from tracelake.collect.decoding.reading.reading import Reading
 from tracelake.collect.models.model import LoadedModel
 from tracelake.collect.running.collector import Collection
 from tracelake.collect.running.planning.plan import Plan

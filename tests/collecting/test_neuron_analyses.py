@@ -15,7 +15,7 @@ from tracelake.collect.neurons.choice import read_neurons
 from tracelake.collect.neurons.lexicon import lexicon, read_lexicon
 from tracelake.collect.neurons.outputs import path_vectors
 from tracelake.collect.rereading.directions import find_direction
-from tracelake.collect.rereading.head_paths import HeadPaths
+from tracelake.collect.rereading.second_order.head_paths import HeadPaths
 from tracelake.collect.stored_sequences import load_run_model
 from tracelake.lake.errors import LakeError, NotFoundError, UsageError
 

@@ -8,7 +8,7 @@ import pytest
 from judge_server import KEY, USAGE, JudgeServer, judge_server
 
 import tracelake
-from tracelake.collect.judge.oracle_run import Written
+from tracelake.collect.judge.oracles.oracle_run import Written
 from tracelake.collect.tinymath import problems
 from tracelake.facade.open_lake import OpenLake
 from tracelake.lake.errors import ConfigError, StoppedError

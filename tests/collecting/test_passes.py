@@ -9,7 +9,7 @@ import torch
 from random_models import PROMPTS, random_model, save
 
 import tracelake
-from tracelake.collect.decoding.check import choose_reading
+from tracelake.collect.decoding.reading.check import choose_reading
 from tracelake.collect.passes import (
     ChunkRows,
     chunks_of,

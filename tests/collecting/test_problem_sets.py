@@ -15,7 +15,7 @@ from tracelake.collect.inputs.grading import grade
 from tracelake.collect.inputs.problem_sets import LAYOUTS, ProblemSet, remarks
 from tracelake.collect.inputs.prompts import checked_source, open_source
 from tracelake.collect.inputs.wording import TEMPLATES
-from tracelake.commands.collect_run import run_collect
+from tracelake.commands.collecting.collect_run import run_collect
 from tracelake.lake import Lake
 from tracelake.lake.errors import ConfigError, NotFoundError, UsageError
 

@@ -24,7 +24,7 @@ from scipy import stats
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from tracelake.collect.configuration.config import CollectConfig
-from tracelake.collect.decoding.sampling import Sampling, choose, uniform_draws
+from tracelake.collect.decoding.sampling.choice import Sampling, choose, uniform_draws
 from tracelake.collect.models.unembedding import Unembedding
 from tracelake.collect.running.collector import Collection
 from tracelake.lake import Lake

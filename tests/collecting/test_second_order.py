@@ -9,7 +9,7 @@ from random_models import ARCHITECTURES, D_MODEL, N_HEADS, N_LAYERS, random_mode
 from second_order_reads import LENGTHS, Read, centre, loaded_model, neuron_writes, read, through_heads
 from torch import Tensor
 
-from tracelake.collect.rereading.frozen_pass import FrozenPass, closing_error
+from tracelake.collect.rereading.second_order.frozen_pass import FrozenPass, closing_error
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

@@ -14,13 +14,13 @@ from typer.testing import CliRunner
 import tracelake
 from tracelake.cli import app
 from tracelake.collect.decoding.sequence import Sequence
-from tracelake.collect.rereading import second_order as module
 from tracelake.collect.rereading.directions import Direction, checked_direction, find_direction, read_direction
-from tracelake.collect.rereading.frozen_pass import read_frozen
-from tracelake.collect.rereading.head_paths import HeadPaths
 from tracelake.collect.rereading.neurons import rank_neurons
-from tracelake.collect.rereading.scorer import Scorer, SecondOrderOptions
-from tracelake.collect.rereading.second_order import second_order
+from tracelake.collect.rereading.second_order import effects as module
+from tracelake.collect.rereading.second_order.effects import second_order
+from tracelake.collect.rereading.second_order.frozen_pass import read_frozen
+from tracelake.collect.rereading.second_order.head_paths import HeadPaths
+from tracelake.collect.rereading.second_order.scorer import Scorer, SecondOrderOptions
 from tracelake.collect.stored_sequences import StoredBatch, load_run_model
 from tracelake.lake import Lake
 from tracelake.lake.errors import ConfigError, LakeError, NotFoundError, UsageError
@@ -94,7 +94,7 @@ def test_rows_are_the_scores_of_each_sequence_alone(
 
 
 def choose(loaded: object) -> object:
-    from tracelake.collect.decoding.reading import Reading
+    from tracelake.collect.decoding.reading.reading import Reading
 
     return Reading()
 

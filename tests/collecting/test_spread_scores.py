@@ -6,10 +6,10 @@ from second_order_reads import loaded_model, read
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from tracelake.collect.rereading.frozen_pass import FrozenPass
-from tracelake.collect.rereading.head_paths import HeadPaths
-from tracelake.collect.rereading.scorer import SecondOrderOptions
-from tracelake.collect.rereading.spread_scores import SpreadScorer
+from tracelake.collect.rereading.second_order.frozen_pass import FrozenPass
+from tracelake.collect.rereading.second_order.head_paths import HeadPaths
+from tracelake.collect.rereading.second_order.scorer import SecondOrderOptions
+from tracelake.collect.rereading.second_order.spread_scores import SpreadScorer
 
 
 def part_by_part(

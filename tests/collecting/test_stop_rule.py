@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 
 import tracelake
-from tracelake.collect.decoding.stop_rule import StopRule, StopWatch
+from tracelake.collect.decoding.sampling.stop_rule import StopRule, StopWatch
 from tracelake.lake import Lake
 from tracelake.lake.errors import UsageError
 

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 import tracelake
 from tracelake.cli import app
 from tracelake.collect.configuration.config import CollectConfig
-from tracelake.collect.decoding.replay import replay
+from tracelake.collect.decoding.reading.replay import replay
 from tracelake.collect.decoding.sequence import Sequence
 from tracelake.collect.decoding.timings import WALL, Timings
 from tracelake.collect.running.collector import Collection

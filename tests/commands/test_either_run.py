@@ -11,7 +11,7 @@ from lake_command import lake_command
 from typer.testing import CliRunner
 
 from tracelake.cli import app
-from tracelake.commands.collect import full_command
+from tracelake.commands.collecting.collect import full_command
 from tracelake.lake import Lake
 
 RUN = "one-run"

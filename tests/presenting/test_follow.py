@@ -10,7 +10,7 @@ from warm_processes import start_lake
 import tracelake
 from tracelake.cli import app
 from tracelake.lake.errors import UsageError
-from tracelake.queries.follow import RISKY, follow
+from tracelake.queries.following.follow import RISKY, follow
 
 
 @pytest.fixture(scope="module")

@@ -92,6 +92,9 @@ def faulty(tables: Tables) -> Tables:
     tokens = changed(tokens, 10, STEP >= 0, **raised, top10_mass=pl.lit(0.5))
     heads = changed(heads, 10, variant == 1, entropy_bits=pl.lit(0.001))
     heads = changed(heads, 10, pl.col("basin_ratio").is_not_null(), basin_ratio=pl.lit(0.1))
+    # Kind 5 also has a step without an entropy and a margin, and one where they are no numbers.
+    unknown = pl.when(STEP == 5).then(None).otherwise(pl.lit(math.nan))
+    tokens = changed(tokens, 5, STEP.is_in([5, 7]), entropy_bits=unknown, margin=unknown)
     heads = changed(heads, 6, pl.lit(True), entropy_bits=pl.max_horizontal("entropy_bits", pl.lit(0.5)))
     sequences = changed(found["sequences"], 11, pl.lit(True), finish_reason=pl.lit("broken"))
     tables = {"runs": found["runs"], "sequences": sequences, "token_steps": tokens}

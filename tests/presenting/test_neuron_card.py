@@ -11,7 +11,7 @@ from small_tables import tables
 
 from tracelake import OpenLake
 from tracelake.lake.errors import NotFoundError
-from tracelake.queries.neuron_card import NeuronGround, neuron_ground, read_neuron, strongest_neurons
+from tracelake.queries.cards.neuron_card import NeuronGround, neuron_ground, read_neuron, strongest_neurons
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,8 @@
 
 import errno
 import subprocess
+import threading
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ from failing_disk import FailingDisk
 from tracelake.lake.errors import ConfigError, DiskFullError, LakeError
 from tracelake.lake.lake import Lake
 from tracelake.lake.storage.local import LocalStore
+from tracelake.lake.writing import hashed_file
 
 RUN = "fault-run"
 PLAN = {"plan": {"segments": [[0, 2], [2, 4]]}}
@@ -85,6 +88,55 @@ def test_every_operation_may_fail(tmp_path, code, stays, kind):
         assert report.ok, f"step {at}: {report.problems}"
         assert lake.snapshot().runs[RUN].outcome == "complete"
         assert lake.scan("token_steps").collect().height == 80
+
+
+class ThreadedDisk(FailingDisk):
+    """Written by the store's threads; fails at the n-th write or sync of a data file, once."""
+
+    parallel = True
+
+    def __init__(self, root, what="", at=None):
+        super().__init__(root)
+        self.what, self.fails_at, self.lock, self.counts = what, at, threading.Lock(), Counter()
+
+    def step(self, what, path):
+        with self.lock:
+            self.counts[what] += path.endswith(".part") and "activations" in path
+            if what == self.what and path.endswith(".part") and self.counts[what] == self.fails_at:
+                self.fails_at = None
+                raise OSError(errno.EIO, f"injected at {what}", path)
+
+
+def write_vectors(run):
+    with run.segment(0, (0, 2)) as segment:
+        for layer in range(2):
+            columns = {"sequence_id": 0, "position": np.arange(4096, dtype=np.int32), "stack": "decoder"}
+            vectors = np.full((4096, 256), layer, np.float32)
+            segment.append_vectors(
+                "activations", layer=layer, site="z", columns=columns, vectors=vectors, dtype="float32"
+            )
+
+
+@pytest.mark.parametrize("what", ["write", "sync"])
+def test_an_error_in_the_threads_of_the_writer_is_told(tmp_path, monkeypatch, what):
+    # A disk tells an error of what it could not store to one sync only: also if that was an early one.
+    monkeypatch.setattr(hashed_file, "_SYNC_BYTES", 1 << 20)
+    counting = ThreadedDisk(tmp_path / "count")
+    with Lake.create(tmp_path / "count", store=LocalStore(tmp_path / "count", counting)).start_run(RUN, PLAN) as run:
+        write_vectors(run)
+    assert counting.counts["write"] >= 8 and counting.counts["sync"] >= 3
+    fewest = {"write": 8, "sync": 3}[what]  # early syncs depend on how fast the disk is
+    for at in range(1, fewest + 1):
+        root = tmp_path / f"lake{at}"
+        with Lake.create(root, store=LocalStore(root, ThreadedDisk(root, what, at))).start_run(RUN, PLAN) as run:
+            with pytest.raises(LakeError, match="injected"):
+                write_vectors(run)
+            assert run.committed == set() and not list(root.rglob("*.parquet")) and not list(root.rglob("*.part"))
+            write_vectors(run)
+            assert run.committed == {0}
+        lake = Lake.open(root)
+        assert lake.verify("full").ok
+        assert [matrix.mean() for layer in range(2) for _, matrix in lake.vectors(layer, "z")] == [0.0, 1.0]
 
 
 def test_a_failed_segment_leaves_nothing_and_the_writer_goes_on(tmp_path):

@@ -296,7 +296,7 @@ def test_nothing_acknowledged_is_lost_and_nothing_torn_is_seen(story, work):
     notes, root = story
     found, states = violations(notes, root, work)
     assert found == []
-    assert states > 150
+    assert states > 120  # a file ends before the next begins, so fewer lie open at once
 
 
 KINDS = {

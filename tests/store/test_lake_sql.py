@@ -176,7 +176,7 @@ def test_mixed_widths_decode_in_one_query(lake):
 
 def test_other_columns_do_not_pay_for_decoding(lake, monkeypatch):
     calls = []
-    monkeypatch.setattr("tracelake.lake.sql.duck.decode_column", lambda vector, dtype, scale: calls.append(1))
+    monkeypatch.setattr("tracelake.lake.vectors.decode_column", lambda vector, dtype, scale: calls.append(1))
     with lake.connect() as connection:
         assert connection.execute("select count(*), sum(dim) from activations where layer = 1").fetchone() == (6, 36)
     assert not calls

@@ -294,7 +294,7 @@ def test_the_tables_of_a_statement_are_found(locked):
 def test_a_condition_typed_into_the_dashboard_passes_the_same_wall(lake, locked):
     """`Only sequences where`: every statement as a condition, and as what comes behind one."""
     pytest.importorskip("streamlit", reason="needs the extra: pip install 'tracelake[dashboard]'")
-    from tracelake.queries.dashboard.run_view import CHOSEN_SEQUENCES
+    from tracelake.queries.dashboard.views.run_view import CHOSEN_SEQUENCES
 
     before, answered = state(lake.path), 0
     for statement in writers(lake.path / "data")[::3]:

@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from ....lake.errors import FailedError
+from ....lake.values import Columns
 from .. import architecture
 from ..architecture import SPARSE, Losses, Parameters
 from ..sae import Sae, fold
@@ -238,7 +238,7 @@ class Learner:
             for name, parameter in self.parameters.items():
                 parameter.copy_(tensors[f"now.{name}"])
         for name, parameter in self.parameters.items():
-            moments: dict[str, Any] = {}
+            moments: Columns = {}
             for key in ("step", "exp_avg", "exp_avg_sq"):
                 moments[key] = tensors[f"adam.{key}.{name}"].to(device)
             self._adam.state[parameter] = moments

@@ -2,13 +2,14 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from itertools import product
 from typing import Any, Literal, get_args
 
 from ....lake.derived import digest
 from ....lake.errors import UsageError, did_you_mean
+from ....lake.values import Json, JsonView
 from ..architecture import ARCHS, SPARSE, TRANSCODING, Dictionary
 
 Decay = Literal["cosine", "linear", "constant"]
@@ -95,13 +96,13 @@ class TrainOptions:
             raise UsageError("--skip is a path of transcoders: give --to-site too.")
 
     @classmethod
-    def named(cls, given: Mapping[str, Any]) -> "TrainOptions":
+    def named(cls, given: JsonView) -> "TrainOptions":
         """Options by name; a single value may stand for a list of one. UsageError for an unknown name."""
         known = {field.name for field in fields(cls)}
         if unknown := [name for name in given if name not in known]:
             raise UsageError(f"A training has no option {unknown[0]!r}.{did_you_mean(unknown[0], known, show=40)}")
         lists = {field.name for field in fields(cls) if isinstance(field.default, tuple)}
-        values: dict[str, Any] = {}
+        values: Json = {}
         for name, value in given.items():
             several = isinstance(value, list | tuple | range)
             values[name] = value if name not in lists else tuple(value) if several else (value,)
@@ -109,12 +110,12 @@ class TrainOptions:
             values["widths"] = tuple(map(str, values["widths"]))
         return cls(**values)
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> Json:
         """Plain values."""
         return json.loads(json.dumps(asdict(self)))
 
     @classmethod
-    def from_json(cls, given: Mapping[str, Any]) -> "TrainOptions":
+    def from_json(cls, given: JsonView) -> "TrainOptions":
         """The options that `as_json` wrote."""
         lists = {name: tuple(value) for name, value in given.items() if isinstance(value, list)}
         known = {field.name for field in fields(cls)}

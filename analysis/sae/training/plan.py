@@ -5,13 +5,13 @@ import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
-from typing import Any
 
 import torch
 
 from ....lake import Lake
 from ....lake.derived import digest
 from ....lake.errors import ConfigError, NotFoundError
+from ....lake.values import Json, JsonView
 from .learner import parameter_bytes
 from .options import SaeSpec, TrainOptions, specs_of
 from .training_rows import TrainingRows
@@ -26,7 +26,7 @@ class TrainingPlan:
     options: TrainOptions
     runs: tuple[str, ...]
     commits: Mapping[str, Mapping[str, int]]
-    model: Mapping[str, Any]
+    model: JsonView
     specs: tuple[SaeSpec, ...]
     n_steps: int
     n_rows: int
@@ -44,7 +44,7 @@ class TrainingPlan:
         edges = [round(i * self.n_steps / n) for i in range(n + 1)]
         return [[a, b] for a, b in zip(edges, edges[1:], strict=False)]
 
-    def sizes(self) -> dict[str, Any]:
+    def sizes(self) -> Json:
         """Parameters, memory and steps, before anything runs."""
         counts = [parameter_bytes(spec, self.options.dtype) for spec in self.specs]
         widths = {(spec.layer, spec.shape.d_in, spec.shape.d_out if spec.to_site else 0) for spec in self.specs}
@@ -84,7 +84,7 @@ def make_plan(lake: Lake, runs: Sequence[str], options: TrainOptions) -> Trainin
     return TrainingPlan(options, run_ids, commits, model, tuple(specs), n_steps, rows.rows)
 
 
-def _one_model(lake: Lake, runs: Sequence[str]) -> Mapping[str, Any]:
+def _one_model(lake: Lake, runs: Sequence[str]) -> JsonView:
     """The model of the runs; ConfigError if they are of several."""
     models = {run: lake.run_json(run).get("model") or {} for run in runs}
     hashes = {model.get("weights_sha256") or model.get("name") for model in models.values()}
@@ -112,7 +112,7 @@ def _layers(lake: Lake, runs: Sequence[str], options: TrainOptions) -> tuple[int
     return tuple(dict.fromkeys(wanted))
 
 
-def make_plan_again(lake: Lake, config: Mapping[str, Any]) -> TrainingPlan:
+def make_plan_again(lake: Lake, config: JsonView) -> TrainingPlan:
     """The plan in a training's run.json; ConfigError if the vectors it read are not there any more."""
     options = TrainOptions.from_json(config["options"])
     specs: list[SaeSpec] = []
@@ -132,7 +132,7 @@ def make_plan_again(lake: Lake, config: Mapping[str, Any]) -> TrainingPlan:
     )  # fmt: skip
 
 
-def training_run_json(run_id: str, plan: TrainingPlan) -> dict[str, Any]:
+def training_run_json(run_id: str, plan: TrainingPlan) -> Json:
     """The immutable description of the run."""
     ids = [spec.sae_id(str(plan.model.get("name")), run_id) for spec in plan.specs]
     return {

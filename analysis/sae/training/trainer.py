@@ -16,6 +16,7 @@ from ....lake import Lake
 from ....lake.errors import ConfigError, LakeError, StoppedError
 from ....lake.run_id import new_run_id
 from ....lake.segments import SegmentWriter
+from ....lake.values import Json, Row
 from ....lake.writer import RunWriter
 from .. import folder
 from ..sae import Sae
@@ -41,7 +42,7 @@ class Trained:
     n_tokens: int
     seconds: float
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> Json:
         """Plain values for JSON."""
         return asdict(self)
 
@@ -219,7 +220,7 @@ class _Training:
             segment.add_blob(name, data)
         return blobs
 
-    def _row(self, learner: Learner, blobs: Mapping[str, bytes]) -> dict[str, Any]:
+    def _row(self, learner: Learner, blobs: Mapping[str, bytes]) -> Row:
         spec, shape = learner.spec, learner.shape
         return {
             "sae_id": learner.sae_id, "arch": shape.arch, "layer": spec.layer, "site": spec.site,

@@ -1,9 +1,8 @@
 """The vectors that autoencoders of one layer are trained on: batches as tensors, their scale and centre."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor
 from ....lake import Lake
 from ....lake.errors import NotFoundError
 from ....lake.shuffling.sampler import Sampler
+from ....lake.values import JsonView
 from .options import TrainOptions
 
 SCALE_ROWS = 100_000
@@ -40,7 +40,7 @@ class TrainingRows:
     """Rows of one layer; with `to_site` pairs of rows of two sites, of the same tokens."""
 
     def __init__(
-        self, lake: Lake, runs: Sequence[str], layer: int, options: TrainOptions, commits: Mapping[str, Any] | None
+        self, lake: Lake, runs: Sequence[str], layer: int, options: TrainOptions, commits: JsonView | None
     ) -> None:
         self.layer, self._options = layer, options
         self.waited_s = 0.0
@@ -51,9 +51,7 @@ class TrainingRows:
         self._validation = self._sampler(lake, inside or runs, None if inside else "validation", commits)
         self.commits = {**self._train.commits, **self._validation.commits}
 
-    def _sampler(
-        self, lake: Lake, runs: Sequence[str], split: str | None, commits: Mapping[str, Any] | None
-    ) -> Sampler:
+    def _sampler(self, lake: Lake, runs: Sequence[str], split: str | None, commits: JsonView | None) -> Sampler:
         options = self._options
         to = None if options.to_site is None else (self.layer, options.to_site)
         chosen = None if commits is None else {run: commits[run] for run in runs if run in commits}

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ....lake.errors import ConfigError
-from ....lake.values import Json
+from ....lake.values import Json, JsonView
 from ..fields import Prompt
 from ..tokenizing.tokenized import TokenizedPrompt, char_ends
 from .documents import Corpus, Document
@@ -38,7 +38,7 @@ class Place:
         return {"begins": {k: list(v) for k, v in self.begins.items()}, "n_tokens": self.n_tokens, "n": self.n_contexts}
 
     @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> "Place":
+    def from_json(cls, values: JsonView) -> "Place":
         """The place that a commit record names."""
         begins = {str(k): (int(v[0]), int(v[1])) for k, v in values["begins"].items()}
         return cls(begins, int(values["n_tokens"]), int(values["n"]))

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ....lake.errors import ConfigError, did_you_mean
+from ....lake.values import JsonView
 from ..fields import Prompt
 
 
@@ -55,7 +56,7 @@ class ChatTemplate:
         return text
 
 
-def _check_parts(text: str, messages: Sequence[Mapping[str, Any]], item_id: str) -> None:
+def _check_parts(text: str, messages: Sequence[JsonView], item_id: str) -> None:
     """ConfigError where a template for texts has written a list of parts as Python shows it."""
     for message in messages:
         content = message.get("content")

@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 import torch
@@ -17,19 +17,20 @@ from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
 from ....lake.errors import ConfigError
-from ...configuration.edit import EDIT_SCOPES, UNIT_SITES
+from ...configuration.edit import EDIT_SCOPES, HEAD_SITES, UNIT_SITES
 from ..model import LoadedModel
-from ..site_widths import site_width
+from ..site_widths import heads_of_site, site_width
 from ..sites.places import Place
 from ..sites.site_names import ATTENTION_SITES, CROSS_SITES, SUMS, check_site
 from ..sites.sums import replace_sum
 from ..stack import CROSS, DECODER, Stack
+from .attention_edits import AttentionEdits
 from .changes import Change, States
 
 
 @dataclass(frozen=True, eq=False)
 class Edit:
-    """One change of one site at one layer. `units`: the only neurons (of mlp_post) or heads (of z) to change."""
+    """One change of one site at one layer. `units`: the only neurons or heads of its states that change."""
 
     site: str
     layer: int
@@ -44,13 +45,10 @@ class Edit:
         check_site(self.site)
         if self.scope not in EDIT_SCOPES:
             raise ConfigError(f"An edit's scope is one of {', '.join(EDIT_SCOPES)}, not {self.scope!r}.")
-        if self.site in ATTENTION_SITES:
-            raise ConfigError(
-                f"Site {self.site} cannot be edited: the cache holds what was computed before the attention function "
-                "sees it. Edit z, attn_out or resid_pre."
-            )
         if self.units is not None and self.site not in UNIT_SITES:
-            raise ConfigError(f"Site {self.site} has no units: neurons are chosen of mlp_post, heads of z.")
+            raise ConfigError(
+                f"Site {self.site} has no units: neurons are chosen of mlp_post, heads of {', '.join(HEAD_SITES)}."
+            )
 
     def describe(self) -> dict[str, object]:
         """What it does, for run.json."""
@@ -79,30 +77,33 @@ class Edit:
             )
         if self.site == "final_norm" and self.layer != stack.n_layers - 1:
             raise ConfigError(f"Site final_norm stands behind the last layer, {stack.n_layers - 1}.")
-        if not loaded.is_shell and self.site != "final_norm":
+        width, n_units = site_width(loaded, stack, self.site), heads_of_site(stack, self.site)
+        if self.site in ATTENTION_SITES and not loaded.is_shell:
+            n_units, d_head = loaded.attention_inputs[stack.name].shape(self.site, self.layer)
+            width = n_units * d_head
+        elif self.site != "final_norm" and not loaded.is_shell:
             anatomy = stack.anatomy
             anatomy.summands(self.site, self.layer) if self.site in SUMS else anatomy.place(self.site, self.layer)
-        width = site_width(loaded, stack, self.site)
         if self.change.width not in (None, width):
             raise ConfigError(
                 f"The vector of an edit has {self.change.width} elements, {self.site} of {loaded.name} has {width}."
             )
         if self.units is not None:
-            self._elements(width, stack)
+            self._elements(width, n_units)
 
-    def bound(self, width: int, stack: Stack) -> "BoundEdit":
-        """The edit for states of this width."""
+    def bound(self, width: int, n_heads: int) -> "BoundEdit":
+        """The edit for states of this width, of so many heads where the site has any."""
         if self.change.width not in (None, width):
             raise ConfigError(f"The vector of an edit has {self.change.width} elements, {self.site} here {width}.")
         if self.units is None:
             return BoundEdit(self.scope, self.change, None)
-        elements = torch.from_numpy(self._elements(width, stack))
+        elements = torch.from_numpy(self._elements(width, n_heads))
         return BoundEdit(self.scope, self.change.of(elements), elements)
 
-    def _elements(self, width: int, stack: Stack) -> np.ndarray:
+    def _elements(self, width: int, n_heads: int) -> np.ndarray:
         """Which elements of a state belong to the units."""
         assert self.units is not None
-        n_units = width if self.site == "mlp_post" else stack.n_heads
+        n_units = width if self.site == "mlp_post" else n_heads
         name = UNIT_SITES[self.site]
         for unit in self.units:
             if not 0 <= unit < n_units:
@@ -157,20 +158,22 @@ class Editing:
     @contextmanager
     def attached(self) -> Iterator["Editing"]:
         """The hooks are in place inside the block only."""
-        handles: list[RemovableHandle] = []
         sites = {(edit.site, edit.layer) for recipe in self._distinct for edit in recipe}
-        try:
+        of_attention = {key for key in sites if key[0] in ATTENTION_SITES}
+        with ExitStack() as entered:
             # What comes last is called first: a sum is complete once its parts have been edited.
-            for site, layer in sorted(sites, key=lambda key: (key[0] not in SUMS, key)):
-                handles.extend(self._hooks(site, layer))
+            for site, layer in sorted(sites - of_attention, key=lambda key: (key[0] not in SUMS, key)):
+                for handle in self._hooks(site, layer):
+                    entered.callback(handle.remove)
+            for layer in sorted({layer for _, layer in of_attention}):
+                names = {site for site, at in of_attention if at == layer}
+                change = partial(self._edited, layer=layer)
+                entered.enter_context(AttentionEdits(self.stack, layer, names, change).attached())
             yield self
-        finally:
-            for handle in handles:
-                handle.remove()
 
     def _hooks(self, site: str, layer: int) -> Iterator[RemovableHandle]:
         def change(states: Tensor) -> Tensor:
-            return self._edited(site, layer, states)
+            return self._edited(site, states, self.stack.n_heads, layer=layer)
 
         if site == "final_norm":
             yield Place(self.stack.module, is_input=False).replace(change)
@@ -179,25 +182,25 @@ class Editing:
         else:
             yield self.stack.anatomy.place(site, layer).replace(change)
 
-    def _edited(self, site: str, layer: int, states: Tensor) -> Tensor:
+    def _edited(self, site: str, states: States, n_heads: int, *, layer: int) -> States:
         for number, recipe in enumerate(self._distinct):
             for edit in recipe:
                 if (edit.site, edit.layer) != (site, layer):
                     continue
                 members = self._members(edit.scope, number, states.shape)
                 if members.all():
-                    states = self._of_width(edit, states.shape[-1])(states)
+                    states = self._of_width(edit, states.shape[-1], n_heads)(states)
                 elif members.any():
                     index = torch.from_numpy(np.flatnonzero(members)).to(states.device)
                     flat = states.flatten(0, 1)
-                    changed = self._of_width(edit, states.shape[-1])(flat[index])
+                    changed = self._of_width(edit, states.shape[-1], n_heads)(flat[index])
                     states = flat.index_copy(0, index, changed).view_as(states)
         return states
 
-    def _of_width(self, edit: Edit, width: int) -> BoundEdit:
+    def _of_width(self, edit: Edit, width: int, n_heads: int) -> BoundEdit:
         key = (edit.digest, width)
         if key not in self._bound:
-            self._bound[key] = edit.bound(width, self.stack)
+            self._bound[key] = edit.bound(width, n_heads)
         return self._bound[key]
 
     def _members(self, scope: str, recipe: int, shape: torch.Size) -> np.ndarray:

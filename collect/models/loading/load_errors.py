@@ -3,15 +3,15 @@
 import json
 import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 
 from ....lake.errors import ConfigError, DamageError, LakeError, NotFoundError
+from ....lake.values import JsonView
 from ...configuration.model_name import GIVE
 
 FIRST_PASS = "first pass"
@@ -51,7 +51,7 @@ def check_files(name: str, folder: Path) -> None:
                 )
 
 
-def check_counts(whose: str, settings: Mapping[str, Any]) -> None:
+def check_counts(whose: str, settings: JsonView) -> None:
     """ConfigError for more layers, heads or experts than a model can have.
 
     Modules are made one by one before any weight is looked at: a number of layers like 10**12 would fill the memory.

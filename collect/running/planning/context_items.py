@@ -6,12 +6,11 @@ completes the run with fewer segments.
 
 from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
-from typing import Any
 
 import numpy as np
 
 from ....lake.errors import ConfigError, UsageError
-from ....lake.values import Json
+from ....lake.values import Json, JsonView
 from ...configuration.config import CollectConfig
 from ...inputs.corpora.documents import Corpus, open_corpus
 from ...inputs.corpora.packing import ContextMaker, Place
@@ -50,7 +49,7 @@ class ContextItems:
         return ItemLengths.of_prompts(np.full(max(1, n_contexts), max(1, round(mean)), np.int64))
 
     def pending(
-        self, segments: list[list[int]], committed: frozenset[int], notes: Mapping[int, Mapping[str, Any]]
+        self, segments: list[list[int]], committed: frozenset[int], notes: Mapping[int, JsonView]
     ) -> Iterator[tuple[int, list[int], list[TokenizedPrompt]]]:
         """Segments still to be collected, with their contexts; fewer than planned where the corpus ends."""
         self._begun = len(committed)

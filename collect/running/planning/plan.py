@@ -11,7 +11,7 @@ from ....lake.errors import UsageError
 from ....lake.values import Json
 from ...configuration.config import CollectConfig
 from ...configuration.keep import Keep
-from ...decoding.reading import Reading
+from ...decoding.reading.reading import Reading
 from ...inputs.corpora.spool import ItemLengths
 from ...models.model import LoadedModel
 from ...models.site_widths import site_width

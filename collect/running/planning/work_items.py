@@ -2,10 +2,9 @@
 
 from collections.abc import Iterator, Mapping
 from itertools import islice
-from typing import Any
 
 from ....lake.errors import ConfigError, UsageError
-from ....lake.values import Json
+from ....lake.values import Json, JsonView
 from ...inputs.corpora.spool import ItemLengths, Spool
 from ...inputs.source import PromptSource
 from ...inputs.tokenizing.tokenized import PromptTokenizer, TokenizedPrompt
@@ -28,7 +27,7 @@ class WorkItems:
         return lengths
 
     def pending(
-        self, segments: list[list[int]], committed: frozenset[int], notes: Mapping[int, Mapping[str, Any]]
+        self, segments: list[list[int]], committed: frozenset[int], notes: Mapping[int, JsonView]
     ) -> Iterator[tuple[int, list[int], list[TokenizedPrompt]]]:
         """Segments still to be collected, with their work items; the source is read once, in order."""
         prompts = iter(self.source)

@@ -4,13 +4,21 @@ One sequence per sample and epoch: its last output. What was said before it is t
 """
 
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ...errors import ConfigError, NotFoundError, UsageError
-from ...values import Json
+from ...values import Json, JsonView
 from .completion import Alternative, Completion, ScoredToken, prompt_text, settings_columns
+
+if TYPE_CHECKING:
+    from inspect_ai.log import EvalLog, EvalSample  # pyright: ignore[reportMissingImports]
+    from inspect_ai.model import (  # pyright: ignore[reportMissingImports]
+        ChatCompletionChoice,
+        ChatMessage,
+        Logprobs,
+    )
 
 FORMAT = "inspect"
 VERDICTS = {"C": True, "I": False, "N": False, True: True, False: False}
@@ -44,7 +52,7 @@ def read_log(path: Path) -> Iterator[Completion]:
         raise UsageError(f"{path} cannot be read as a log of Inspect AI: {text or type(error).__name__}.") from error
 
 
-def sample_completion(header: Any, sample: Any) -> Completion:
+def sample_completion(header: "EvalLog", sample: "EvalSample") -> Completion:
     """One sample of a log in our words."""
     choice = sample.output.choices[0] if sample.output.choices else None
     settings = header.plan.config.model_dump(exclude_none=True) or header.eval.model_generate_config.model_dump()
@@ -85,11 +93,11 @@ def sample_completion(header: Any, sample: Any) -> Completion:
     )
 
 
-def _plain(message: Any) -> dict[str, str]:
+def _plain(message: "ChatMessage") -> dict[str, str]:
     return {"role": message.role, "content": message.text}
 
 
-def _rendered(sample: Any, choice: Any, given: str) -> str | None:
+def _rendered(sample: "EvalSample", choice: "ChatCompletionChoice | None", given: str) -> str | None:
     """What the model was shown, where it is not the sample's input alone; null where they are equal."""
     messages = list(sample.messages)
     if choice is not None and messages and messages[-1].role == "assistant":
@@ -101,7 +109,7 @@ def _rendered(sample: Any, choice: Any, given: str) -> str | None:
     return None if shown == given else shown
 
 
-def _tokens(logprobs: Any, settings: Mapping[str, Any]) -> tuple[ScoredToken, ...]:
+def _tokens(logprobs: "Logprobs", settings: JsonView) -> tuple[ScoredToken, ...]:
     asked = settings.get("top_logprobs")
     return tuple(
         ScoredToken(
@@ -115,7 +123,9 @@ def _tokens(logprobs: Any, settings: Mapping[str, Any]) -> tuple[ScoredToken, ..
     )
 
 
-def _finish(choice: Any, settings: Mapping[str, Any], sample: Any) -> tuple[str | None, str | None]:
+def _finish(
+    choice: "ChatCompletionChoice | None", settings: JsonView, sample: "EvalSample"
+) -> tuple[str | None, str | None]:
     if choice is None:
         return None, f"the sample has no output{': ' + sample.error.message if sample.error else ''}"
     if choice.stop_reason in _REASONS:
@@ -125,7 +135,7 @@ def _finish(choice: Any, settings: Mapping[str, Any], sample: Any) -> tuple[str 
     return None, f"the log says {choice.stop_reason!r}, which does not tell an end token from a stop text"
 
 
-def _grades(sample: Any) -> tuple[Json, dict[str, float], dict[str, str]]:
+def _grades(sample: "EvalSample") -> tuple[Json, dict[str, float], dict[str, str]]:
     """Columns of the first score, every score as a number, and why a verdict is missing."""
     scores = sample.scores or {}
     metrics: dict[str, float] = {}

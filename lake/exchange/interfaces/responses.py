@@ -8,15 +8,16 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import pydantic_core
 
 from ...errors import NotFoundError, UsageError
-from ...values import Json
+from ...values import Json, JsonView
 from .completion import VERY_UNLIKELY, Alternative, Completion, ScoredToken, prompt_text, settings_columns
 
 MAX_BYTES, MAX_LINE_BYTES = 256 << 20, 16 << 20
+Kind = TypeVar("Kind", dict, list, str)
 _TOKEN_ID = re.compile(r"token_id:(\d+)")
 _LLAMA_STOPS = {"eos": "eos", "limit": "length", "word": "stop_string"}
 
@@ -71,7 +72,7 @@ def _content(path: Path) -> bytes:
         raise UsageError(f"{path} cannot be read: {error.strerror}.") from error
 
 
-def _json(data: bytes) -> Any:
+def _json(data: bytes) -> object:
     try:
         return pydantic_core.from_json(data, allow_inf_nan=True)
     except ValueError:
@@ -172,7 +173,7 @@ def _chosen(
     return found
 
 
-def _about(response: Mapping[str, Any], choice: Mapping[str, Any]) -> Json:
+def _about(response: JsonView, choice: JsonView) -> Json:
     names = ("id", "object", "created", "system_fingerprint", "usage", "service_tier", "timings")
     about = {name: response[name] for name in names if response.get(name) is not None}
     message = choice.get("message") or {}
@@ -180,7 +181,7 @@ def _about(response: Mapping[str, Any], choice: Mapping[str, Any]) -> Json:
     return {"format": "logprobs", "response": about | {"finish_reason": choice.get("finish_reason")} | extra}
 
 
-def _prompt(request: Mapping[str, Any]) -> str | None:
+def _prompt(request: JsonView) -> str | None:
     given = request.get("messages", request.get("prompt"))
     return prompt_text(given) if isinstance(given, str | list) else None
 
@@ -209,9 +210,9 @@ def _tokens(
     return tokens[n_echoed:], tokens[:n_echoed], text.removeprefix(prompt)
 
 
-def scored(value: Any) -> ScoredToken:
+def scored(described: object) -> ScoredToken:
     """A token as chat interfaces and llama.cpp describe it."""
-    value = _of(value, dict, "a token")
+    value = _of(described, dict, "a token")
     text, data = _of(value.get("token"), str, "token"), value.get("bytes")
     raw = bytes(data) if isinstance(data, list) and all(isinstance(b, int) and 0 <= b < 256 for b in data) else None
     given, token_id = value.get("id"), None
@@ -235,7 +236,7 @@ def scored(value: Any) -> ScoredToken:
     )
 
 
-def _listed(logprobs: Mapping[str, Any]) -> tuple[ScoredToken, ...]:
+def _listed(logprobs: JsonView) -> tuple[ScoredToken, ...]:
     """Tokens as completions interfaces list them: parallel lists."""
     tokens = _of(logprobs.get("tokens"), list, "logprobs.tokens")
     values = _of(logprobs.get("token_logprobs"), list, "logprobs.token_logprobs")
@@ -265,7 +266,7 @@ def _spelled(token: str) -> tuple[str, bytes | None, int | None]:
     return token, None, None
 
 
-def _n_echoed(logprobs: Mapping[str, Any], response: Mapping[str, Any], request: Mapping[str, Any]) -> int:
+def _n_echoed(logprobs: JsonView, response: JsonView, request: JsonView) -> int:
     """How many of the tokens are the prompt's: with `echo` the first of them has nothing that predicts it."""
     values = logprobs["token_logprobs"]
     if not values or (values[0] is not None and not request.get("echo")):
@@ -293,7 +294,7 @@ def _finish(choice: Mapping[str, object], request: Mapping[str, object]) -> tupl
     return None, f"the interface says {str(reason)[:40]!r}, which does not tell an end token from a stop text"
 
 
-def _llama_cpp(one: Entry, response: Mapping[str, Any], request: Mapping[str, Any], processed: bool) -> Completion:
+def _llama_cpp(one: Entry, response: JsonView, request: JsonView, processed: bool) -> Completion:
     """A response of llama.cpp's own /completion."""
     entries = response.get("completion_probabilities")
     tokens = None
@@ -329,7 +330,7 @@ def _llama_cpp(one: Entry, response: Mapping[str, Any], request: Mapping[str, An
     )
 
 
-def _of(value: object, kind: type, name: str) -> Any:
+def _of(value: object, kind: type[Kind], name: str) -> Kind:
     if not isinstance(value, kind):
         wanted = {"dict": "an object", "list": "a list", "str": "a text"}[kind.__name__]
         raise Unfit(f"{name} must be {wanted}, not {json.dumps(value, default=str)[:40]}")

@@ -7,14 +7,14 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ...derived import StoredAnalysis, stored_analyses
 from ...errors import NotFoundError, UsageError
 from ...output import replace_file
-from ...values import Json, Row
+from ...values import Json, JsonView, Row
 
 if TYPE_CHECKING:
     from ...lake import Lake
@@ -108,8 +108,8 @@ class _Writer:
     connection: "Connection"
     run_id: str
     analysis: StoredAnalysis
-    sae: Mapping[str, Any]
-    facts: Mapping[str, Any]
+    sae: JsonView
+    facts: JsonView
 
     def features(self) -> list[int]:
         """Features that were active, in order."""
@@ -186,7 +186,7 @@ class _Writer:
         return self.connection.sql(query.format(own=own), given | dict(parameters or {})).to_dicts()
 
 
-def _record(stats: Mapping[str, Any], activations: np.ndarray, examples: list[Row], facts: Mapping[str, Any]) -> Json:
+def _record(stats: JsonView, activations: np.ndarray, examples: list[Row], facts: JsonView) -> Json:
     heights, edges = np.histogram(activations, BARS) if len(activations) else (np.empty(0), np.empty(1))
     return {name: [] for name in EMPTY} | {
         "feature_index": int(stats["feature"]),

@@ -1,12 +1,11 @@
 """A SAELens folder: cfg.json and sae_weights.safetensors, of version 6 or before."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from ...errors import ConfigError, did_you_mean
+from ...values import JsonView
 from ..json_file import read_json_object
 from ..sae_weights import PER_TOKEN, Activation, SaeWeights, checked
 from ..safetensors_file import read_safetensors
@@ -84,7 +83,7 @@ def _unwhitened(sae: SaeWeights, folder: Path) -> SaeWeights:
     return checked(sae.unwhitened(arrays["mean"], arrays["matrix"], arrays["inverse_matrix"]))
 
 
-def _architecture(config: Mapping[str, Any], folder: Path) -> str:
+def _architecture(config: JsonView, folder: Path) -> str:
     name = str(config.get("architecture") or "standard")
     if name == "standard" and config.get("activation_fn") in ("topk", "topk-signed"):
         name = "topk"
@@ -102,7 +101,7 @@ def _known(architecture: str) -> tuple[str, ...]:
     return ("W_enc", "W_dec", "b_dec", "b_enc", "threshold", "b_gate", "b_mag", "r_mag", *skip)
 
 
-def _norm(config: Mapping[str, Any], folder: Path) -> str:
+def _norm(config: JsonView, folder: Path) -> str:
     given = config.get("normalize_activations", "none")
     name = {True: "expected_average_only_in", False: "none", None: "none"}.get(given, given)
     if name in PER_TOKEN or (name == WHITENING and (folder / WHITENING_FILE).is_file()):

@@ -1,0 +1,1 @@
+"""What predictions are worth: scores with intervals, curves, risk by coverage; knows arrays."""

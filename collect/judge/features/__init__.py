@@ -1,0 +1,1 @@
+"""A judge names features of autoencoders and is tested on the names."""

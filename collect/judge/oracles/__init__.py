@@ -1,0 +1,1 @@
+"""A service writes reference solutions to problems."""

@@ -1,0 +1,1 @@
+"""A judge behind an HTTP address: asked with patience, in parallel, within limits."""

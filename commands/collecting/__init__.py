@@ -1,0 +1,1 @@
+"""`lake collect` and `lake demo`: options, progress, the lines around a run."""

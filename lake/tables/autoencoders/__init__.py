@@ -1,0 +1,1 @@
+"""Tables about sparse autoencoders, their features, and features followed through the layers."""

@@ -1,0 +1,1 @@
+"""Tables about right and wrong answers: labels, directions, detection."""

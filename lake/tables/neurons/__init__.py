@@ -1,0 +1,1 @@
+"""Tables about single neurons and parts of the model: effects, words, ablations."""

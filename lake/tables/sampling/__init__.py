@@ -1,0 +1,1 @@
+"""Tables about samples beside each other: how far they spread, what steering does to them."""

@@ -1,0 +1,1 @@
+"""One feature or one neuron on one page, as plain values."""

@@ -1,0 +1,1 @@
+"""The views of the dashboard, one file each: what the sidebar chooses from."""

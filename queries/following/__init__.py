@@ -1,0 +1,1 @@
+"""What runs and trainings are doing now, as lines for a terminal."""
