@@ -7,9 +7,9 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from measurement import Quiet, Result, arguments, interleave, timed
-from report import finish
 
+from benchmarks.measurement import Quiet, Result, arguments, interleave, timed
+from benchmarks.report import finish
 from tracelake.lake import Lake
 
 COMMAND = [sys.executable, "-c", "from tracelake.cli import main; main()"]
