@@ -40,7 +40,7 @@ help:
 	@echo "make test-browser  read a report and click through the dashboard in Chromium"
 	@echo "make exchange   autoencoders to and from the real packages (SAELens, dictionary_learning, sparsify, SAEDashboard)"
 	@echo "make bench      measure speeds and sizes (benchmarks/)"
-	@echo "make gpu        compare and measure on a GPU (benchmarks/gpu.py), at most eight minutes"
+	@echo "make gpu        compare and measure on a GPU (benchmarks/collecting/gpu.py), at most eight minutes"
 	@echo "make docs       write the generated pages of docs/ again"
 	@echo "make tour       run the commands of README.md and docs/sampling.md again and write their output"
 	@echo "make format     format and sort imports"
@@ -148,12 +148,12 @@ test-browser: $(DEV_STAMP)
 	TRACELAKE_BROWSER=1 $(BIN)/python -m pytest tests/presenting/test_browser.py
 
 bench: $(DEV_STAMP)
-	$(BIN)/python benchmarks/run.py
+	$(BIN)/python -m benchmarks.run
 
 # With the Python that has torch for the card, where that is another: make gpu GPU_PYTHON=python3
 GPU_PYTHON ?= $(BIN)/python
 gpu:
-	$(GPU_PYTHON) benchmarks/gpu.py
+	$(GPU_PYTHON) -m benchmarks.collecting.gpu
 
 # The output on README.md and docs/sampling.md and the picture, from new lakes.
 tour: $(DEV_STAMP)

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from measurement import Result
+from benchmarks.measurement import Result
 
 RESULTS = Path(__file__).parent / "results"
 BEFORE = Path(__file__).with_name("before.json")

@@ -1,10 +1,15 @@
-"""Runs all benchmarks, one after the other, each in a process of its own; options are passed on."""
+"""Runs all benchmarks, one after the other, each in a process of its own; options are passed on.
+
+One alone, from the root of the repository: `python -m benchmarks.storing.store --quick`.
+"""
 
 import subprocess
 import sys
 from pathlib import Path
 
-from report import ORDER
+from benchmarks.report import ORDER
+
+HERE = Path(__file__).parent
 
 
 def main() -> int:
@@ -12,8 +17,9 @@ def main() -> int:
     failed = []
     for name in ORDER:
         print(f"== {name}", flush=True)
-        script = Path(__file__).with_name(f"{name}.py")
-        if subprocess.run([sys.executable, script, *sys.argv[1:]]).returncode != 0:
+        (script,) = HERE.glob(f"*/{name}.py")
+        module = f"benchmarks.{script.parent.name}.{name}"
+        if subprocess.run([sys.executable, "-m", module, *sys.argv[1:]], cwd=HERE.parent).returncode != 0:
             failed.append(name)
     if failed:
         print(f"Could not run: {', '.join(failed)}", file=sys.stderr)

@@ -17,7 +17,7 @@ from typing import BinaryIO
 # Only imports, and none that begins to work: a fork has no threads but one. Polars is left out, which begins three.
 LOADED = (
     "tracelake.collect.running.collector",
-    "tracelake.commands.collect",
+    "tracelake.commands.collecting.collect",
     "transformers.models.auto.modeling_auto",
     "transformers.models.gpt2.modeling_gpt2",
 )

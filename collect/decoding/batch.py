@@ -83,12 +83,14 @@ class Batch:
         if self.pads.any():
             columns = np.arange(self.ids.shape[1])[None, :]
             self.mask = self.index((columns >= self.pads[:, None]).astype(np.int64))
-        self.axis = Axis(self.index(self.origin), self.index(self.n_prompt[self.alive]))
+        own = (self.origin, self.n_prompt[self.alive], self.n_encoded[self.alive])
+        self.axis = Axis(*map(self.index, own))
 
     def encoder_axis(self) -> Axis:
         """The columns of what an encoder reads of the same sequences."""
         n_encoded = self.n_encoded[self.alive]
-        return Axis(self.index(np.zeros_like(n_encoded)), self.index(n_encoded))
+        start = self.index(np.zeros_like(n_encoded))
+        return Axis(start, self.index(n_encoded), start)
 
     def _forget(self) -> None:
         """Start with an empty cache."""

@@ -11,11 +11,13 @@ from torch import Tensor
 class Axis:
     """Where the columns of a batch stand on the axis of positions: column c of row r is position c + origin[r].
 
-    `n_prompt` is the position behind the last prompt token that the stack reads; padding lies outside of 0..n_prompt.
+    `n_prompt` is the position behind the last prompt token that the stack reads, `first` that of the first token: a
+    decoder beside an encoder begins behind what that has read. What lies before is padding.
     """
 
     origin: Int[Tensor, " batch"]
     n_prompt: Int[Tensor, " batch"]
+    first: Int[Tensor, " batch"]
 
     def positions(self, columns: Int[Tensor, " column"]) -> Int[Tensor, "batch column"]:
         """Position of each column in each row."""
@@ -24,7 +26,7 @@ class Axis:
     def in_prompt(self, columns: Int[Tensor, " column"]) -> Bool[Tensor, "batch column"]:
         """Which columns hold prompt tokens of the rows, no padding."""
         positions = self.positions(columns)
-        return (positions >= 0) & (positions < self.n_prompt.unsqueeze(-1))
+        return (positions >= self.first.unsqueeze(-1)) & (positions < self.n_prompt.unsqueeze(-1))
 
     def middle_third(self) -> tuple[Tensor, Tensor]:
         """First column and end of the middle third of each row's prompt."""
@@ -32,7 +34,7 @@ class Axis:
 
     def of_rows(self, rows: Tensor) -> "Axis":
         """The axis of some rows of the batch."""
-        return Axis(self.origin[rows], self.n_prompt[rows])
+        return Axis(self.origin[rows], self.n_prompt[rows], self.first[rows])
 
 
 def columns_of(n: int, before: int, device: torch.device) -> Int[Tensor, " column"]:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 PATH_BYTES, RANK_BYTES = 4, 60
 """Of one number of an effect, and of one row of the ranking."""
 SCORED = 1.5
-"""A pass with scores, by head too, over a pass that only reads (benchmarks/second_order.py: less than 1.3)."""
+"""A pass with scores, by head too, over a pass that only reads (`benchmarks.analysing.second_order`: under 1.3)."""
 KEPT_READING = ("activations:final_norm:last",)
 """What a trial of one batch keeps: its time is that of reading."""
 

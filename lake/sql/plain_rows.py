@@ -61,6 +61,7 @@ def _large(first: list[tuple[Any, ...]], answer: "duckdb.DuckDBPyConnection") ->
         # Arrow has to copy the rest: the price of not asking twice.
         warnings.filterwarnings("ignore", "Arrow output on a DB-API result")
         rest = answer.to_arrow_table()
+    assert rest is not None
     columns = zip(zip(*first, strict=True), rest.schema, strict=True)
     arrays = [pa.array(column, field.type) for column, field in columns]
     return pa.concat_tables([pa.Table.from_arrays(arrays, schema=rest.schema), rest])

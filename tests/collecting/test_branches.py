@@ -152,6 +152,21 @@ def test_forced_to_its_own_token_a_branch_is_its_parent(
     assert lake.run_json(run)["kind"] == "experiment"
 
 
+@pytest.mark.parametrize("architecture", ["mistral-window", "t5"])
+def test_branches_of_edited_keys_and_values(
+    model_folder: Callable[[str], Path], tmp_path: Path, counted: list[int], architecture: str
+) -> None:
+    """What is copied of a beginning was edited when it was read, and only there where the scope reaches."""
+    lake = Lake.create(tmp_path)
+    edit = ("zero:v@1:generated", "zero:rot_k@0:heads=1:prompt", "zero:rot_q@2")
+    parent = collect(model_folder(architecture), lake, prompt=PROMPTS, edit=edit).run_id
+    source = OwnTokens(lake, BranchRequest(parent, at=("every:3",), force="own"))
+    branching = {"branch_from": parent, "at": ("every:3",), "force": "own", "edit": edit}
+    run = collect(model_folder(architecture), lake, source, **branching).run_id
+    assert counted, "no cache was shared"
+    assert check_equal(lake, parent, run) > 1000
+
+
 def test_without_sharing_it_is_the_same(
     model_folder: Callable[[str], Path], parents: Parents, monkeypatch: pytest.MonkeyPatch,
     counted: list[int],

@@ -7,13 +7,22 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "gpu.py"
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.slow
 def test_everything_runs_in_small(tmp_path: Path) -> None:
-    command = [sys.executable, SCRIPT, "--small", "--output", tmp_path, "--scratch", tmp_path]
-    subprocess.run(list(map(str, command)), check=True, capture_output=True)
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.collecting.gpu",
+        "--small",
+        "--output",
+        tmp_path,
+        "--scratch",
+        tmp_path,
+    ]
+    subprocess.run(list(map(str, command)), cwd=ROOT, check=True, capture_output=True)
     (file,) = tmp_path.glob("gpu_*.json")
     facts = json.loads(file.read_text())
     assert all(promise["met"] for promise in facts["promises"]) and len(facts["promises"]) == 3

@@ -243,9 +243,9 @@ def test_what_cannot_be_an_arrow_table_or_is_nested_too_deeply_is_an_error_of_ou
             assert str(error)
     # Every type that DuckDB has, as a value and as a null: rows or an error of ours.
     with duckdb.connect(config=duck.limits()) as bare:
-        types = [(c[0], str(c[1])) for c in bare.execute("from test_all_types()").description]
+        types = [(c[0], str(c[1])) for c in bare.execute("FROM test_all_types()").description]
         values = {
-            name: [row[0] for row in bare.execute(f'select "{name}"::varchar from test_all_types()').fetchall()]
+            name: [row[0] for row in bare.execute(f'select "{name}"::varchar FROM test_all_types()').fetchall()]
             for name, _ in types
         }
     for name, kind in types:

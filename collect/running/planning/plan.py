@@ -37,7 +37,7 @@ WIDTHS = {"float32": 4, "float16": 2, "bfloat16": 2}
 MINILM_DIM = 384
 """Width of the default embedder; another one's is not known before it is loaded."""
 
-# Bytes on disk after compression, fitted to collected runs of several models (benchmarks/sizes.py measures them again).
+# Bytes on disk after compression, fitted to collected runs of several models (`benchmarks.collecting.sizes`).
 EDGE_BYTES = 7.5
 PATTERN_ROW_BYTES, WEIGHT_BYTES = 4.0, 3.8
 KEY_BYTES, DISTRIBUTION_BYTES, TOPK_BYTES, LAYER_BYTES, HEAD_BYTES, SEQUENCE_BYTES = 8.5, 23.0, 1.8, 33.0, 6.3, 160.0

@@ -1,14 +1,15 @@
 """How long the command line takes to answer: its help, and a query on a lake of 100 runs."""
 
+import os
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
-from measurement import Quiet, Result, arguments, interleave, timed
-from report import finish
 
+from benchmarks.measurement import Quiet, Result, arguments, interleave, timed
+from benchmarks.report import finish
 from tracelake.lake import Lake
 
 COMMAND = [sys.executable, "-c", "from tracelake.cli import main; main()"]
@@ -35,8 +36,9 @@ def make_runs(folder: Path, n_runs: int) -> None:
 
 
 def command(*arguments: str) -> None:
-    """Run `lake` in a process of its own."""
-    subprocess.run([*COMMAND, *arguments], check=True, stdout=subprocess.DEVNULL)
+    """Run `lake` in a process of its own, its modules compiled once, as installing them does."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    subprocess.run([*COMMAND, *arguments], check=True, stdout=subprocess.DEVNULL, env=environment)
 
 
 def main() -> None:
@@ -61,9 +63,8 @@ def main() -> None:
     for name, sample in found.items():
         table.add(name, round(sample.median, 3), sample.spread)
     result.promise("lake --help", 0.3, found["lake --help"].median, unit="s", at_most=True)
-    result.promise(
-        "lake sql 'select 1' on a lake of 100 runs", 0.8, found["lake sql 'select 1'"].median, unit="s", at_most=True
-    )
+    for asked, goal in (("lake sql 'select 1'", 0.35), ("lake runs", 0.5)):
+        result.promise(f"{asked} on a lake of 100 runs", goal, found[asked].median, unit="s", at_most=True)
     finish(result, options)
 
 

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measurement import Result
 
 import tracelake
+from benchmarks.measurement import Result
 from tracelake.lake import Lake
 from tracelake.lake.analyses import commit_analysis
 from tracelake.lake.derived import Analysis, analysis_row

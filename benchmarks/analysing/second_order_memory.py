@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from gpt2_size import D_VOCAB, prompt_ids, prompt_texts, save_model
+
+from benchmarks.gpt2_size import D_VOCAB, prompt_ids, prompt_texts, save_model
 
 LENGTH = 8
 COMMAND = [sys.executable, "-c", "from tracelake.cli import main; main()"]

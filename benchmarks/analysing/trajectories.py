@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measurement import Quiet, Result, arguments, interleave, ratio_range, speed_ratio, timed
-from report import finish
 
 import tracelake
+from benchmarks.measurement import Quiet, Result, arguments, interleave, ratio_range, speed_ratio, timed
+from benchmarks.report import finish
 from tracelake.analysis.paths.topology import Topology
 from tracelake.analysis.paths.trajectory import Trajectory
 from tracelake.analysis.question import ask

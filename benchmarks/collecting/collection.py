@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from gpt2_size import D_VOCAB, prompt_ids, prompt_texts, save_model
-from measurement import Quiet, Result, Sample, arguments, interleave, ratio_range, speed_ratio, timed
-from report import finish
 from transformers import DynamicCache
 
+from benchmarks.gpt2_size import D_VOCAB, prompt_ids, prompt_texts, save_model
+from benchmarks.measurement import Quiet, Result, Sample, arguments, interleave, ratio_range, speed_ratio, timed
+from benchmarks.report import finish
 from tracelake.collect.configuration.config import CollectConfig
 from tracelake.collect.running.collector import Collection
 from tracelake.lake import Lake

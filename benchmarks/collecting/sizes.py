@@ -6,11 +6,11 @@ from statistics import median
 from typing import Any
 
 import pyarrow.parquet as pq
-from collection import EVERYTHING, KEEPS
-from gpt2_size import prompt_ids, prompt_texts, save_model
-from measurement import Result, arguments
-from report import finish
 
+from benchmarks.collecting.collection import EVERYTHING, KEEPS
+from benchmarks.gpt2_size import prompt_ids, prompt_texts, save_model
+from benchmarks.measurement import Result, arguments
+from benchmarks.report import finish
 from tracelake.collect.configuration.config import CollectConfig
 from tracelake.collect.running.collector import Collection
 from tracelake.collect.running.planning import plan

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from gpt2_size import prompt_texts, save_words
 from transformers import (
     AutoModelForCausalLM,
     Gemma2Config,
@@ -19,6 +18,7 @@ from transformers import (
     Qwen3Config,
 )
 
+from benchmarks.gpt2_size import prompt_texts, save_words
 from tracelake.collect.configuration.config import CollectConfig
 from tracelake.collect.running.collector import Callbacks, Collection, resume_run
 from tracelake.lake import Lake

@@ -8,8 +8,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from measurement import Result, arguments
-from report import finish
+from benchmarks.measurement import Result, arguments
+from benchmarks.report import finish
 
 COMMAND = [sys.executable, "-c", "from tracelake.cli import main; main()"]
 BATCH, NEW_TOKENS = 64, 2

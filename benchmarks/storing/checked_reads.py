@@ -10,9 +10,9 @@ from pathlib import Path
 
 import duckdb
 import numpy as np
-from measurement import Quiet, Result, arguments, interleave, speed_ratio
-from report import finish
 
+from benchmarks.measurement import Quiet, Result, arguments, interleave, speed_ratio
+from benchmarks.report import finish
 from tracelake.lake import Lake
 from tracelake.lake.reading.care import VARIABLE
 

@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from gpt2_size import D_VOCAB, prompt_ids, save_model
-from measurement import Quiet, Result, Sample, arguments, interleave, ratio_range, timed
-from report import finish
-from second_order_memory import LENGTH as SHORT
-from second_order_memory import peak_mb
 from threadpoolctl import threadpool_limits
 
+from benchmarks.analysing.second_order_memory import LENGTH as SHORT
+from benchmarks.analysing.second_order_memory import peak_mb
+from benchmarks.gpt2_size import D_VOCAB, prompt_ids, save_model
+from benchmarks.measurement import Quiet, Result, Sample, arguments, interleave, ratio_range, timed
+from benchmarks.report import finish
 from tracelake.collect.decoding.reading.reading import Reading
 from tracelake.collect.decoding.sequence import Sequence
 from tracelake.collect.models.loading.load import load_model

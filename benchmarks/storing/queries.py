@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from measurement import Quiet, Result, Sample, arguments, interleave, timed
-from report import finish
-from token_rows import write_run
 
 import tracelake
+from benchmarks.measurement import Quiet, Result, Sample, arguments, interleave, timed
+from benchmarks.report import finish
+from benchmarks.storing.token_rows import write_run
 from tracelake.lake import Lake
 from tracelake.queries.derived_views import view_definitions
 from tracelake.queries.saved_query import SavedQuery, saved_queries

@@ -9,10 +9,10 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
-from gpt2_size import prompt_ids, prompt_texts, save_model
-from measurement import Quiet, Result, arguments, interleave, ratio_range, speed_ratio, timed
-from report import finish
 
+from benchmarks.gpt2_size import prompt_ids, prompt_texts, save_model
+from benchmarks.measurement import Quiet, Result, arguments, interleave, ratio_range, speed_ratio, timed
+from benchmarks.report import finish
 from tracelake.collect.configuration.config import CollectConfig
 from tracelake.collect.decoding import prefill
 from tracelake.collect.inputs.prompts import open_source

@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 import psutil
 import torch
-from gpt2_size import prompt_ids, prompt_texts, save_words
-from gpu_faithful import compare, resumed_like_uninterrupted
-from measurement import Result, Sample, arguments, interleave, timed
-from report import finish
 from transformers import AutoModelForCausalLM, LlamaConfig
 
+from benchmarks.collecting.gpu_faithful import compare, resumed_like_uninterrupted
+from benchmarks.gpt2_size import prompt_ids, prompt_texts, save_words
+from benchmarks.measurement import Result, Sample, arguments, interleave, timed
+from benchmarks.report import finish
 from tracelake.analysis.sae.training.options import TrainOptions
 from tracelake.analysis.sae.training.trainer import start_training
 from tracelake.collect.configuration.config import CollectConfig

@@ -15,17 +15,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from measurement import Result, Sample, arguments, interleave, ratio_range, speed_ratio
-from report import finish
-from sae_lookup import measure_lookup
-from sae_reading import measure_reading
 
+from benchmarks.autoencoders.sae_lookup import measure_lookup
+from benchmarks.autoencoders.sae_reading import measure_reading
+from benchmarks.measurement import Result, Sample, arguments, interleave, ratio_range, speed_ratio
+from benchmarks.report import finish
 from tracelake.analysis.sae.training.learner import Learner
 from tracelake.analysis.sae.training.options import TrainOptions, specs_of
 from tracelake.analysis.sae.training.training_rows import DIRECTION_ROWS, Scaling
 
 HERE = Path(__file__).parent
-ENVIRONMENTS = Path(os.environ.get("TRACELAKE_EXCHANGE", HERE.parent / "build" / "exchange"))
+ENVIRONMENTS = Path(os.environ.get("TRACELAKE_EXCHANGE", HERE.parents[1] / "build" / "exchange"))
 SELECT_STEPS = 3
 """Steps of either kind that `--select bfloat16` is timed with, after one to warm up."""
 EQUAL = 1.03

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from measurement import Quiet, Result, arguments, interleave, ratio_range, speed_ratio
-from report import finish
 
+from benchmarks.measurement import Quiet, Result, arguments, interleave, ratio_range, speed_ratio
+from benchmarks.report import finish
 from tracelake.lake import Lake
 
 DIM = 768

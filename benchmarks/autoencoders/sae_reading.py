@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from measurement import Result, interleave, ratio_range, speed_ratio
 
+from benchmarks.measurement import Result, interleave, ratio_range, speed_ratio
 from tracelake.analysis.sae.training.options import TrainOptions
 from tracelake.analysis.sae.training.trainer import start_training
 from tracelake.collect.configuration.config import CollectConfig

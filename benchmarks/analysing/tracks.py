@@ -3,10 +3,10 @@
 from typing import Any
 
 import numpy as np
-from measurement import Quiet, Result, arguments, interleave, ratio_range, speed_ratio, timed
-from report import finish
 from scipy.optimize import linear_sum_assignment
 
+from benchmarks.measurement import Quiet, Result, arguments, interleave, ratio_range, speed_ratio, timed
+from benchmarks.report import finish
 from tracelake.analysis.tracks.association import LayerFeatures, Rules, follow
 from tracelake.analysis.tracks.dictionaries import Dictionaries
 from tracelake.analysis.tracks.metrics import metrics

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from collection import BATCH, EVERYTHING, KEEPS, Collecting
-from gpt2_size import prompt_ids, prompt_texts, save_model
-from measurement import Quiet, Result, arguments, interleave, ratio_range, speed_ratio
-from report import finish
 from torch import Tensor
 from transformers import AutoModelForCausalLM
+
+from benchmarks.collecting.collection import BATCH, EVERYTHING, KEEPS, Collecting
+from benchmarks.gpt2_size import prompt_ids, prompt_texts, save_model
+from benchmarks.measurement import Quiet, Result, arguments, interleave, ratio_range, speed_ratio
+from benchmarks.report import finish
 
 TOPK = 10
 

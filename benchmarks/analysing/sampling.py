@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from gpt2_size import prompt_ids, prompt_texts, save_model
-from measurement import Quiet, Result, arguments, interleave, ratio_range, speed_ratio, timed
-from report import finish
 
+from benchmarks.gpt2_size import prompt_ids, prompt_texts, save_model
+from benchmarks.measurement import Quiet, Result, arguments, interleave, ratio_range, speed_ratio, timed
+from benchmarks.report import finish
 from tracelake.analysis.question import ask
 from tracelake.analysis.sampling.variance import Variance
 from tracelake.collect.configuration.config import CollectConfig
