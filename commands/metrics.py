@@ -105,7 +105,7 @@ def _send(reader: "RunReader", site: str | None, as_json: bool) -> None:
 
 
 def _write(reader: "RunReader", form: str, output: Path | None, as_json: bool) -> None:
-    from ..lake.output import replace_file
+    from ..lake.output.files import replace_file
 
     if form == "prometheus":
         from ..queries.sinks.prometheus import text

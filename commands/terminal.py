@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..lake.printable import printable
+from ..lake.output.printable import printable
 from .toolkit.completion import runs
 from .toolkit.streams import steering
 

@@ -233,7 +233,7 @@ class OpenLake(SaeLake, JudgedLake, NeuronLake, ExperimentLake, ExchangedLake):
     def export_steps(self, output: PathName, run: str = "latest", *, embedder: str | None = None) -> int:
         """Write one JSON line per generated token, in the layout of token-step fingerprinting; how many it were."""
         from ..lake.exchange.tsif.export import step_lines
-        from ..lake.output import replaced
+        from ..lake.output.files import replaced
 
         count = 0
         with replaced(Path(output)) as file:

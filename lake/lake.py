@@ -10,7 +10,7 @@ from . import layout
 from .errors import ConfigError, DamageError, LockedError, NewerFormatError, NotFoundError, UsageError, did_you_mean
 from .json_values import parse
 from .layout import RUN_ID, WRITER, check_name
-from .notices import name_damaged
+from .output.notices import name_damaged
 from .records import commits
 from .records.run_json import FORMAT_VERSION, OWN, RunJson, encode_run_json, read_run_json
 from .schema import TABLES
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from .upkeep.removal import Removal
     from .upkeep.vacuum import Vacuumed
     from .upkeep.verify import Verification
-    from .writer import RunWriter
+    from .writing.writer import RunWriter
 
 PATIENCE_S = 1.0
 """How long a writer waits for a reader's look at its lease, or for a vacuum, to pass."""
@@ -158,7 +158,7 @@ class Lake:
             commits.publish(self.store, data, layout.run_json(run_id), draft=draft)
 
     def _writer(self, run_id: str, writer: str, lease: Lease) -> "RunWriter":
-        from .writer import RunWriter
+        from .writing.writer import RunWriter
 
         return RunWriter(self.store, run_id, writer, lease=lease)
 

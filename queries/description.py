@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 from ..lake import Lake
-from ..lake.printable import printable
+from ..lake.output.printable import printable
 from ..lake.schema import TABLES, stored_tables
 from ..lake.values import Json
 

@@ -5,7 +5,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..lake.printable import printable
+from ..lake.output.printable import printable
 from ..lake.tables.run_row import RunRow
 from ..lake.values import Json
 from .header import Value

@@ -17,8 +17,8 @@ import duckdb
 
 from ..lake.errors import ConfigError, LakeError, NotFoundError, UsageError, did_you_mean
 from ..lake.lake import Lake
-from ..lake.layers import layer_number
 from ..lake.query_files import FOLDER, query_files, read_query_file
+from ..lake.records.layers import layer_number
 from ..lake.sql.statement import parsed, reading_statement
 from .charts.axis_titles import axis_title, is_plain
 from .header import Header, Parameter, Value, parse_header

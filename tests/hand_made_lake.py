@@ -19,8 +19,8 @@ from track_rows import track_rows
 
 from tracelake.lake.lake import Lake
 from tracelake.lake.schema import TABLES
-from tracelake.lake.segments import SegmentWriter
 from tracelake.lake.sql.duck import Connection
+from tracelake.lake.writing.segments import SegmentWriter
 from tracelake.queries.derived_views import view_definitions
 
 LAYERS, HEADS, PROMPTS, SAMPLES = 6, 4, 32, 4

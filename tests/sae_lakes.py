@@ -9,7 +9,7 @@ from tracelake.collect.running.collector import Collection
 from tracelake.collect.tinymath.problems import problems
 from tracelake.collect.tinymath.vocabulary import plain_text
 from tracelake.lake import Lake
-from tracelake.lake.writer import RunWriter
+from tracelake.lake.writing.writer import RunWriter
 
 DIM, WIDTH, ACTIVE = 16, 48, 3
 

@@ -13,8 +13,8 @@ import polars as pl
 from jaxtyping import Float, Int
 
 from ...lake.errors import ConfigError, NotFoundError, UsageError, did_you_mean
-from ...lake.layers import layer_number
 from ...lake.reading.batches import read_commits
+from ...lake.records.layers import layer_number
 from ...lake.schema import TABLES
 from ...lake.snapshot import Snapshot
 from .stored_paths import read_sequences

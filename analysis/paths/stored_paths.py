@@ -9,10 +9,10 @@ import polars as pl
 from jaxtyping import Bool, Float, Int
 
 from ...lake.errors import NotFoundError, UsageError
-from ...lake.layers import layer_number
 from ...lake.reading.batches import read_commits
 from ...lake.reading.checked_files import checked_paths, committed_files
 from ...lake.reading.frames import scan_files
+from ...lake.records.layers import layer_number
 from ...lake.schema import TABLES
 from ...lake.snapshot import Snapshot
 from ..option import option

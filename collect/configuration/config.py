@@ -11,7 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from ...lake.errors import ConfigError, NotFoundError, UsageError, did_you_mean
-from ...lake.run_id import checked_tag
+from ...lake.records.run_id import checked_tag
 from ...lake.values import Json, JsonView
 from ..decoding.sampling.settings import Sampling
 from ..decoding.sampling.stop_rule import SAMPLING_COLUMNS, StopRule

@@ -11,7 +11,7 @@ from jaxtyping import Float
 
 from ...lake import Lake
 from ...lake.exchange.correctness_files import file_prefix
-from ...lake.output import replaced
+from ...lake.output.files import replaced
 from ...lake.reading.batches import read_commits
 from ...lake.schema import TABLES
 from ...lake.values import Json

@@ -9,10 +9,10 @@ import pyarrow as pa
 
 from ...lake import Lake
 from ...lake.errors import ConfigError, StoppedError, UsageError
-from ...lake.run_id import new_run_id
-from ...lake.segments import SegmentWriter
+from ...lake.records.run_id import new_run_id
 from ...lake.values import Json
-from ...lake.writer import RunWriter
+from ...lake.writing.segments import SegmentWriter
+from ...lake.writing.writer import RunWriter
 from ..configuration.config import CollectConfig
 from ..configuration.keep import Keep
 from ..decoding.loop import BatchDecoder

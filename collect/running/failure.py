@@ -8,7 +8,7 @@ from traceback import extract_tb
 import torch
 
 from ...lake.errors import DiskFullError, FailedError, LakeError, LockedError, StoppedError
-from ...lake.writer import RunWriter
+from ...lake.writing.writer import RunWriter
 
 NOT_FAILURES = (StoppedError, DiskFullError, LockedError, KeyboardInterrupt, SystemExit, GeneratorExit)
 """What interrupts a run without anything being wrong with it: it is `interrupted`, not `failed`."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pyarrow as pa
 
-from ...lake.segments import SegmentWriter
+from ...lake.writing.segments import SegmentWriter
 from ..decoding.blocks import Block, EdgeBlock, PredictionBlock
 from ..decoding.sequence import Sequence
 from ..observing.kept import Kept

@@ -4,8 +4,8 @@ import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 
-from ...lake.segments import SegmentWriter
-from ...lake.writer import RunWriter
+from ...lake.writing.segments import SegmentWriter
+from ...lake.writing.writer import RunWriter
 from ..decoding.timings import Timings
 
 BESIDE = "beside"

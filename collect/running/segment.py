@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from ...lake.schema import TABLES
-from ...lake.segments import SegmentWriter
 from ...lake.values import Columns, Row
+from ...lake.writing.segments import SegmentWriter
 from ..configuration.config import CollectConfig
 from ..decoding.blocks import StateBlock
 from ..decoding.loop import BatchDecoder

@@ -8,8 +8,8 @@ import pyarrow as pa
 from jaxtyping import Float, Int
 
 from ...lake.errors import ConfigError
-from ...lake.segments import SegmentWriter
 from ...lake.tables.uniform_attention import uniform_basin
+from ...lake.writing.segments import SegmentWriter
 from ..decoding.blocks import PredictionBlock, StateBlock
 from ..decoding.sequence import Sequence
 from ..models.stack import DECODER

@@ -11,7 +11,7 @@ import sys
 from typing import Any, TextIO
 
 from ...lake.errors import ConfigError, DiskFullError, LakeError
-from ...lake.printable import printable
+from ...lake.output.printable import printable
 
 _LINES = "\n\t"
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import ConfigError, NotFoundError, UsageError
-from ..output import replaced
+from ..output.files import replaced
 from ..values import Json, JsonView, Row
 
 if TYPE_CHECKING:

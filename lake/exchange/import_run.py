@@ -14,7 +14,7 @@ from ..values import Json, JsonView
 
 if TYPE_CHECKING:
     from ..lake import Lake
-    from ..writer import RunWriter
+    from ..writing.writer import RunWriter
 
 
 PATIENCE_S = 30.0

@@ -10,7 +10,7 @@ from ..schema import TABLES
 from ..values import JsonView
 
 if TYPE_CHECKING:
-    from ..segments import SegmentWriter
+    from ..writing.segments import SegmentWriter
 
 FLUSH_ROWS = 200_000
 METRIC_COLUMNS = ("sequence_id", "step", "layer", "name", "value", "reason")

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import NotFoundError, UsageError, did_you_mean
-from ..output import replace_file
+from ..output.files import replace_file
 from .saelens.reading import CONFIG, WEIGHTS
 from .saelens.writing import PROVENANCE
 

@@ -15,7 +15,7 @@ from ..derived import digest
 from ..errors import ConfigError, NotFoundError, UsageError, did_you_mean
 from ..lake import Lake
 from ..reading.batches import keeps_vectors
-from ..run_id import new_run_id
+from ..records.run_id import new_run_id
 from ..shuffling.sampler import Sampler
 from ..values import Json, JsonView
 from ..vectors import to_float32

@@ -15,9 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..errors import DamageError, UsageError, did_you_mean
-from ..layers import layer_number
-from ..output import replaced
+from ..output.files import replaced
 from ..reading.batches import vector_files
+from ..records.layers import layer_number
 from ..tables.states import ACTIVATIONS
 from ..values import Json
 from ..vectors import to_float32

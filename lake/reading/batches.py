@@ -8,9 +8,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ..errors import DamageError, NotFoundError
-from ..layers import layer_number
 from ..layout import PART, SAFE_NAME, check_name
 from ..records.commits import FileEntry
+from ..records.layers import layer_number
 from ..snapshot import Snapshot
 from ..tables.states import ACTIVATIONS
 from ..tables.table import Table

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import DamageError, LakeError
-from ..notices import name_damaged
+from ..output.notices import name_damaged
 from ..records.commits import FileEntry
 from ..snapshot import Snapshot
 from ..storage.store import Store

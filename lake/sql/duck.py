@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import duckdb
 
 from ..errors import DamageError, LakeError, NotFoundError, UsageError, did_you_mean
-from ..notices import name_damaged
+from ..output.notices import name_damaged
 from ..reading.checked_files import CheckedFiles, committed_files
 from ..reading.damage import changed_file, damaged_files
 from ..schema import stored_tables

@@ -1,1 +1,1 @@
-"""How rows become a Parquet file: columns checked, buffered, sorted, encoded and hashed."""
+"""How a run is written: its writer, its segments, and rows that become a Parquet file."""

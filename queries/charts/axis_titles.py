@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from datetime import date, datetime
 from decimal import Decimal
 
-from ...lake.printable import escape, is_printable
+from ...lake.output.printable import escape, is_printable
 from ...lake.schema import TABLES
 
 _UNIT_SUFFIXES = {"bits": "bits", "nats": "nats", "ms": "ms", "s": "s"}

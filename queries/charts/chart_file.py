@@ -11,7 +11,7 @@ from pathlib import Path
 import vl_convert
 
 from ...lake.errors import NotFoundError, UsageError
-from ...lake.output import replace_file
+from ...lake.output.files import replace_file
 from .chart import AnyChart, themed
 from .theme import theme_called
 

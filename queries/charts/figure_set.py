@@ -5,7 +5,7 @@ from pathlib import Path
 
 import yaml
 
-from ...lake.output import replace_file
+from ...lake.output.files import replace_file
 from ..queried_lake import QueriedLake
 from ..results.formats import render
 from ..saved_query import find

@@ -2,7 +2,7 @@
 
 import re
 
-from ...lake.printable import printable
+from ...lake.output.printable import printable
 
 LONGEST = 400
 

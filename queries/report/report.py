@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...lake.errors import NotFoundError
-from ...lake.output import replace_file
+from ...lake.output.files import replace_file
 from ...lake.values import Json, Row
 from ..charts.absence import DISTRIBUTION, KEPT, not_kept
 from ..charts.theme import theme_called

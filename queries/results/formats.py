@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ...lake.errors import NotFoundError, UsageError, did_you_mean
-from ...lake.output import replaced
-from ...lake.printable import printable
+from ...lake.output.files import replaced
+from ...lake.output.printable import printable
 from .json_text import json_text
 from .rows import Cell, Rows, rows_of
 from .text_table import Layout, table_text

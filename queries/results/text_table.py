@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
-from ...lake.printable import printable
+from ...lake.output.printable import printable
 from .rows import Cell, Rows, first_rows, numeric_columns, rows_of
 
 CELL_WIDTH = 120

@@ -13,7 +13,7 @@ from tracelake.lake import Lake
 from tracelake.lake.errors import DiskFullError, LakeError, UsageError
 from tracelake.lake.storage.disk import Disk
 from tracelake.lake.storage.local import LocalStore
-from tracelake.lake.writer import RunWriter
+from tracelake.lake.writing.writer import RunWriter
 
 PLAN = {"plan": {"segments": [[0, 1], [1, 2], [2, 3]]}}
 CONFIG = CollectConfig(

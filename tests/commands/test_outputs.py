@@ -11,7 +11,7 @@ import pytest
 
 from tracelake.lake.errors import ConfigError, DiskFullError
 from tracelake.lake.lake import Lake
-from tracelake.lake.output import replace_file, replaced
+from tracelake.lake.output.files import replace_file, replaced
 
 LAKE = Path(sys.executable).with_name("lake")
 

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pytest
 
 from tracelake.lake.lake import Lake
-from tracelake.lake.printable import printable
+from tracelake.lake.output.printable import printable
 from tracelake.queries.charts.axis_titles import visible
 from tracelake.queries.results.formats import render
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from damages import DAMAGES
 
-from tracelake.lake import notices
 from tracelake.lake.errors import ConfigError, DamageError, NotFoundError
 from tracelake.lake.lake import Lake
+from tracelake.lake.output import notices
 from tracelake.lake.reading import care, checked_files
 from tracelake.lake.reading.checked_files import CheckedFiles, CommittedFile, committed_files
 

@@ -14,10 +14,10 @@ from safetensors.torch import load, save
 
 from ....lake import Lake
 from ....lake.errors import ConfigError, LakeError, StoppedError
-from ....lake.run_id import new_run_id
-from ....lake.segments import SegmentWriter
+from ....lake.records.run_id import new_run_id
 from ....lake.values import Json, Row
-from ....lake.writer import RunWriter
+from ....lake.writing.segments import SegmentWriter
+from ....lake.writing.writer import RunWriter
 from .. import folder
 from ..sae import Sae
 from .learner import Learner

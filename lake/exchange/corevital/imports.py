@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import UsageError
-from ...run_id import checked_tag, new_run_id
+from ...records.run_id import checked_tag, new_run_id
 from ...values import Json
 from ..import_run import ImportedRun, check_new, completed, import_json, import_run, imported
 from ..imported_rows import FLUSH_ROWS, ImportedRows

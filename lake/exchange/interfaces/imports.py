@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...errors import UsageError, did_you_mean
-from ...run_id import checked_tag, new_run_id
+from ...records.run_id import checked_tag, new_run_id
 from ..import_run import ImportedRun, check_new, completed, import_json, import_run, imported
 from ..imported_rows import FLUSH_ROWS, ImportedRows
 from .completion import UNMEASURED, Completion, write_completion

@@ -13,7 +13,7 @@ import numpy as np
 
 from ...derived import StoredAnalysis, stored_analyses
 from ...errors import NotFoundError, UsageError
-from ...output import replace_file
+from ...output.files import replace_file
 from ...values import Json, JsonView, Row
 
 if TYPE_CHECKING:

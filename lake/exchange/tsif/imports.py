@@ -16,7 +16,7 @@ import pydantic_core
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ...errors import NotFoundError, UsageError
-from ...run_id import checked_tag, new_run_id
+from ...records.run_id import checked_tag, new_run_id
 from ..corevital.report import Id
 from ..import_run import ImportedRun, check_new, completed, import_json, import_run, imported
 from ..imported_rows import FLUSH_ROWS, ImportedRows, Metrics

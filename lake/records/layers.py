@@ -2,10 +2,10 @@
 
 from typing import TYPE_CHECKING
 
-from .errors import NotFoundError
+from ..errors import NotFoundError
 
 if TYPE_CHECKING:
-    from .records.run_json import RunJson
+    from .run_json import RunJson
 
 
 def layer_number(run_id: str, run_json: "RunJson", layer: int) -> int:

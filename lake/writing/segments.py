@@ -14,18 +14,18 @@ from typing import Any
 
 import numpy as np
 
-from . import layout
-from .errors import UsageError, did_you_mean
-from .records.commits import check_blob_name
-from .schema import TABLES, stored_tables
-from .storage.store import explained
-from .tables.table import Table
-from .values import Json
-from .vectors import check_vectors
-from .writing.buffers import TableBuffer
-from .writing.keys import key_of
-from .writing.parts import BlobFile, PartFile, Place
-from .writing.threads import Threads
+from .. import layout
+from ..errors import UsageError, did_you_mean
+from ..records.commits import check_blob_name
+from ..schema import TABLES, stored_tables
+from ..storage.store import explained
+from ..tables.table import Table
+from ..values import Json
+from ..vectors import check_vectors
+from .buffers import TableBuffer
+from .keys import key_of
+from .parts import BlobFile, PartFile, Place
+from .threads import Threads
 
 
 @dataclass(frozen=True)

@@ -6,17 +6,17 @@ from functools import cache
 from importlib.metadata import version
 from typing import Any, Literal
 
-from . import layout
-from .errors import LakeError, NotFoundError, UsageError
-from .layout import DERIVED_WRITER
-from .records import commits
-from .records.commits import Record
-from .records.run_json import RunJson
+from .. import layout
+from ..errors import LakeError, NotFoundError, UsageError
+from ..layout import DERIVED_WRITER
+from ..records import commits
+from ..records.commits import Record
+from ..records.run_json import RunJson
+from ..snapshot import RunLog, read_run
+from ..storage.store import Lease, Store, explained
+from ..values import Json
+from .parts import Place
 from .segments import Commit, SegmentWriter
-from .snapshot import RunLog, read_run
-from .storage.store import Lease, Store, explained
-from .values import Json
-from .writing.parts import Place
 
 BUFFER_BYTES = 256 << 20
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from .errors import LakeError
+from ..errors import LakeError
 
 _named: set[tuple[Path, str, str]] = set()
 

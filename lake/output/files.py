@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from .errors import ConfigError, DiskFullError, LakeError
+from ..errors import ConfigError, DiskFullError, LakeError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 

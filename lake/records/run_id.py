@@ -4,7 +4,7 @@ import re
 import secrets
 from datetime import UTC, datetime
 
-from .errors import UsageError
+from ..errors import UsageError
 
 TAG = re.compile(r"[a-z][a-z0-9_-]{0,39}", re.IGNORECASE | re.ASCII)
 
