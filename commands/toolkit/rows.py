@@ -86,7 +86,9 @@ def page(text: str) -> None:
 
 
 def _pager() -> str | None:
-    """$PAGER, or less where it is installed; none if the variable is empty or `cat`."""
+    """$PAGER, or less where it is installed; none if the variable is empty, or where nobody can turn its pages."""
+    if not sys.stdin.isatty():
+        return None
     chosen = os.environ.get("PAGER")
     if chosen is None:
         return "less" if shutil.which("less") else None

@@ -127,6 +127,21 @@ def steers(text: str) -> set[str]:
     )
 
 
+def all_of(terminal: int) -> bytes:
+    """What is written to a terminal until its other end is closed."""
+    data = bytearray()
+    while True:
+        try:
+            piece = os.read(terminal, 65536)
+        except OSError:  # how Linux says that the other end is closed
+            break
+        if not piece:
+            break
+        data += piece
+    os.close(terminal)
+    return bytes(data)
+
+
 def seen_on_a_terminal(lake: Path, verbs: list[list[str]]) -> list[str]:
     """What each command writes to a terminal, stdout and stderr together; one process for all of them."""
     script = (
@@ -145,16 +160,7 @@ def seen_on_a_terminal(lake: Path, verbs: list[list[str]]) -> list[str]:
         cwd=lake.parent,
     )  # fmt: skip
     os.close(theirs)
-    data = bytearray()
-    while True:
-        try:
-            piece = os.read(ours, 65536)
-        except OSError:  # how Linux says that the other end is closed
-            break
-        if not piece:
-            break
-        data += piece
-    os.close(ours)
+    data = all_of(ours)
     process.wait(60)
     return data.decode().replace("\r\n", "\n").split("\x1c")[:-1]
 
@@ -170,6 +176,23 @@ def test_no_verb_steers_a_terminal(lake, verbs, record_property):
     shown = "".join(outputs)
     for sign in ("\\u001b", "\\u009b", "\\u202e", "\\u2028", "\\U000e0041"):
         assert sign in shown  # it was there to be seen
+
+
+@pytest.mark.parametrize("has_keyboard", [True, False])
+def test_a_long_table_is_paged_where_there_is_a_keyboard(lake, tmp_path, has_keyboard):
+    ours, theirs = pty.openpty()
+    paged = tmp_path / "paged.txt"
+    command = [Path(sys.executable).with_name("lake"), "sql", "select unnest(range(100)) as n", "--lake", lake.path]
+    environment = {**os.environ, "PAGER": f"cat > {paged}", "LINES": "24", "COLUMNS": "80"}
+    process = subprocess.Popen(
+        command, stdin=theirs if has_keyboard else subprocess.DEVNULL, stdout=theirs, stderr=theirs, env=environment
+    )
+    os.close(theirs)
+    seen = all_of(ours)
+    assert process.wait(60) == 0
+    assert paged.exists() is has_keyboard
+    text = paged.read_text() if has_keyboard else seen.decode().replace("\r\n", "\n")
+    assert text.split() == ["n", *map(str, range(100))]
 
 
 def test_files_and_pipes_keep_the_bytes(lake, tmp_path):
