@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
+from weakref import WeakMethod
 
 import torch
 from torch import Tensor
@@ -54,9 +55,17 @@ class LoadedModel:
 
     @cached_property
     def _stacks(self) -> tuple[Stack | None, Stack]:
+        method = WeakMethod(self.probe)
+
+        def probe() -> object:
+            """A stack keeps no model alive: freed with its last user, not when Python next looks for circles."""
+            bound = method()
+            assert bound is not None, "a stack outlives its model"
+            return bound()
+
         if self.model.config.is_encoder_decoder:
-            return encoder_and_decoder(self.model, self.text, self.config, self.probe)
-        return None, only_stack(self.text, self.config, self.probe)
+            return encoder_and_decoder(self.model, self.text, self.config, probe)
+        return None, only_stack(self.text, self.config, probe)
 
     @property
     def encoder(self) -> Stack | None:

@@ -191,7 +191,7 @@ def test_what_cannot_be_ablated_is_named(model_folder: Callable[[str], Path], tm
     for options, error, words in (
         (AblationOptions(actions=("drop",)), UsageError, "no --action 'drop'"),
         (AblationOptions(scope="some"), UsageError, "no --scope 'some'"),
-        (AblationOptions(sites=("rot_q",)), ConfigError, "cannot be edited"),
+        (AblationOptions(sites=("rot_x",)), LakeError, "rot_x.*Possible"),
         (AblationOptions(layers="9"), LakeError, "9"),
         (AblationOptions(oracle="other"), NotFoundError, "no solution|No problem .* has a solution 'other'"),
         (AblationOptions(limit=0), UsageError, "--limit"),

@@ -6,7 +6,6 @@ ending before the other. Where that is not what the model computes alone, strict
 
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field, replace
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -95,7 +94,7 @@ class _Check:
         self.name = type(self.loaded.model).__name__
         self.tolerance = TOLERANCE.get(self.loaded.model.dtype, TOLERANCE[torch.bfloat16])
         self.sequences = _probe(self.loaded)
-        self.plain = cache(self._plain)
+        self.passes: dict[int, Plain] = {}
 
     def choose(self) -> Reading:
         """Try one reading after the other."""
@@ -157,12 +156,16 @@ class _Check:
             )
         self.tolerance = max(self.tolerance, min(NOISE_FACTOR * noise, MOST_NOISE))
 
-    def _plain(self, index: int) -> Plain:
+    def plain(self, index: int) -> Plain:
+        """What a plain pass over one of the sequences gives, made once."""
         sequence = self.sequences[index]
-        try:
-            return self._plain_pass(sequence.prompt_ids, sequence.generated)
-        except FAILURES as error:
-            raise ConfigError(f"{self.name} cannot be collected: a plain pass of it fails: {_words(error)}") from error
+        if index not in self.passes:
+            try:
+                self.passes[index] = self._plain_pass(sequence.prompt_ids, sequence.generated)
+            except FAILURES as error:
+                said = f"{self.name} cannot be collected: a plain pass of it fails: {_words(error)}"
+                raise ConfigError(said) from error
+        return self.passes[index]
 
     def _plain_pass(self, prompt_ids: np.ndarray, generated: list[int]) -> Plain:
         ids = torch.from_numpy(np.concatenate((prompt_ids, np.array(generated, dtype=np.int64)))).unsqueeze(0)
