@@ -165,7 +165,8 @@ def compare_mixed_lengths(result: Result, scratch: Path, options: Any) -> None:
     }  # fmt: skip
     theirs = Generating(next(iter(cases.values())).collection.loaded.model, ids, new_tokens, frozenset(end_ids))
     rounds = options.repeats or (1 if options.quick else 3)
-    found = interleave({**cases, "generate": theirs}, rounds, quiet=Quiet(options.patience, spare_cores()))
+    quiet = Quiet(options.patience, spare_cores())
+    found = interleave({**cases, "generate": theirs}, rounds, warm_up=False, quiet=quiet)  # each takes a minute
     lengths = {name: case.lengths for name, case in cases.items()} | {"generate": theirs.lengths}
     title = f"Mixed output lengths, {n_prompts} prompts of {length} tokens, {SAMPLES} samples each"
     table = result.table(title, "case", "tokens/s", "rounds", "new tokens", "lengths (10, 50, 90 %)")
