@@ -25,7 +25,11 @@ from tracelake.queries.saved_query import saved_queries
 
 SOURCES = Path(tracelake.__file__).parent / "lake"
 TOUCHES_DISKS = {
-    *("storage/disk.py", "storage/local.py", "reading/checked_files.py", "sql/read_only_files.py", "output/files.py")
+    "output/files.py",
+    "reading/checked_files.py",
+    "sql/read_only_files.py",
+    "storage/disk.py",
+    "storage/local.py",
 }
 """The local store; what was checked (remembered in the user's cache folder, over descriptors of the store); and outputs
 of the user. exchange/ also reads and writes the user's own files."""
