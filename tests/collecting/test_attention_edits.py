@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from edit_probes import IDS, far, kept_models, logits, vector
 from plain_sequences import PlainCausal, check_run, collect
 from random_models import D_HEAD, D_MODEL, N_HEADS, N_SHARED, save
 from silenced_models import blocks_of, input_projection, projection, silence, weights_of
@@ -27,7 +28,6 @@ from tracelake.collect.observing.attention import observing
 from tracelake.collect.observing.attention_layers import observers_of
 from tracelake.lake.errors import ConfigError
 
-IDS = torch.tensor([[40, 17, 200, 5, 88, 131, 9, 64, 77, 250, 33, 14], [3, 90, 91, 15, 201, 44, 60, 7, 120, 18, 29, 2]])
 SITES = ("v", "rot_q", "rot_k", "q", "k")
 ARCHITECTURES = ("gpt2", "llama", "qwen3", "mistral-window", "gemma2", "neox", "t5")
 SHARED = ("llama", "qwen3", "mistral-window", "gemma2")
@@ -39,23 +39,7 @@ def width_of(architecture: str, site: str) -> int:
 
 @pytest.fixture(scope="module")
 def loaded(model_folder: Callable[[str], Path]) -> Callable[[str], LoadedModel]:
-    kept: dict[str, LoadedModel] = {}
-
-    def load(architecture: str) -> LoadedModel:
-        if architecture not in kept:
-            kept[architecture] = load_model(str(model_folder(architecture)), device="cpu")
-        return kept[architecture]
-
-    return load
-
-
-def logits(model: nn.Module, ids: Tensor = IDS) -> Tensor:
-    """Of a plain pass; an encoder reads other tokens than its decoder."""
-    inputs = {"input_ids": ids}
-    if model.config.is_encoder_decoder:
-        inputs = {"input_ids": ids.flip(-1), "decoder_input_ids": ids}
-    with torch.no_grad():
-        return model(**inputs, use_cache=False).logits
+    return kept_models(model_folder)
 
 
 def stepwise(loaded: LoadedModel, ids: Tensor = IDS, chunk: int = 5) -> Tensor:
@@ -68,15 +52,6 @@ def stepwise(loaded: LoadedModel, ids: Tensor = IDS, chunk: int = 5) -> Tensor:
             inputs = {**encoded, "decoder_input_ids" if encoded else "input_ids": ids[:, start:end]}
             found.append(loaded.model(**inputs, past_key_values=cache, use_cache=True).logits)
     return torch.cat(found, dim=1)
-
-
-def vector(width: int, seed: int = 0) -> Tensor:
-    return torch.randn(width, generator=torch.Generator().manual_seed(seed))
-
-
-def far(a: Tensor, b: Tensor) -> float:
-    """Largest relative distance of two rows of logits."""
-    return float(((a - b).norm(dim=-1) / b.norm(dim=-1).clamp_min(1e-6)).max())
 
 
 # -- weights that do the same ------------------------------------------------------------------------------------------

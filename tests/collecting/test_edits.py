@@ -7,18 +7,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from edit_probes import IDS, far, kept_models, logits, vector
 from random_models import D_HEAD, D_MLP, D_MODEL, N_HEADS, N_LAYERS
 from silenced_models import projection, silence
 from torch import Tensor, nn
 
 from tracelake.collect.models.editing.changes import Add, Change, Mean, ProjectOut, Replace, Zero
 from tracelake.collect.models.editing.edits import Edit, Editing, applied
-from tracelake.collect.models.loading.load import load_model
 from tracelake.collect.models.model import LoadedModel
 from tracelake.collect.models.sites.taps import Tap
 from tracelake.lake.errors import ConfigError
 
-IDS = torch.tensor([[40, 17, 200, 5, 88, 131, 9, 64, 77, 250, 33], [3, 90, 91, 15, 201, 44, 60, 7, 120, 18, 29]])
+N_TOKENS = IDS.shape[1]
 SITES = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "mlp_post", "z")
 ARCHITECTURES = ("gpt2", "llama", "qwen3", "gemma2", "neox", "t5")
 CASES = [
@@ -32,32 +32,7 @@ CASES = [
 
 @pytest.fixture(scope="module")
 def loaded(model_folder: Callable[[str], Path]) -> Callable[[str], LoadedModel]:
-    kept: dict[str, LoadedModel] = {}
-
-    def load(architecture: str) -> LoadedModel:
-        if architecture not in kept:
-            kept[architecture] = load_model(str(model_folder(architecture)), device="cpu")
-        return kept[architecture]
-
-    return load
-
-
-def logits(model: nn.Module, ids: Tensor = IDS) -> Tensor:
-    """Of a plain pass; an encoder reads other tokens than its decoder."""
-    inputs = {"input_ids": ids}
-    if model.config.is_encoder_decoder:
-        inputs = {"input_ids": ids.flip(-1), "decoder_input_ids": ids}
-    with torch.no_grad():
-        return model(**inputs, use_cache=False).logits
-
-
-def vector(width: int = D_MODEL, seed: int = 0) -> Tensor:
-    return torch.randn(width, generator=torch.Generator().manual_seed(seed))
-
-
-def far(a: Tensor, b: Tensor) -> float:
-    """Largest relative distance of two rows of logits."""
-    return float(((a - b).norm(dim=-1) / b.norm(dim=-1).clamp_min(1e-6)).max())
+    return kept_models(model_folder)
 
 
 # -- weights that do the same ------------------------------------------------------------------------------------------
@@ -81,7 +56,7 @@ def test_zero_is_weights_and_biases_of_zero(
 def test_changes_are_other_weights_and_biases(
     loaded: Callable[[str], LoadedModel], architecture: str, site: str, make: type[Change]
 ) -> None:
-    model, v = loaded(architecture), vector()
+    model, v = loaded(architecture), vector(D_MODEL)
     change = make(v, 0.7) if make is Add else make(3.0 * v) if make is ProjectOut else make(v)
     other = copy.deepcopy(model.model)
     module = projection(other, architecture, site, 1)
@@ -141,7 +116,7 @@ def test_strength_zero_changes_no_bit(
 
 def test_a_sum_is_what_is_read_there_and_goes_on(loaded: Callable[[str], LoadedModel]) -> None:
     """resid_mid + mlp_out = resid_post, with the edited resid_mid; taps see what was edited."""
-    model, v = loaded("llama"), vector()
+    model, v = loaded("llama"), vector(D_MODEL)
     sites = ("resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post")
     tap = Tap(model.decoder.anatomy, {(site, 1) for site in sites})
     with tap.attached():
@@ -160,11 +135,11 @@ def test_a_sum_is_what_is_read_there_and_goes_on(loaded: Callable[[str], LoadedM
 
 
 @pytest.mark.parametrize(
-    ("scope", "first", "end"), [("all", 0, 11), ("prompt", 0, 6), ("generated", 5, 11), ("last", 5, 6)]
+    ("scope", "first", "end"), [("all", 0, N_TOKENS), ("prompt", 0, 6), ("generated", 5, N_TOKENS), ("last", 5, 6)]
 )
 def test_scopes(loaded: Callable[[str], LoadedModel], scope: str, first: int, end: int) -> None:
     """`generated` begins at the last prompt token, whose state predicts the first generated one."""
-    model, v = loaded("gpt2"), vector()
+    model, v = loaded("gpt2"), vector(D_MODEL)
     tap = Tap(model.decoder.anatomy, {("resid_post", 1)})
     with tap.attached():
         plain = logits(model.model)
@@ -172,15 +147,15 @@ def test_scopes(loaded: Callable[[str], LoadedModel], scope: str, first: int, en
         with applied(model, [Edit("resid_post", 1, Add(v), scope)], n_prompt=6):
             edited = logits(model.model)
         after = tap.states["resid_post", 1]
-    positions = torch.arange(11)
+    positions = torch.arange(N_TOKENS)
     touched = (positions >= first) & (positions < end)
-    torch.testing.assert_close(after - before, touched[:, None] * v.expand(2, 11, -1), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(after - before, touched[:, None] * v.expand(2, N_TOKENS, -1), rtol=1e-4, atol=1e-4)
     # What was read before the first edited position does not change by a bit, all behind it does.
-    assert (edited != plain).any(-1).tolist() == [[position >= first for position in range(11)]] * 2
+    assert (edited != plain).any(-1).tolist() == [[position >= first for position in range(N_TOKENS)]] * 2
 
 
 def test_padding_on_the_left(loaded: Callable[[str], LoadedModel]) -> None:
-    model, v = loaded("gpt2"), vector()
+    model, v = loaded("gpt2"), vector(D_MODEL)
     tap = Tap(model.decoder.anatomy, {("resid_post", 1)})
     mask = torch.ones_like(IDS)
     mask[1, :3] = 0
@@ -198,8 +173,10 @@ def test_every_row_has_its_own(loaded: Callable[[str], LoadedModel]) -> None:
     """Rows are what they are alone, also when rows leave, change places and are repeated."""
     model = loaded("llama")
     recipes = [
-        [Edit("resid_post", 1, Add(vector()))], [], [Edit("z", 0, Zero(), units=(1,)), Edit("mlp_out", 2, Zero())],
-        [Edit("resid_post", 1, Add(vector(), 2.0)), Edit("resid_post", 1, ProjectOut(vector(seed=1)))],
+        [Edit("resid_post", 1, Add(vector(D_MODEL)))],
+        [],
+        [Edit("z", 0, Zero(), units=(1,)), Edit("mlp_out", 2, Zero())],
+        [Edit("resid_post", 1, Add(vector(D_MODEL), 2.0)), Edit("resid_post", 1, ProjectOut(vector(D_MODEL, seed=1)))],
     ]  # fmt: skip
     ids = torch.stack([IDS[0], IDS[0], IDS[1], IDS[0]])
     with applied(model, recipes):

@@ -8,13 +8,13 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Protocol
-from weakref import WeakKeyDictionary
 
 from jaxtyping import Float
 from torch import Tensor, nn
 from transformers.modeling_utils import AttentionInterface
 
 from ....lake.values import Json
+from .attached import Attached
 
 HeadStates = Float[Tensor, "batch head pos d_head"]
 """Keys and values with their own number of heads, of all positions that are remembered."""
@@ -35,20 +35,18 @@ class AttentionWatcher(Protocol):
     ) -> None: ...
 
 
-_changes: WeakKeyDictionary[nn.Module, tuple[AttentionChange, ...]] = WeakKeyDictionary()
-_watchers: WeakKeyDictionary[nn.Module, tuple[AttentionWatcher, int]] = WeakKeyDictionary()
+_changes: Attached[AttentionChange] = Attached()
+_watchers: Attached[tuple[AttentionWatcher, int]] = Attached()
 
 
 @contextmanager
 def watching_attention(model: nn.Module, modules: Mapping[nn.Module, tuple[AttentionWatcher, int]]) -> Iterator[None]:
-    """Show the attention calls of these modules to their watcher, as those of the layer given, inside the block."""
-    with _standing_in((model, *modules)):
-        _watchers.update(modules)
-        try:
-            yield
-        finally:
-            for module in modules:
-                _watchers.pop(module, None)
+    """Show the attention calls of these modules to their watcher, as those of the layer given, inside the block.
+
+    Of several watchers of a module the one that was attached last sees.
+    """
+    with _standing_in((model, *modules)), _watchers.attaching(modules):
+        yield
 
 
 @contextmanager
@@ -57,15 +55,9 @@ def changing_attention(modules: Iterable[nn.Module], change: AttentionChange) ->
 
     What was attached last comes first, and all of it before what watches.
     """
-    changed = tuple(modules)
-    with _standing_in(changed):
-        for module in changed:
-            _changes[module] = (change, *_changes.get(module, ()))
-        try:
-            yield
-        finally:
-            for module in changed:
-                _changes[module] = tuple(one for one in _changes[module] if one is not change)
+    changed = dict.fromkeys(modules, change)
+    with _standing_in(changed), _changes.attaching(changed):
+        yield
 
 
 @contextmanager
@@ -92,12 +84,12 @@ def _stand_in(name: str, computing: Callable | None) -> Callable:
 
     def forward(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options):
         compute = computing or sys.modules[type(module).__module__].eager_attention_forward
-        for change in _changes.get(module, ()):
+        for change in _changes.of(module):
             query, key, value = change(query, key, value)
-        known = _watchers.get(module)
-        if known is None:
+        watchers = _watchers.of(module)
+        if not watchers:
             return compute(module, query, key, value, attention_mask, **options)
-        watcher, layer = known
+        watcher, layer = watchers[0]
         watcher.observe(layer, query, key, value, attention_mask, options)
         output = compute(module, query, key, value, attention_mask, **options)
         watcher.prove(layer, query, key, value, attention_mask, options, output)

@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from types import ModuleType
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+
+from .attached import Attached
 
 PREFIX = "apply_rotary"
 SITES = {"q": "rot_q", "k": "rot_k"}
@@ -28,8 +29,8 @@ RotaryChange = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """Of queries and keys `[batch head pos d]`."""
 Turned = Float[Tensor, "batch head pos d_rotary"]
 
-_changes: WeakKeyDictionary[nn.Module, tuple[RotaryChange, ...]] = WeakKeyDictionary()
-_watchers: WeakKeyDictionary[nn.Module, tuple[int, Enter]] = WeakKeyDictionary()
+_changes: Attached[RotaryChange] = Attached()
+_watchers: Attached[tuple[int, Enter]] = Attached()
 _running: list[nn.Module] = []
 """The modules that are computing, the innermost last."""
 
@@ -43,13 +44,8 @@ def turns(module: nn.Module) -> bool:
 def seeing_rotary_inputs(watched: Iterable[tuple[nn.Module, int, Enter]]) -> Iterator[None]:
     """Tell each watched module's `Enter` what its layer gives to the rotary embedding, for the length of the block."""
     watchers = {module: (layer, enter) for module, layer, enter in watched}
-    with _standing_in(watchers):
-        _watchers.update(watchers)
-        try:
-            yield
-        finally:
-            for module in watchers:
-                _watchers.pop(module, None)
+    with _standing_in(watchers), _watchers.attaching(watchers):
+        yield
 
 
 @contextmanager
@@ -58,15 +54,9 @@ def changing_rotary_inputs(modules: Iterable[nn.Module], change: RotaryChange) -
 
     What was attached last comes first, and all of it before what watches.
     """
-    changed = tuple(modules)
-    with _standing_in(changed):
-        for module in changed:
-            _changes[module] = (change, *_changes.get(module, ()))
-        try:
-            yield
-        finally:
-            for module in changed:
-                _changes[module] = tuple(one for one in _changes[module] if one is not change)
+    changed = dict.fromkeys(modules, change)
+    with _standing_in(changed), _changes.attaching(changed):
+        yield
 
 
 @contextmanager
@@ -117,10 +107,9 @@ def _stand_in(function: Callable[..., Any]) -> Callable[..., Any]:
         module = _running[-1] if _running else None
         if module is None or len(pair) != 2 or not all(isinstance(one, Tensor) and one.dim() == 4 for one in pair):
             return function(*arguments, **options)
-        for change in _changes.get(module, ()):
+        for change in _changes.of(module):
             pair = change(*pair)
-        if module in _watchers:
-            layer, enter = _watchers[module]
+        for layer, enter in _watchers.of(module)[:1]:
             enter(layer, *pair)
         n_placed = 2 - len(named)
         options |= dict(zip(named, pair[n_placed:], strict=True))
