@@ -274,15 +274,16 @@ def _is_ill_conditioned(reference: Reference, folder: Path, outcome: Outcome) ->
     """Whether the bare model in float64 is farther from float32 than a tenth of the tolerance."""
     try:
         exact = PlainReader(folder, _auto(outcome.architecture), torch.float64)
-        pairs = [
-            (reader.read(ids, reference.n_encoded(ids)) for reader in (reference.reader, exact))
-            for ids in reference.prompts
-        ]
-        differ = any(_differ(*pair) for pair in pairs)
+        differ = any(_differ(*_read_by_both(reference, exact, ids)) for ids in reference.prompts)
     except UNSTEADY as error:
         outcome.notes.append(f"in float64: {_words(error)}")
         return False
     return differ
+
+
+def _read_by_both(reference: Reference, exact: PlainReader, ids: np.ndarray) -> tuple[PlainReading, PlainReading]:
+    n_encoded = reference.n_encoded(ids)
+    return reference.reader.read(ids, n_encoded), exact.read(ids, n_encoded)
 
 
 def _differ(single: PlainReading, double: PlainReading) -> bool:
