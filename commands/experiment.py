@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..lake.values import Json
-from .analyses.read_again import NAME as NAME
 from .analyses.read_again import app as app
 from .terminal import HERE, AsJson, LakePath, print_json, say
 from .toolkit.completion import models, runs

@@ -12,7 +12,6 @@ from ..toolkit.either_run import either_run
 from ..toolkit.verify_option import reading
 from ..toolkit.whole_summaries import WholeSummaries
 
-NAME = "experiment"
 app = typer.Typer(
     help="Experiments: steps of a configuration file, or the model over a run's stored sequences again; resumable.",
     no_args_is_help=True,
