@@ -225,15 +225,15 @@ class Lake:
     ) -> "Connection":
         """A DuckDB connection with a view per table (name, SQL and comment of further views may be given).
 
-        `locked` allows single SELECTs over the lake's own files and nothing else. Unless `at_once`, commits are read
-        when a statement first names a table.
+        `locked`: single SELECTs over the lake's own files, no more. Unless `at_once`, commits are read when needed.
         """
         from .sql.duck import Connection
 
         run_id = None if run is None else self.resolve_run(run)
         now = self.snapshot(run_id) if at_once else None
-        seen = lambda: now or self.snapshot(run_id)  # noqa: E731
-        return Connection(seen, self.rows_of_runs, run=run_id, extra_views=extra_views, locked=locked)
+        return Connection(
+            lambda: now or self.snapshot(run_id), self.rows_of_runs, run=run_id, extra_views=extra_views, locked=locked
+        )
 
     def sql(self, query: str, parameters: "Sequence[Any] | Json | None" = None) -> "pl.DataFrame":
         """The result of one SELECT as a polars DataFrame, through the locked connection."""
