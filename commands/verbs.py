@@ -30,8 +30,8 @@ class Verb:
     made_by: str | None = None
     """Class of its command, in the same module."""
 
-    def command(self, name: str) -> Any:
-        """The verb, or the group of verbs, ready to be called."""
+    def app(self, name: str) -> typer.Typer:
+        """A program with nothing but this verb, or this group of verbs."""
         module = import_module(f".{self.module}", __package__)
         verb = getattr(module, self.attribute)
         alone = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False)
@@ -41,7 +41,11 @@ class Verb:
             verb = either_run(verb) if self.run_both_ways else verb
             made_by = getattr(module, self.made_by) if self.made_by else TyperCommand
             alone.command(name, cls=made_by)(reading(verb) if self.reads else verb)
-        return typer.main.get_group(alone).commands[name]
+        return alone
+
+    def command(self, name: str) -> Any:
+        """The verb, or the group of verbs, ready to be called."""
+        return typer.main.get_group(self.app(name)).commands[name]
 
 
 VERBS = {
@@ -167,7 +171,11 @@ class VerbGroup(WholeSummaries):
 
     def shell_complete(self, ctx: Any, incomplete: str) -> Any:
         """Verbs and options that begin so."""
-        return self._listed().shell_complete(ctx, incomplete)
+        ctx.command = self._listed()  # the verbs that are offered are those of the context's command
+        try:
+            return ctx.command.shell_complete(ctx, incomplete)
+        finally:
+            ctx.command = self
 
     def _listed(self) -> WholeSummaries:
         """The group with nothing but names and sentences."""
