@@ -179,5 +179,5 @@ class VerbGroup(WholeSummaries):
 
     def _listed(self) -> WholeSummaries:
         """The group with nothing but names and sentences."""
-        said = {name: TyperCommand(name, help=verb.summary) for name, verb in VERBS.items()}
+        said: dict[str, Any] = {name: TyperCommand(name, help=verb.summary) for name, verb in VERBS.items()}
         return WholeSummaries(name=self.name, commands=said, params=self.params)

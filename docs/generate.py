@@ -69,7 +69,9 @@ def cli_page() -> str:
             table = _settings if name == "collect" else _options
             lines += table(command, _hints(alone)[name])
             continue
-        hints = _hints(alone.registered_groups[0].typer_instance) | (
+        group = alone.registered_groups[0].typer_instance
+        assert group is not None
+        hints = _hints(group) | (
             {q: question_verb(q).__annotations__ for q in QUESTIONS} if name == "analyze" else {}
         )
         for inner, inner_command in subcommands(command).items():
