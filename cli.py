@@ -1,13 +1,12 @@
 """The `lake` command: the entry point; verbs are in `commands/`, listed by its `verbs.py`."""
 
-import atexit
-import gc
 import sys
 from typing import Annotated
 
 import typer
 
 from . import __version__
+from .commands.toolkit.importing import end_at_once
 from .commands.toolkit.outcome import outcome
 from .commands.verbs import VerbGroup
 
@@ -23,8 +22,7 @@ app = typer.Typer(
 
 def main() -> None:
     """Run the command line; a user's mistake ends in a message and the exit code of its kind."""
-    # Else Python looks for garbage among all that was imported before it ends: a fifth of the time of a short answer.
-    atexit.register(gc.freeze)
+    end_at_once()
     sys.exit(outcome(app))
 
 

@@ -38,6 +38,7 @@ def _loaded(*words: str, code: int = 0, **variables: str) -> set[str]:
     )
     ended, *names = result.stdout.rpartition("ENDED ")[2].split()
     assert ended == str(code), result.stderr
+    assert "leaked" not in result.stderr
     return {*names, *(name.partition(".")[0] for name in names)}
 
 
@@ -92,6 +93,11 @@ def test_a_count_loads_no_arrow(lake: Path) -> None:
 @pytest.mark.parametrize("words", [["runs"], ["runs", "--json"], ["show", "latest"]])
 def test_runs_are_listed_without_duckdb(words: list[str], lake: Path) -> None:
     assert not _loaded(*words, "--lake", str(lake)) & (MODELS | NUMBERS | ROWS | VALUES | SQL)
+
+
+@pytest.mark.parametrize("words", [["query", "run_overview"], ["query"], ["verify"], ["metrics"]])
+def test_other_verbs_load_no_pandas_and_leave_nothing_behind(words: list[str], lake: Path) -> None:
+    assert not _loaded(*words, "--lake", str(lake)) & (MODELS | NUMBERS | {"pandas", "polars"})
 
 
 def test_rows_of_any_type_load_no_pandas(lake: Path) -> None:
