@@ -13,9 +13,10 @@ from ...lake.errors import ConfigError
 from ...lake.values import Json
 from .cache import encoder_decoder_cache, growing_cache, in_full_layers
 from .fingerprints import fingerprints
+from .sites.anatomy import block_lists
 from .sites.attention_inputs import AttentionInputs, attention_inputs
 from .stack import SELF, Stack, encoder_and_decoder, only_stack
-from .text_pass import TextPass, assumed_text, run_text, text_inputs
+from .text_pass import TextPass, assumed_text, run_shapes, run_text, text_inputs
 from .unembedding import Unembedding
 from .weights import WeightGaps
 
@@ -39,9 +40,17 @@ class LoadedModel:
 
     def __post_init__(self) -> None:
         inputs = text_inputs(self.model, self._probe_ids())
-        self.text = assumed_text(self.model) if self.is_shell else run_text(self.model, inputs)
+        self.text = self._text_of_shell(inputs) if self.is_shell else run_text(self.model, inputs)
         self.unembed = Unembedding(self.model, self.text.base)
         self._fingerprints = fingerprints(self.model, self.tokenizer, self.revision)
+
+    def _text_of_shell(self, inputs: dict[str, Tensor]) -> TextPass:
+        """By the names of its parts; where these leave open which read text (beside images, say), by a trial."""
+        text = assumed_text(self.model)
+        stacks = [text.base, *([self.model.get_encoder()] if self.model.config.is_encoder_decoder else [])]
+        if all(len(block_lists(stack, text.called)) == 1 for stack in stacks):
+            return text
+        return run_shapes(self.model, inputs)
 
     @property
     def is_shell(self) -> bool:
