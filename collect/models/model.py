@@ -22,6 +22,10 @@ from .weights import WeightGaps
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
+POSITIONS = ("max_position_embeddings", "max_target_positions")
+"""What a configuration calls the most positions of a decoder; less than 1 says that there is no limit (XLNet)."""
+UNLIMITED = 1_000_000
+
 
 @dataclass
 class LoadedModel:
@@ -52,10 +56,11 @@ class LoadedModel:
             return text
         return run_shapes(self.model, inputs)
 
-    @property
+    @cached_property
     def is_shell(self) -> bool:
         """Whether the weights were left out (see `outline`): there are shapes, nothing can be computed."""
-        return self.model.device.type == "meta"
+        # Not the device of the model, which is that of its first weight: XLNet makes that one by hand.
+        return any(weight.device.type == "meta" for weight in self.model.parameters())
 
     @property
     def config(self) -> Any:
@@ -117,7 +122,8 @@ class LoadedModel:
     @property
     def context_length(self) -> int:
         """Most positions that the model was made for."""
-        n_positions = int(getattr(self.config, "max_position_embeddings", None) or 1_000_000)
+        named = (getattr(self.config, name, None) or 0 for name in POSITIONS)
+        n_positions = next((int(value) for value in named if value > 0), UNLIMITED)
         padding = self.decoder.padding_id
         # Where positions count from behind the padding token's id, those up to it are never used.
         return n_positions if padding is None else n_positions - padding - 1
