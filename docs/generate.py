@@ -71,9 +71,7 @@ def cli_page() -> str:
             continue
         group = alone.registered_groups[0].typer_instance
         assert group is not None
-        hints = _hints(group) | (
-            {q: question_verb(q).__annotations__ for q in QUESTIONS} if name == "analyze" else {}
-        )
+        hints = _hints(group) | ({q: question_verb(q).__annotations__ for q in QUESTIONS} if name == "analyze" else {})
         for inner, inner_command in subcommands(command).items():
             lines += [f"### lake {name} {inner}", "", *_paragraphs(inner_command.help), ""]
             lines += _options(inner_command, hints[inner])

@@ -1,5 +1,6 @@
 """Values of parameters that are turned without pydantic are those that typer makes by way of it."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,7 +10,6 @@ from typer.core import TyperArgument, TyperCommand, TyperOption
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from tracelake.commands.toolkit import plain_values
 from tracelake.commands.toolkit.plain_values import PlainValue
 
 FILE, ABSENT, SECRET = "there.txt", "absent", "secret"
@@ -59,8 +59,8 @@ def test_values_are_those_of_typer(name: str, tmp_path: Path, monkeypatch: pytes
     monkeypatch.chdir(tmp_path)
     Path(FILE).touch()
     Path(SECRET).touch()
-    access = plain_values.os.access
-    monkeypatch.setattr(plain_values.os, "access", lambda path, mode: Path(path).name != SECRET and access(path, mode))
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name != SECRET and access(path, mode))
     parameter = _parameters()[name]
     for value in VALUES:
         ours = _outcome(PlainValue(parameter), value, parameter)

@@ -27,13 +27,13 @@ SAY = "    print('ENDED', end.code, *sys.modules)\n"
 HELP = {"lake": ["--help"], "no words": [], "version": ["--version"], "a typo": ["sqll"]}
 
 
-def _loaded(*words: str, code: int = 0, **variables: str) -> set[str]:
+def _loaded(*words: str, code: int = 0, variables: dict[str, str] | None = None) -> set[str]:
     """Modules, whole and by their first word, that are loaded when `lake WORDS` ends with this exit code."""
     result = subprocess.run(
         [sys.executable, "-c", RUN.format(words=["lake", *words]) + SAY],
         capture_output=True,
         text=True,
-        env={**os.environ, **variables},
+        env={**os.environ, **(variables or {})},
         timeout=120,
     )
     ended, *names = result.stdout.rpartition("ENDED ")[2].split()
@@ -73,7 +73,7 @@ def test_the_list_of_verbs_imports_no_verb(asked: str) -> None:
 @pytest.mark.parametrize("line", ["lake s", "lake sql --fo"])
 def test_completion_imports_no_verb_but_the_one_that_is_typed(line: str) -> None:
     words = {"_LAKE_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(line.count(" "))}
-    loaded = _loaded(**words)
+    loaded = _loaded(variables=words)
     assert not loaded & (MODELS | NUMBERS | ROWS | VALUES | SQL)
     verbs = {"tracelake.commands.ask"} if "sql" in line else set()
     assert {name for name in loaded if name in ("tracelake.commands.ask", "tracelake.commands.exchange")} == verbs
