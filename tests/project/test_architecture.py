@@ -56,7 +56,7 @@ def test_reading_loads_nothing_heavy(arguments: tuple[str, ...], tmp_path: Path)
 
 
 def test_the_check_sees_what_is_loaded() -> None:
-    assert "torch" in _loaded_by("import tracelake.collect.models.model")
+    assert "torch" in _loaded_by("import tracelake.analysis.sae.kernels")
 
 
 @functools.cache
