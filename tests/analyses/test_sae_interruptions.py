@@ -134,7 +134,7 @@ def test_a_disk_that_is_full_from_any_operation_on(sound: tuple[Path, Trained], 
 @pytest.mark.parametrize("moments", [(3,), pytest.param((2, 5, 9, 20), marks=pytest.mark.slow)])
 def test_killed_between_commits(tmp_path: Path, moments: tuple[int, ...]) -> None:
     """SIGKILL of a real process once so many commits are there, resumed by another, killed again."""
-    lake, last = lake_of(tmp_path / "lake"), 3 * max(moments)
+    lake, last = lake_of(tmp_path / "lake"), max(moments) + 10
     options = OPTIONS | {"tokens": 2_000 * last, "commits": last}
     whole = start_training(lake, ["read-0"], TrainOptions(**options))
     broken: list[str] = []
