@@ -16,6 +16,7 @@ from .grouped import Groups, correlation, slope
 COLLAPSED_BITS = COLLAPSED_NATS / float(np.log(2.0))
 _TOKENS = ("sequence_id", "position", "step", "entropy_bits", "margin", "surprisal_bits", "top10_mass")
 _SERIES = {"entropies": 3, "margins": 4, "surprisals": 5, "masses": 6}
+_HEADS = ("sequence_id", "position", "n_keys", "entropy_bits", "max_weight")
 _STATES = ("sequence_id", "position", "layer", "l2_norm", "n_nan", "n_inf", "cos_prev_position")
 
 
@@ -72,19 +73,23 @@ class GenerationSeries:
 
     def _take_layers(self, rows: pa.Table) -> None:
         self._keep("damage", _summed(rows.select(["sequence_id", "n_nan", "n_inf"])))
-        rows = rows.filter(pc.equal(rows["stack"], "decoder"))
-        self._keep("final", rows.filter(pc.equal(rows["site"], "final_norm")).select(_STATES))
+        of_decoder, states = pc.equal(rows["stack"], "decoder"), rows.select(_STATES)
+        self._keep("final", states.filter(pc.and_(of_decoder, pc.equal(rows["site"], "final_norm"))))
         first, last = self._thirds
         if last:
-            blocks = pc.and_(pc.equal(rows["site"], "resid_post"), pc.less(rows["layer"], last))
-            rows = rows.filter(blocks).select(_STATES)
-            self._keep("early", rows.filter(pc.less(rows["layer"], first)))
-            self._keep("middle", rows.filter(pc.greater_equal(rows["layer"], first)))
+            of_block = pc.and_(of_decoder, pc.equal(rows["site"], "resid_post"))
+            early = pc.less(rows["layer"], first)
+            middle = pc.and_not(pc.less(rows["layer"], last), early)
+            self._keep("early", states.filter(pc.and_(of_block, early)))
+            self._keep("middle", states.filter(pc.and_(of_block, middle)))
 
     def _take_heads(self, rows: pa.Table) -> None:
-        rows = rows.filter(pc.equal(rows["kind"], "self"))
-        self._keep("basins", rows.filter(pc.is_valid(rows["basin_ratio"])).select(["sequence_id", "basin_ratio"]))
-        rows = rows.filter(pc.and_(pc.equal(rows["stack"], "decoder"), pc.is_valid(rows["n_keys"])))
+        of_self = pc.equal(rows["kind"], "self")
+        last = pc.and_(of_self, pc.is_valid(rows["basin_ratio"]))
+        self._keep("basins", rows.select(["sequence_id", "basin_ratio"]).filter(last))
+        counted = pc.and_(pc.and_(of_self, pc.equal(rows["stack"], "decoder")), pc.is_valid(rows["n_keys"]))
+        rows = rows.select(_HEADS)
+        rows = rows if pc.all(counted).as_py() else rows.filter(counted)
         if len(rows):
             self._keep("heads", _counted(rows))
 
@@ -235,6 +240,12 @@ def _middle(rows: pa.Table | None) -> tuple[np.ndarray, np.ndarray, np.ndarray, 
     return known, _numbers(rows, "l2_norm"), damaged, judged
 
 
+def _sums(truths: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """How many are true in each stretch that begins at one of `starts`."""
+    before = np.concatenate(([0], np.cumsum(truths)))
+    return np.diff(before[np.append(starts, len(truths))])
+
+
 def _counted(rows: pa.Table) -> pa.Table:
     """Heads by sequence and position, rows that follow each other: how many are judged, collapsed, focused."""
     sequence, position = _numbers(rows, "sequence_id"), _numbers(rows, "position")
@@ -243,11 +254,9 @@ def _counted(rows: pa.Table) -> pa.Table:
     entropy, weight = (_numbers(rows, name).astype(np.float64) for name in ("entropy_bits", "max_weight"))
     judged = n_keys >= MIN_KEYS
     with np.errstate(invalid="ignore"):
-        tests = [
-            judged,
-            judged & (entropy < COLLAPSED_BITS),
-            judged & (entropy < COLLAPSED_NORMALISED * np.log2(np.maximum(n_keys, 2))),
-            *(judged & np.isfinite(weight) & (weight > cut) for cut in FOCUSED_WEIGHTS),
-        ]
-    counts = {name: np.add.reduceat(test, starts, dtype=np.int64) for name, test in zip(_COUNTS, tests, strict=True)}
+        least = COLLAPSED_NORMALISED * np.log2(np.arange(int(n_keys.max()) + 1).clip(min=2))
+        tests = [judged, judged & (entropy < COLLAPSED_BITS), judged & (entropy < least[n_keys])]
+        weight[~(judged & np.isfinite(weight))] = -np.inf
+        tests += [weight > cut for cut in FOCUSED_WEIGHTS]
+    counts = {name: _sums(test, starts) for name, test in zip(_COUNTS, tests, strict=True)}
     return pa.table({"sequence_id": sequence[starts], "position": position[starts], **counts})
