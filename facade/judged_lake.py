@@ -39,12 +39,12 @@ class JudgedLake(QueriedLake):
         `max_usd` None trusts `max_calls` alone; `usd_per_million` is the price of tokens read and written.
         """
         from ..collect.judge.judge_run import JudgeOptions, judge_run
-        from ..collect.judge.service.client import OPENROUTER, Service
-        from ..collect.judge.service.limits import Price
+        from ..collect.judge.service.client import Service
+        from ..collect.judge.service.limits import Allowance
 
-        service = None if judge_model is None else Service(judge_model, base_url or OPENROUTER, key_env, timeout_s)
-        price = None if usd_per_million is None else Price(*usd_per_million)
-        options = JudgeOptions(judge, service, pairs, orders, max_calls, max_usd, price, concurrency)
+        service = None if judge_model is None else Service.at(judge_model, base_url, key_env, timeout_s)
+        allowance = Allowance.of(max_calls, max_usd, usd_per_million, concurrency)
+        options = JudgeOptions(judge, service, pairs, orders, allowance)
         return judge_run(self, run, options, on_progress=on_progress)
 
     def write_oracles(
@@ -63,10 +63,9 @@ class JudgedLake(QueriedLake):
     ) -> "Written":
         """Let a service write a solution to each problem of a run (table `oracle_solutions`), none twice."""
         from ..collect.judge.oracles.oracle_run import write_oracles
-        from ..collect.judge.service.client import OPENROUTER, Service
-        from ..collect.judge.service.limits import Limits, Price
+        from ..collect.judge.service.client import Service
+        from ..collect.judge.service.limits import Allowance
 
-        service = Service(model, base_url or OPENROUTER, key_env, timeout_s)
-        price = None if usd_per_million is None else Price(*usd_per_million)
-        limits = Limits(max_calls, max_usd)
-        return write_oracles(self, run, service, limits, price, concurrency=concurrency, on_progress=on_progress)
+        service = Service.at(model, base_url, key_env, timeout_s)
+        allowance = Allowance.of(max_calls, max_usd, usd_per_million, concurrency)
+        return write_oracles(self, run, service, allowance, on_progress=on_progress)

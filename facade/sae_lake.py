@@ -92,10 +92,10 @@ class SaeLake(QueriedLake):
         `features` are asked about, or `n` active ones that are drawn; `max_usd` None trusts `max_calls` alone.
         """
         from ..collect.judge.features.feature_run import LabelOptions, label_features
-        from ..collect.judge.service.client import OPENROUTER, Service
-        from ..collect.judge.service.limits import Price
+        from ..collect.judge.service.client import Service
+        from ..collect.judge.service.limits import Allowance
 
-        service = Service(judge_model, base_url or OPENROUTER, key_env, timeout_s)
-        price = None if usd_per_million is None else Price(*usd_per_million)
-        options = LabelOptions(service, tuple(features), n, max_calls, max_usd, price, concurrency)
+        service = Service.at(judge_model, base_url, key_env, timeout_s)
+        allowance = Allowance.of(max_calls, max_usd, usd_per_million, concurrency)
+        options = LabelOptions(service, tuple(features), n, allowance)
         return label_features(self, name, run, options, on_progress=on_progress)

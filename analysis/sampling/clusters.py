@@ -16,28 +16,22 @@ from ...lake.snapshot import Snapshot
 from ...lake.values import Json, Row
 from ..intervals import mean_over_prompts
 from ..option import option
-from ..paths.states import chosen_layers
-from ..question import Evidence, Question, Reads, Rows
+from ..question import Evidence, Reads, Rows
 from ..row_columns import columns_of
 from . import clustering
 from .clustering import METHODS, Clusters, agreement, cluster, principal_plane
-from .pooling import Pooling, check_pooling, default_stride, pool
-from .variance import own_answers
+from .pooled_question import PooledQuestion, own_answers
+from .pooling import pool
 
 VERSION = 1
 
 
 @dataclass(frozen=True)
-class SolutionClusters(Question):
+class SolutionClusters(PooledQuestion):
     """Clusters of the correct solutions of each problem, and how they agree with known methods and a judge."""
 
     name: ClassVar[str] = "clusters"
-    site: str = option("resid_post", "Site of the states.")
     layer: str = option("-1", "The layer whose pooled states are clustered.", metavar="LAYER")
-    stride: int | None = option(
-        None, "Pool every so many answer tokens; if not given 32, or 1 where half of the answers are under 64 tokens."
-    )
-    window: int | None = option(None, "Of these only the last so many.")
     checkpoint: int | None = option(None, "Only answer tokens before this step.")
     method: str = option(",".join(METHODS), "How to cluster; several separated by commas.")
     k: int | None = option(None, "Clusters per problem; the best silhouette if not given.", flag="--k")
@@ -48,7 +42,6 @@ class SolutionClusters(Question):
     def check(self, run_ids: Sequence[str]) -> None:
         """UsageError for unknown methods and numbers that cannot be."""
         super().check(run_ids)
-        check_pooling(self.stride, self.window, () if self.checkpoint is None else (self.checkpoint,))
         if self.k is not None and self.k < 1:
             raise UsageError(f"--k must be 1 or more, not {self.k}.")
         for one in self.methods:
@@ -62,15 +55,18 @@ class SolutionClusters(Question):
 
     def resolve(self, snapshot: Snapshot) -> Self:
         """The layer by number, and the stride."""
-        layers = chosen_layers(snapshot, self.site, self.layer)
-        if len(layers) != 1:
-            raise UsageError(f"--layer {self.layer}: clusters are of one layer. Stored: {', '.join(map(str, layers))}.")
-        stride = self.stride or default_stride(own_answers(snapshot)["n_answer"].to_numpy())
-        return replace(self, layer=str(layers[0]), stride=stride, method=",".join(self.methods))
+        resolved = replace(super().resolve(snapshot), method=",".join(self.methods))
+        if len(resolved.layers) != 1:
+            stored = ", ".join(map(str, resolved.layers))
+            raise UsageError(f"--layer {self.layer}: clusters are of one layer. Stored: {stored}.")
+        return resolved
+
+    def _checkpoints(self) -> Sequence[int]:
+        return () if self.checkpoint is None else (self.checkpoint,)
 
     def reads(self) -> Reads:
         """Sequences, states, and a judge's verdicts."""
-        return [("sequences", {}), ("judgements", {}), ("activations", {"site": self.site, "layer": int(self.layer)})]
+        return [("sequences", {}), ("judgements", {}), *self.states_read()]
 
     def parameters(self, run_ids: Sequence[str]) -> Json:
         """All options, and the version of the numbers."""
@@ -79,12 +75,10 @@ class SolutionClusters(Question):
     def compute(self, lake: Lake, runs: Sequence[Evidence]) -> Rows:
         """A row per solution, and one per problem and clustering."""
         snapshot, run_id = runs[0].snapshot, runs[0].run_id
-        assert self.stride is not None
         correct = own_answers(snapshot).filter(pl.col("correct"))
         if not correct.height:
             raise ConfigError(f"Run {run_id} has no sequence that is graded correct: there is no solution to cluster.")
-        pooling = Pooling(self.stride, self.window, self.checkpoint)
-        [pooled] = pool(snapshot, self.site, int(self.layer), correct, [pooling])
+        [pooled] = pool(snapshot, self.site, int(self.layer), correct, [self.pooling(self.checkpoint)])
         usable = np.asarray(np.isfinite(pooled.states).all(axis=1))
         problems, repeats = _problems(correct, usable)
         verdicts = read_verdicts(snapshot)

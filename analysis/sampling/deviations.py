@@ -1,8 +1,8 @@
 """`directions` in which sampled answers leave the greedy one: singular vectors of the differences of pooled states."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import ClassVar, Self
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import polars as pl
@@ -10,14 +10,13 @@ from jaxtyping import Float
 
 from ...lake import Lake
 from ...lake.errors import ConfigError, UsageError
-from ...lake.snapshot import Snapshot
 from ...lake.values import Json
 from ..directions.stored import direction_rows
 from ..option import option
 from ..paths.states import chosen_layers
-from ..question import Evidence, Question, Reads, Rows
-from .pooling import Pooling, check_pooling, default_stride, pool
-from .variance import own_answers
+from ..question import Evidence, Reads, Rows
+from .pooled_question import PooledQuestion, own_answers
+from .pooling import pool
 
 VERSION = 1
 LEAST_SHARE = 1e-9
@@ -40,36 +39,22 @@ def main_deviations(
 
 
 @dataclass(frozen=True)
-class Deviations(Question):
+class Deviations(PooledQuestion):
     """Directions in which sampled answers leave the greedy answer of their problem. RUNs: samples, greedy answers."""
 
     name: ClassVar[str] = "deviations"
     n_runs: ClassVar[tuple[int, int | None]] = (2, 2)
-    site: str = option("resid_post", "Site of the states.")
-    layer: str = option("all", "Layers: all that are stored, or e.g. 0,6,-1 or 8-11.", metavar="LAYERS")
     n: int = option(10, "How many directions of each layer.", flag="--n")
-    stride: int | None = option(
-        None, "Pool every so many answer tokens; if not given 32, or 1 where half of the answers are under 64 tokens."
-    )
-    window: int | None = option(None, "Of these only the last so many.")
 
     def check(self, run_ids: Sequence[str]) -> None:
         """UsageError for numbers that leave nothing."""
         super().check(run_ids)
-        check_pooling(self.stride, self.window, ())
         if self.n < 1:
             raise UsageError(f"--n must be 1 or more, not {self.n}.")
 
-    def resolve(self, snapshot: Snapshot) -> Self:
-        """The layers by number, and the stride."""
-        layers = chosen_layers(snapshot, self.site, self.layer)
-        stride = self.stride or default_stride(own_answers(snapshot)["n_answer"].to_numpy())
-        return replace(self, layer=",".join(map(str, layers)), stride=stride)
-
     def reads(self) -> Reads:
         """Sequences and states."""
-        states = [("activations", {"site": self.site, "layer": int(layer)}) for layer in self.layer.split(",")]
-        return [("sequences", {}), *states]
+        return [("sequences", {}), *self.states_read()]
 
     def parameters(self, run_ids: Sequence[str]) -> Json:
         """The runs, all options, and the version of the numbers."""
@@ -85,7 +70,7 @@ class Deviations(Question):
         if (sides[1]["temperature"].fill_null(1.0) > 0).any():
             raise ConfigError(f"Run {runs[1].run_id} is not greedy: name the samples first, then the greedy run.")
         vectors, notices = [], []
-        for layer in map(int, self.layer.split(",")):
+        for layer in self.layers:
             differences = self._differences(layer, runs, sides)
             if not np.any(differences):
                 raise ConfigError(f"Layer {layer}: no sampled answer differs from the greedy one, so none leaves it.")
@@ -99,9 +84,8 @@ class Deviations(Question):
     def _differences(
         self, layer: int, runs: Sequence[Evidence], sides: Sequence[pl.DataFrame]
     ) -> Float[np.ndarray, "sample dim"]:
-        pooling = Pooling(self.stride or 1, self.window)
         sampled, greedy = (
-            pool(run.snapshot, self.site, layer, side, [pooling])[0].states
+            pool(run.snapshot, self.site, layer, side, [self.pooling()])[0].states
             for run, side in zip(runs, sides, strict=True)
         )
         row_of = {prompt: row for row, prompt in enumerate(sides[1]["prompt_id"].to_list())}

@@ -2,8 +2,8 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import ClassVar, Self
+from dataclasses import asdict, dataclass
+from typing import ClassVar
 
 import numpy as np
 import polars as pl
@@ -14,46 +14,30 @@ from ...lake.reading.frames import scan_files
 from ...lake.schema import TABLES
 from ...lake.snapshot import Snapshot
 from ...lake.values import Json, Row
-from ..option import option
 from ..paths.states import answers, chosen_layers
-from ..question import Evidence, Question, Reads, Rows
+from ..question import Evidence, Reads, Rows
 from ..row_columns import columns_of
 from .distances import distance
-from .pooling import Pooling, check_pooling, default_stride, pool
-from .variance import OWN
+from .pooled_question import OWN, PooledQuestion
+from .pooling import Pooling, pool
 
 VERSION = 1
 WHOLE, REST = "whole", "rest"
 
 
 @dataclass(frozen=True)
-class OracleDistances(Question):
+class OracleDistances(PooledQuestion):
     """How far answers are from an oracle solution, free and forced to begin with it. RUNs: answers, then oracles."""
 
     name: ClassVar[str] = "oracle"
     n_runs: ClassVar[tuple[int, int | None]] = (1, None)
-    site: str = option("resid_post", "Site of the states.")
-    layer: str = option("all", "Layers: all that are stored, or e.g. 0,6,-1 or 8-11.", metavar="LAYERS")
-    stride: int | None = option(
-        None, "Pool every so many answer tokens; if not given 32, or 1 where half of the answers are under 64 tokens."
-    )
-    window: int | None = option(None, "Of these only the last so many.")
 
-    def check(self, run_ids: Sequence[str]) -> None:
-        """UsageError for numbers that leave nothing to pool."""
-        super().check(run_ids)
-        check_pooling(self.stride, self.window, ())
-
-    def resolve(self, snapshot: Snapshot) -> Self:
-        """The layers by number, and the stride, by the first run."""
-        layers = chosen_layers(snapshot, self.site, self.layer)
-        stride = self.stride or default_stride(answers(snapshot)["n_answer"].to_numpy())
-        return replace(self, layer=",".join(map(str, layers)), stride=stride)
+    def _answers(self, snapshot: Snapshot) -> pl.DataFrame:
+        return answers(snapshot)
 
     def reads(self) -> Reads:
         """Sequences, which of their tokens were forced, and states."""
-        states = [("activations", {"site": self.site, "layer": int(layer)}) for layer in self.layer.split(",")]
-        return [("sequences", {}), ("token_steps", {}), *states]
+        return [("sequences", {}), ("token_steps", {}), *self.states_read()]
 
     def parameters(self, run_ids: Sequence[str]) -> Json:
         """The runs, all options, and the version of the numbers."""
@@ -61,7 +45,6 @@ class OracleDistances(Question):
 
     def compute(self, lake: Lake, runs: Sequence[Evidence]) -> Rows:
         """A row per answer, scope, oracle and layer."""
-        assert self.stride is not None
         for run in runs:
             chosen_layers(run.snapshot, self.site, self.layer)  # every run must have them
         parts = [_read(run) for run in runs]
@@ -77,7 +60,7 @@ class OracleDistances(Question):
             )
         pairs = list(_pairs(own, oracles))
         rows: list[Row] = []
-        for layer in map(int, self.layer.split(",")):
+        for layer in self.layers:
             rows += self._of_layer(layer, runs, pairs)
         lost = len(given) - len(own)
         notices = [f"{lost:,} answers have no oracle and are left out."] if lost else []
@@ -85,7 +68,7 @@ class OracleDistances(Question):
 
     def _of_layer(self, layer: int, runs: Sequence[Evidence], pairs: "Sequence[_Pair]") -> list[Row]:
         wanted = {(side, pair.first) for pair in pairs for side in (pair.answer, pair.oracle)}
-        states = _pool_all(runs, self.site, layer, Pooling(self.stride or 1, self.window), wanted)
+        states = _pool_all(runs, self.site, layer, self.pooling(), wanted)
         rows, free = [], {}
         for pair in pairs:
             mine, theirs = states[pair.answer, pair.first], states[pair.oracle, pair.first]

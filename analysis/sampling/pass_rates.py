@@ -16,7 +16,7 @@ from ..intervals import mean_over_prompts
 from ..option import option
 from ..question import Evidence, Question, Reads, Rows
 from ..row_columns import columns_of
-from .variance import own_answers
+from .pooled_question import own_answers
 
 VERSION = 1
 

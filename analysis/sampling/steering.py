@@ -18,7 +18,7 @@ from ..directions.stored import StoredDirection, stored_directions
 from ..intervals import Mean, mean_over_prompts
 from ..question import Evidence, Question, Reads, Rows
 from ..row_columns import columns_of
-from .variance import own_answers
+from .pooled_question import own_answers
 
 VERSION = 1
 ACCURACY, SURPRISAL, LENGTH, SHARE = "accuracy", "mean_surprisal_bits", "answer_tokens", "share"

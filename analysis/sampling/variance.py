@@ -14,28 +14,20 @@ from ...lake.values import Json, Row
 from ..attributes import groups
 from ..intervals import mean_over_prompts
 from ..option import option
-from ..paths.states import answers, chosen_layers
-from ..question import Evidence, Question, Reads, Rows
+from ..question import Evidence, Reads, Rows
 from ..row_columns import columns_of
-from .pooling import Pooled, Pooling, check_pooling, default_stride, pool
+from .pooled_question import PooledQuestion, own_answers
+from .pooling import Pooled, Pooling, pool
 from .spread import Spread, spreads
 
 VERSION = 1
-OWN = ("sampled", "greedy")
-"""Origins of sequences that the model wrote by itself."""
 
 
 @dataclass(frozen=True)
-class Variance(Question):
+class Variance(PooledQuestion):
     """How far the pooled states of a problem's samples spread, by layer and checkpoint, with intervals."""
 
     name: ClassVar[str] = "variance"
-    site: str = option("resid_post", "Site of the states.")
-    layer: str = option("all", "Layers: all that are stored, or e.g. 0,6,-1 or 8-11.", metavar="LAYERS")
-    stride: int | None = option(
-        None, "Pool every so many answer tokens; if not given 32, or 1 where half of the answers are under 64 tokens."
-    )
-    window: int | None = option(None, "Of these only the last so many.")
     checkpoints: tuple[int, ...] | None = option(
         None, "Only answer tokens before this step; may repeat. Without any: all.", flag="--checkpoint"
     )
@@ -46,22 +38,17 @@ class Variance(Question):
         "exclude", "Answers that end before a checkpoint: leave them out of it, or pool what they have."
     )
 
-    def check(self, run_ids: Sequence[str]) -> None:
-        """UsageError for numbers that leave nothing to pool."""
-        super().check(run_ids)
-        check_pooling(self.stride, self.window, self.checkpoints or ())
-
     def resolve(self, snapshot: Snapshot) -> Self:
-        """The layers by number, and the stride."""
-        layers = chosen_layers(snapshot, self.site, self.layer)
-        stride = self.stride or default_stride(own_answers(snapshot)["n_answer"].to_numpy())
+        """The layers by number, the stride, and the checkpoints in their order."""
         marks = tuple(sorted(set(self.checkpoints))) if self.checkpoints else None
-        return replace(self, layer=",".join(map(str, layers)), stride=stride, checkpoints=marks)
+        return replace(super().resolve(snapshot), checkpoints=marks)
+
+    def _checkpoints(self) -> Sequence[int]:
+        return self.checkpoints or ()
 
     def reads(self) -> Reads:
         """Sequences and states."""
-        states = [("activations", {"site": self.site, "layer": int(layer)}) for layer in self.layer.split(",")]
-        return [("sequences", {}), *states]
+        return [("sequences", {}), *self.states_read()]
 
     def parameters(self, run_ids: Sequence[str]) -> Json:
         """All options, and the version of the numbers."""
@@ -72,20 +59,19 @@ class Variance(Question):
         snapshot, run_id = runs[0].snapshot, runs[0].run_id
         sequences = own_answers(snapshot)
         check_samples(sequences, run_id)
-        assert self.stride is not None
-        marks = self.checkpoints or (None,)
-        poolings = [Pooling(self.stride, self.window, mark) for mark in marks]
+        poolings = [self.pooling(mark) for mark in self.checkpoints or (None,)]
         codes = None
         if self.within is not None:
             codes = groups(sequences, self.within, "--within").rank("dense").fill_null(0).to_numpy().astype(np.int64)
         rows: list[Row] = []
         samples = _samples(sequences)
-        for layer in map(int, self.layer.split(",")):
+        for layer in self.layers:
             for pooling, pooled in zip(poolings, pool(snapshot, self.site, layer, sequences, poolings), strict=True):
                 about = {"site": self.site, "layer": layer, **asdict(pooling), "within": self.within}
                 rows += self._of_place(sequences, samples, pooling, pooled, codes, about)
         short = int((sequences["n_answer"] < (max(self.checkpoints) if self.checkpoints else 0)).sum())
-        notices = [f"Pooled every {self.stride} answer tokens." if self.stride > 1 else "Pooled every answer token."]
+        stride = poolings[0].stride
+        notices = [f"Pooled every {stride} answer tokens." if stride > 1 else "Pooled every answer token."]
         if short:
             done = "left out there" if self.short == "exclude" else "pooled over what they have"
             notices.append(f"{short:,} of {sequences.height:,} answers end before the last checkpoint: {done}.")
@@ -143,11 +129,6 @@ def _samples(sequences: pl.DataFrame) -> Samples:
     for temperature, prompt, own in rows.iter_rows():
         samples.setdefault(temperature, {})[prompt] = np.array(own)
     return samples
-
-
-def own_answers(snapshot: Snapshot) -> pl.DataFrame:
-    """The sequences that the model wrote by itself (those of imports say nothing, and count)."""
-    return answers(snapshot).filter(pl.col("origin").is_null() | pl.col("origin").is_in(OWN))
 
 
 def check_samples(sequences: pl.DataFrame, run_id: str) -> None:

@@ -13,7 +13,7 @@ from ...lake.values import Json, Row
 from .pairs import Pairs, Solution, cases, solutions
 from .service.asking import in_groups, replies
 from .service.client import Judge, Reply, Request, Service
-from .service.limits import Limits, Price
+from .service.limits import Allowance
 from .template import MOST_TOKENS, Case, messages, template_digest
 from .verdict import Verdict, read_verdict
 from .without_service import Tell, known, local
@@ -33,10 +33,7 @@ class JudgeOptions:
     service: Service | None = None
     pairs: Pairs = "representatives"
     orders: int = 2
-    max_calls: int = 200
-    max_usd: float | None = 1.0
-    price: Price | None = None
-    concurrency: int = 4
+    allowance: Allowance = field(default_factory=Allowance)
 
     def check(self) -> None:
         """UsageError for what cannot be."""
@@ -46,11 +43,7 @@ class JudgeOptions:
             raise UsageError("Name the model that judges with --judge-model, or say --judge local or --judge known.")
         if self.orders not in (1, 2):
             raise UsageError(f"--orders must be 1 or 2, not {self.orders}: two solutions have two orders.")
-        for flag, value in (("--max-calls", self.max_calls), ("--concurrency", self.concurrency)):
-            if value < 1:
-                raise UsageError(f"{flag} must be 1 or more, not {value}.")
-        if self.max_usd is not None and not self.max_usd > 0:
-            raise UsageError(f"--max-usd must be more than 0, not {self.max_usd:g}.")
+        self.allowance.check()
 
     @property
     def name(self) -> str:
@@ -169,10 +162,10 @@ class _Asking:
         """Ask the service about some cases at once."""
         options = self.options
         assert options.service is not None
-        self.judge = Judge(options.service, Limits(options.max_calls, options.max_usd), options.price)
+        self.judge = Judge(options.service, options.allowance.limits(), options.allowance.price)
         self.judge.learn_price()
         wanted = ((case, Request(messages(case), MOST_TOKENS, read_verdict)) for case in fresh)
-        yield from replies(self.judge, wanted, options.concurrency)
+        yield from replies(self.judge, wanted, options.allowance.concurrency)
 
 
 def _analysis(lake: Lake, run_id: str, options: JudgeOptions) -> Analysis:

@@ -29,6 +29,4 @@ def price(text: str | None) -> tuple[float, float] | None:
         read, written = (float(part) for part in text.split(","))
     except ValueError:
         raise UsageError(f"--usd-per-million {text!r} is not two numbers: IN,OUT, e.g. 0.15,0.60.") from None
-    if not (0 <= read < float("inf") and 0 <= written < float("inf")):
-        raise UsageError(f"--usd-per-million {text!r}: a price is a number from 0 on.")
     return read, written

@@ -19,7 +19,7 @@ from tracelake.collect.judge.features.feature_run import Labelled, LabelOptions,
 from tracelake.collect.judge.features.feature_trials import N_EACH, N_SHOWN, Trial
 from tracelake.collect.judge.service import client as judge_client
 from tracelake.collect.judge.service.client import Service
-from tracelake.collect.judge.service.limits import Price
+from tracelake.collect.judge.service.limits import Allowance, Price
 from tracelake.lake import Lake
 from tracelake.lake.analyses import commit_analysis, remove_analysis
 from tracelake.lake.derived import Analysis, analysis_row
@@ -114,9 +114,9 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[JudgeServer]:
 def label(
     lake: Lake, server: JudgeServer, model: str = "good", features: tuple[int, ...] = (), **more: Any
 ) -> Labelled:
-    options = LabelOptions(
-        Service(model, server.base_url, "TEST_JUDGE_KEY"), features, **{"price": Price(1, 2), **more}
-    )
+    n = more.pop("n", 20)
+    allowance = Allowance(**{"price": Price(1, 2), **more})
+    options = LabelOptions(Service(model, server.base_url, "TEST_JUDGE_KEY"), features, n, allowance)
     return label_features(lake, "m-resid", RUN, options)
 
 
@@ -281,7 +281,7 @@ def test_what_cannot_be_asked(
 
 
 def test_no_features_and_no_key(lake: Lake, server: JudgeServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    options = LabelOptions(Service("good", server.base_url, "TEST_JUDGE_KEY"), price=Price(1, 2))
+    options = LabelOptions(Service("good", server.base_url, "TEST_JUDGE_KEY"), allowance=Allowance(price=Price(1, 2)))
     with pytest.raises(NotFoundError, match="lake sae features other"):
         label_features(lake, "other", RUN, options)
     monkeypatch.setenv("TEST_JUDGE_KEY", "wrong")

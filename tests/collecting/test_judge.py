@@ -1,6 +1,7 @@
 """The judge: counts of calls, spend, verdicts and reasons for every misbehaviour of a real HTTP server."""
 
 import json
+import math
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,7 @@ from tracelake.cli import app
 from tracelake.collect.judge.judge_run import JudgeOptions, judge_run
 from tracelake.collect.judge.service import client as judge_client
 from tracelake.collect.judge.service.client import ATTEMPTS, Judge, Reply, Request, Service
-from tracelake.collect.judge.service.limits import Limits, Price
+from tracelake.collect.judge.service.limits import Allowance, Limits, Price
 from tracelake.collect.judge.template import MOST_TOKENS, Case, messages, template_digest
 from tracelake.collect.judge.verdict import read_verdict
 from tracelake.collect.judge.without_service import best_threshold
@@ -190,8 +191,9 @@ def lake(tmp_path: Path) -> Lake:
     return lake
 
 
-def options(server: JudgeServer, model: str = "good", **more: Any) -> JudgeOptions:
-    return JudgeOptions(service=service(server, model), pairs="all", **{"price": PRICE, **more})
+def options(server: JudgeServer, model: str = "good", orders: int = 2, **more: Any) -> JudgeOptions:
+    allowance = Allowance(**{"price": PRICE, **more})
+    return JudgeOptions(service=service(server, model), pairs="all", orders=orders, allowance=allowance)
 
 
 def table(lake: Lake) -> list[dict[str, Any]]:
@@ -287,8 +289,11 @@ def test_the_threshold_tells_most_pairs_right() -> None:
         ({"judge": "locl"}, "local"),
         ({"judge": "service"}, "--judge-model"),
         ({"judge": "known", "orders": 3}, "--orders"),
-        ({"judge": "known", "max_calls": 0}, "--max-calls"),
-        ({"judge": "known", "max_usd": 0.0}, "--max-usd"),
+        ({"judge": "known", "allowance": Allowance(max_calls=0)}, "--max-calls"),
+        ({"judge": "known", "allowance": Allowance(max_usd=0.0)}, "--max-usd"),
+        ({"judge": "known", "allowance": Allowance(concurrency=0)}, "--concurrency"),
+        ({"judge": "known", "allowance": Allowance(price=Price(-1.0, 2.0))}, "--usd-per-million"),
+        ({"judge": "known", "allowance": Allowance(price=Price(1.0, math.nan))}, "--usd-per-million"),
     ],
 )
 def test_options_that_cannot_be(lake: Lake, more: dict[str, Any], says: str) -> None:

@@ -32,6 +32,7 @@ KINDS = {
     "positions behind the padding id": "roberta:RobertaForCausalLM",
     "encoder-decoder": "t5:T5ForConditionalGeneration",
     "refused, not causal": "xlnet:XLNetLMHeadModel",
+    "refused, of several texts": "musicgen:MusicgenForCausalLM",
     "refused, several streams": "deepseek_v4:DeepseekV4ForCausalLM",
 }
 

@@ -1,5 +1,6 @@
 """Oracle solutions that a service writes: over a real HTTP server, graded, within limits, none asked for twice."""
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import tracelake
 from tracelake.collect.judge.oracles.oracle_run import Written
 from tracelake.collect.tinymath import problems
 from tracelake.facade.open_lake import OpenLake
-from tracelake.lake.errors import ConfigError, StoppedError
+from tracelake.lake.errors import ConfigError, StoppedError, UsageError
 
 N = 4
 PRICE = (10.0, 20.0)
@@ -93,4 +94,16 @@ def test_a_solution_that_was_cut_is_none(lake: OpenLake, server: JudgeServer) ->
 def test_no_key(lake: OpenLake, server: JudgeServer) -> None:
     with pytest.raises(ConfigError, match="NO_KEY holds no key"):
         write(lake, server, key_env="NO_KEY")
+    assert not server.calls
+
+
+def test_a_price_or_limit_that_cannot_be(lake: OpenLake, server: JudgeServer) -> None:
+    for given, flag in (
+        ({"usd_per_million": (-1.0, 2.0)}, "--usd-per-million"),
+        ({"max_calls": 0}, "--max-calls"),
+        ({"max_usd": math.nan}, "--max-usd"),
+        ({"concurrency": 0}, "--concurrency"),
+    ):
+        with pytest.raises(UsageError, match=flag):
+            write(lake, server, **given)
     assert not server.calls

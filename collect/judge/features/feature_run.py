@@ -13,7 +13,7 @@ from ....lake.errors import StoppedError, UsageError
 from ....lake.values import Json, Row
 from ..service.asking import in_groups, replies
 from ..service.client import Judge, Reply, Request, Service
-from ..service.limits import Limits, Price
+from ..service.limits import Allowance
 from ..verdict import Verdict
 from .feature_template import content, feature_digest
 from .feature_trials import DETECTION, FUZZING, LABEL, Trial, label_trial, score_trials
@@ -36,18 +36,13 @@ class LabelOptions:
     features: tuple[int, ...] = ()
     """Features; empty for `n` of the active ones, drawn."""
     n: int = 20
-    max_calls: int = 200
-    max_usd: float | None = 1.0
-    price: Price | None = None
-    concurrency: int = 4
+    allowance: Allowance = field(default_factory=Allowance)
 
     def check(self) -> None:
         """UsageError for what cannot be."""
-        for flag, value in (("--n", self.n), ("--max-calls", self.max_calls), ("--concurrency", self.concurrency)):
-            if value < 1:
-                raise UsageError(f"{flag} must be 1 or more, not {value}.")
-        if self.max_usd is not None and not self.max_usd > 0:
-            raise UsageError(f"--max-usd must be more than 0, not {self.max_usd:g}.")
+        if self.n < 1:
+            raise UsageError(f"--n must be 1 or more, not {self.n}.")
+        self.allowance.check()
 
 
 @dataclass
@@ -137,7 +132,7 @@ class _Asking:
 
     def __init__(self, lake: Lake, analysis: Analysis, options: LabelOptions, result: Labelled) -> None:
         self._lake, self._analysis, self._options, self._result = lake, analysis, options, result
-        self.limits = Limits(options.max_calls, options.max_usd)
+        self.limits = options.allowance.limits()
         self._judge: Judge | None = None
         rows = lake.scan("feature_judgements").filter(pl.col("judge") == options.service.model).collect()
         self._before = {row["content"]: row for row in rows.iter_rows(named=True)}
@@ -185,15 +180,14 @@ class _Asking:
             else:
                 fresh.append((trial, trial.request))
         if fresh and not self.limits.reached:
-            yield from ((trial, reply, False) for trial, reply in replies(self._ready(), fresh, self._concurrency))
-
-    @property
-    def _concurrency(self) -> int:
-        return self._options.concurrency
+            yield from (
+                (trial, reply, False)
+                for trial, reply in replies(self._ready(), fresh, self._options.allowance.concurrency)
+            )
 
     def _ready(self) -> Judge:
         if self._judge is None:
-            self._judge = Judge(self._options.service, self.limits, self._options.price)
+            self._judge = Judge(self._options.service, self.limits, self._options.allowance.price)
             self._judge.learn_price()
         return self._judge
 

@@ -13,7 +13,7 @@ from ....lake.values import Row
 from ...inputs.grading import parse_grader
 from ..service.asking import in_groups, replies
 from ..service.client import Judge, Reply, Service
-from ..service.limits import Limits, Price
+from ..service.limits import Allowance, Limits
 from .oracle_template import content, oracle_digest, oracle_request
 
 AT_ONCE = 8
@@ -51,14 +51,14 @@ def write_oracles(
     lake: Lake,
     run: str,
     service: Service,
-    limits: Limits,
-    price: Price | None = None,
+    allowance: Allowance,
     *,
-    concurrency: int = 4,
     grader: str = "auto",
     on_progress: Callable[[int, int], None] = lambda done, n: None,
 ) -> Written:
     """Write what is not there; StoppedError (resumable) after the last commit if a limit was reached."""
+    allowance.check()
+    limits = allowance.limits()
     run_id = lake.resolve_run(run)
     problems = read_problems(lake, run_id)
     about = {"writer": service.model, "base_url": service.base_url, "template": oracle_digest(), "grader": grader}
@@ -80,7 +80,7 @@ def write_oracles(
         )
     if not fresh and not known:
         return result
-    for some in in_groups(_asked(fresh, service, limits, price, concurrency), AT_ONCE):
+    for some in in_groups(_asked(fresh, service, allowance, limits), AT_ONCE):
         made = [_row(service.model, problem, reply, grader) for problem, reply in some if reply.final]
         if made:
             _commit(lake, analysis, made)
@@ -117,15 +117,15 @@ def read_problems(lake: Lake, run_id: str) -> list[Problem]:
 
 
 def _asked(
-    fresh: Sequence[Problem], service: Service, limits: Limits, price: Price | None, concurrency: int
+    fresh: Sequence[Problem], service: Service, allowance: Allowance, limits: Limits
 ) -> Iterator[tuple[Problem, Reply]]:
     """Each problem with what came of asking."""
     if not fresh:
         return
-    writer = Judge(service, limits, price)
+    writer = Judge(service, limits, allowance.price)
     try:
         writer.learn_price()
-        yield from replies(writer, ((one, oracle_request(one.question)) for one in fresh), concurrency)
+        yield from replies(writer, ((one, oracle_request(one.question)) for one in fresh), allowance.concurrency)
     finally:
         writer.close()
 

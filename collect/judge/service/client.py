@@ -4,7 +4,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from ....lake.errors import ConfigError, UsageError
 from ..template import MOST_TOKENS, Case, messages
@@ -30,6 +30,11 @@ class Service:
     base_url: str = OPENROUTER
     key_env: str = "OPENROUTER_API_KEY"
     timeout_s: float = 60.0
+
+    @classmethod
+    def at(cls, model: str, base_url: str | None, key_env: str, timeout_s: float) -> Self:
+        """At an address, OpenRouter's if there is none."""
+        return cls(model, base_url or OPENROUTER, key_env, timeout_s)
 
     def key(self) -> str:
         """The key; ConfigError if there is none."""

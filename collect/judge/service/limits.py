@@ -2,6 +2,9 @@
 
 import threading
 from dataclasses import dataclass, field
+from typing import Self
+
+from ....lake.errors import UsageError
 
 MILLION = 1_000_000
 
@@ -16,6 +19,42 @@ class Price:
     def of(self, prompt_tokens: int, completion_tokens: int) -> float:
         """USD for so many tokens."""
         return (prompt_tokens * self.read + completion_tokens * self.written) / MILLION
+
+
+@dataclass(frozen=True)
+class Allowance:
+    """What a piece of work may ask of a service, and at what price."""
+
+    max_calls: int = 200
+    """Requests, retries included."""
+    max_usd: float | None = 1.0
+    """None trusts `max_calls` alone."""
+    price: Price | None = None
+    """As the service says, if not given."""
+    concurrency: int = 4
+    """Requests at once."""
+
+    @classmethod
+    def of(
+        cls, max_calls: int, max_usd: float | None, usd_per_million: tuple[float, float] | None, concurrency: int
+    ) -> Self:
+        """With the price of tokens read and written, if it is given."""
+        return cls(max_calls, max_usd, None if usd_per_million is None else Price(*usd_per_million), concurrency)
+
+    def check(self) -> None:
+        """UsageError for what cannot be."""
+        for flag, value in (("--max-calls", self.max_calls), ("--concurrency", self.concurrency)):
+            if value < 1:
+                raise UsageError(f"{flag} must be 1 or more, not {value}.")
+        if self.max_usd is not None and not self.max_usd > 0:
+            raise UsageError(f"--max-usd must be more than 0, not {self.max_usd:g}.")
+        for usd in () if self.price is None else (self.price.read, self.price.written):
+            if not 0 <= usd < float("inf"):
+                raise UsageError(f"--usd-per-million: a price is a number from 0 on, not {usd:g}.")
+
+    def limits(self) -> "Limits":
+        """All of it, nothing spent yet."""
+        return Limits(self.max_calls, self.max_usd)
 
 
 @dataclass

@@ -108,8 +108,10 @@ def open_config(name: str, *, revision: str | None = None, trust_remote_code: bo
     check_files(name, Path(source))
     with loading(name, "configuration"):
         config = AutoConfig.from_pretrained(source, **options)
-    for part in {id(one): one for one in (config, config.get_text_config())}.values():
-        check_counts(f"model {name!r}", part.to_dict())
+    # Not `get_text_config`: a model of several parts (text encoder and decoder) has no single one.
+    for part in (config, *(getattr(config, part, None) for part in config.sub_configs)):
+        if part is not None:
+            check_counts(f"model {name!r}", part.to_dict())
     with loading(name, "tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
         tokenizer("a")  # a setting of the wrong kind shows when it is used
