@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..tables.series import COLLAPSED_NATS, COLLAPSED_NORMALISED, FOCUSED_WEIGHTS, MIN_KEYS
+from ..tables.series import COLLAPSED_NATS, COLLAPSED_NORMALISED, FOCUSED_WEIGHTS, GENERATION_SERIES, MIN_KEYS
 from .grouped import Groups, correlation, slope
 
 COLLAPSED_BITS = COLLAPSED_NATS / float(np.log(2.0))
@@ -26,6 +26,8 @@ class GenerationSeries:
 
     n_layers: int | None
     _kept: dict[str, list[pa.Table]] = field(default_factory=dict)
+    _is_given: bool = False
+    """Whether whoever fills the segment writes the rows himself."""
 
     def take(self, table: str, rows: pa.Table) -> None:
         """See rows of one table, sorted by key; called from several threads, with different tables."""
@@ -34,13 +36,14 @@ class GenerationSeries:
             "token_steps": self._take_tokens,
             "layer_summaries": self._take_layers,
             "head_summaries": self._take_heads,
+            GENERATION_SERIES.name: self._take_given,
         }.get(table)
         if keep is not None:
             keep(rows)
 
     def columns(self) -> dict[str, object] | None:
-        """The rows as columns; None where no sequence was written with its tokens."""
-        if "sequences" not in self._kept or "tokens" not in self._kept:
+        """The rows as columns; None where no sequence was written with its tokens, or the rows were given."""
+        if self._is_given or "sequences" not in self._kept or "tokens" not in self._kept:
             return None
         ids = np.unique(_numbers(pa.concat_tables(self._kept["sequences"]), "sequence_id"))
         steps = _Steps.of(ids, self._all("tokens", ids))
@@ -63,6 +66,9 @@ class GenerationSeries:
             return None
         rows = pa.concat_tables(self._kept[name])
         return rows.filter(pc.is_in(rows["sequence_id"], pa.array(ids)))
+
+    def _take_given(self, rows: pa.Table) -> None:
+        self._is_given = self._is_given or len(rows) > 0
 
     def _take_sequences(self, rows: pa.Table) -> None:
         self._keep("sequences", rows.select(["sequence_id"]))
@@ -208,7 +214,7 @@ class _Steps:
         place = np.searchsorted(self.ids, _numbers(rows, "sequence_id"))
         position = _numbers(rows, "position").astype(np.int64) + 1
         wanted = self.groups.index * width + self.position
-        given = np.where(position < width, place * width + position, -1)
+        given = np.where((position >= 0) & (position < width), place * width + position, -1)
         at = np.searchsorted(wanted, given).clip(max=len(wanted) - 1)
         led = wanted[at] == given
         return rows.filter(pa.array(led)), at[led]
@@ -254,8 +260,8 @@ def _counted(rows: pa.Table) -> pa.Table:
     entropy, weight = (_numbers(rows, name).astype(np.float64) for name in ("entropy_bits", "max_weight"))
     judged = n_keys >= MIN_KEYS
     with np.errstate(invalid="ignore"):
-        least = COLLAPSED_NORMALISED * np.log2(np.arange(int(n_keys.max()) + 1).clip(min=2))
-        tests = [judged, judged & (entropy < COLLAPSED_BITS), judged & (entropy < least[n_keys])]
+        least = COLLAPSED_NORMALISED * np.log2(np.maximum(n_keys, MIN_KEYS))
+        tests = [judged, judged & (entropy < COLLAPSED_BITS), judged & (entropy < least)]
         weight[~(judged & np.isfinite(weight))] = -np.inf
         tests += [weight > cut for cut in FOCUSED_WEIGHTS]
     counts = {name: _sums(test, starts) for name, test in zip(_COUNTS, tests, strict=True)}
