@@ -39,7 +39,8 @@ VALUES = {
 PLAIN = {
     pa.string(): "a", pa.float32(): 0.5, pa.float64(): 0.1, pa.bool_(): True,
     pa.timestamp("ms", tz="UTC"): datetime(2026, 11, 26, tzinfo=UTC), pa.list_(pa.int32()): [1, 2],
-    pa.list_(pa.float32()): [0.5], pa.list_(pa.float64()): [0.1, -1.0], pa.list_(pa.int64()): [2**40, -1], pa.list_(pa.string()): ["a", ""],
+    pa.list_(pa.float32()): [0.5], pa.list_(pa.float64()): [0.1, -1.0], pa.list_(pa.int64()): [2**40, -1],
+    pa.list_(pa.string()): ["a", ""],
 }  # fmt: skip
 
 
