@@ -248,7 +248,7 @@ def _middle(rows: pa.Table | None) -> tuple[np.ndarray, np.ndarray, np.ndarray, 
 
 def _sums(truths: np.ndarray, starts: np.ndarray) -> np.ndarray:
     """How many are true in each stretch that begins at one of `starts`."""
-    before = np.concatenate(([0], np.cumsum(truths)))
+    before = np.concatenate(([0], np.cumsum(truths, dtype=np.int32)))
     return np.diff(before[np.append(starts, len(truths))])
 
 
