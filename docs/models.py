@@ -174,7 +174,7 @@ def row_of(outcome: dict[str, Any]) -> str:
 def _reason(why: str, name: str) -> str:
     """A sentence without what differs between machines: folders and measured errors."""
     text = " ".join(why.split())
-    text = re.sub(r"(?i)\b(the weights of )?(model )?'[^']*/model'", "It", text)
+    text = re.sub(r"(?i)\b(the (weights|configuration|tokenizer) of )?(model )?'[^']*/model'", "It", text)
     text = re.sub(r" \((relative (error|difference)|RuntimeError|ValueError)[^()]*\)", "", text)
     return text.removeprefix(f"{name} cannot be collected: ")
 

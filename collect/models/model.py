@@ -13,13 +13,18 @@ from ...lake.errors import ConfigError
 from ...lake.values import Json
 from .cache import encoder_decoder_cache, growing_cache, in_full_layers
 from .fingerprints import fingerprints
+from .sites.anatomy import block_lists
 from .sites.attention_inputs import AttentionInputs, attention_inputs
 from .stack import SELF, Stack, encoder_and_decoder, only_stack
-from .text_pass import TextPass, assumed_text, run_text, text_inputs
+from .text_pass import TextPass, assumed_text, run_shapes, run_text, text_inputs
 from .unembedding import Unembedding
 from .weights import WeightGaps
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+POSITIONS = ("max_position_embeddings", "max_target_positions")
+"""What a configuration calls the most positions of a decoder; less than 1 says that there is no limit (XLNet)."""
+UNLIMITED = 1_000_000
 
 
 @dataclass
@@ -39,14 +44,23 @@ class LoadedModel:
 
     def __post_init__(self) -> None:
         inputs = text_inputs(self.model, self._probe_ids())
-        self.text = assumed_text(self.model) if self.is_shell else run_text(self.model, inputs)
+        self.text = self._text_of_shell(inputs) if self.is_shell else run_text(self.model, inputs)
         self.unembed = Unembedding(self.model, self.text.base)
         self._fingerprints = fingerprints(self.model, self.tokenizer, self.revision)
 
-    @property
+    def _text_of_shell(self, inputs: dict[str, Tensor]) -> TextPass:
+        """By the names of its parts; where these leave open which read text (beside images, say), by a trial."""
+        text = assumed_text(self.model)
+        stacks = [text.base, *([self.model.get_encoder()] if self.model.config.is_encoder_decoder else [])]
+        if all(len(block_lists(stack, text.called)) == 1 for stack in stacks):
+            return text
+        return run_shapes(self.model, inputs)
+
+    @cached_property
     def is_shell(self) -> bool:
         """Whether the weights were left out (see `outline`): there are shapes, nothing can be computed."""
-        return self.model.device.type == "meta"
+        # Not the device of the model, which is that of its first weight: XLNet makes that one by hand.
+        return any(weight.device.type == "meta" for weight in self.model.parameters())
 
     @property
     def config(self) -> Any:
@@ -108,7 +122,8 @@ class LoadedModel:
     @property
     def context_length(self) -> int:
         """Most positions that the model was made for."""
-        n_positions = int(getattr(self.config, "max_position_embeddings", None) or 1_000_000)
+        named = (getattr(self.config, name, None) or 0 for name in POSITIONS)
+        n_positions = next((int(value) for value in named if value > 0), UNLIMITED)
         padding = self.decoder.padding_id
         # Where positions count from behind the padding token's id, those up to it are never used.
         return n_positions if padding is None else n_positions - padding - 1

@@ -64,6 +64,24 @@ def assumed_text(model: Any) -> TextPass:
     return TextPass(base, frozenset(parts))
 
 
+def run_shapes(model: Any, inputs: dict[str, Tensor]) -> TextPass:
+    """What `run_text` finds, for a model without weights: shapes alone pass through it; ConfigError if they cannot."""
+    given = {name: ids.to("meta") for name, ids in inputs.items()}
+    # Without masks, and for fused attention, transformers looks at values.
+    given |= {name.replace("input_ids", "attention_mask"): torch.ones_like(ids) for name, ids in given.items()}
+    chosen = model.config._attn_implementation
+    model.set_attn_implementation("eager")
+    try:
+        return run_text(model, given)
+    except (RuntimeError, ValueError, TypeError, AttributeError, LookupError, NotImplementedError) as error:
+        raise ConfigError(
+            f"{type(model).__name__} has several lists of blocks, and which of them read text shows only with its "
+            f"weights ({str(error).splitlines()[0]}): it can be collected, but not planned. Leave out --dry-run."
+        ) from error
+    finally:
+        model.set_attn_implementation(chosen)
+
+
 def text_inputs(model: Any, ids: Tensor) -> dict[str, Tensor]:
     """What a model is given to read `[batch pos]` tokens; a decoder fewer than an encoder: no state fits both."""
     return (

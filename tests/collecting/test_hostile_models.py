@@ -13,12 +13,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from huggingface_hub.errors import StrictDataclassError
 from random_embedder import save_random_embedder
 from random_models import random_model, save
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from tracelake.collect.configuration.config import CollectConfig
 from tracelake.collect.embedding.embedder import Embedder
 from tracelake.collect.models.loading.load import open_config
+from tracelake.collect.models.loading.load_errors import check_counts
 from tracelake.collect.running.collector import Collection
 from tracelake.lake import Lake
 from tracelake.lake.errors import ConfigError, LakeError
@@ -159,6 +162,20 @@ def test_counts_that_no_model_has_are_refused_before_a_module_is_made(sound: Pat
     (folder / "config.json").write_text(json.dumps(config | {key: 10**12}))
     with pytest.raises(ConfigError, match=f"has {key} = 1,000,000,000,000"):
         open_config(str(folder))
+
+
+def test_counts_of_no_architecture_are_refused() -> None:
+    n_checked = 0
+    for kind in CONFIG_MAPPING:
+        try:
+            settings = CONFIG_MAPPING[kind]()
+        except (ValueError, TypeError, ImportError, StrictDataclassError):
+            continue  # there is no configuration by default
+        for part in (settings, *(getattr(settings, name, None) for name in settings.sub_configs)):
+            if part is not None:
+                check_counts(kind, part.to_dict())
+                n_checked += 1
+    assert n_checked > 300
 
 
 def test_an_embedder_folder_that_is_none(tmp_path: Path) -> None:

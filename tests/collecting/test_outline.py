@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from random_models import ARCHITECTURES, ENCODER_DECODERS, PROMPTS, byte_tokenizer, save
+from tiny_architectures import tiny_config
 from transformers import AutoModelForCausalLM, BloomConfig, FalconConfig, GPTJConfig
 
 from tracelake.collect.configuration.config import CollectConfig
@@ -63,6 +64,28 @@ def test_outline_knows_whose_attention_is_observed(kind: type | None, tmp_path: 
         config = GPTJConfig(vocab_size=300, n_embd=32, n_layer=2, n_head=4, rotary_dim=4, n_positions=64)
     folder = save(AutoModelForCausalLM.from_config(config), tmp_path)
     assert observable_attention(outline(str(folder))) == observable_attention(load_model(str(folder)))
+
+
+@pytest.mark.parametrize("kind", ["modernbert-decoder", "phi4_multimodal", "git"])
+def test_several_lists_of_blocks_are_told_apart_by_shapes(kind: str, tmp_path: Path) -> None:
+    """Towers for images and sound; a head that calls itself the decoder."""
+    folder = save(AutoModelForCausalLM.from_config(tiny_config(kind)), tmp_path)
+    keep = ("tokens", "layers", "activations:resid_post")
+    config = CollectConfig(model=str(folder), prompt=PROMPTS, max_new_tokens=2, keep=keep, device="cpu")
+    shell, whole = Collection(config, weights=False), Collection(config)
+    assert shell.loaded.is_shell and shell.estimate() == whole.estimate()
+    assert shell.loaded.model.config._attn_implementation == whole.loaded.model.config._attn_implementation
+
+
+def test_what_cannot_be_planned_says_so(tmp_path: Path) -> None:
+    two_encoders = tiny_config("t5gemma2")
+    two_encoders.save_pretrained(tmp_path)
+    byte_tokenizer().save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match="Leave out --dry-run"):
+        Collection(CollectConfig(model=str(tmp_path), prompt="a", max_new_tokens=1), weights=False)
+    tiny_config("whisper").save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match="of the kind whisper"):
+        Collection(CollectConfig(model=str(tmp_path), prompt="a", max_new_tokens=1), weights=False)
 
 
 def test_errors_of_a_plan_come_without_weights_too(model_folder: Callable[[str], Path]) -> None:

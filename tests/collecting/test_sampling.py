@@ -21,6 +21,7 @@ from random_models import (
     save,
 )
 from scipy import stats
+from tiny_architectures import tiny_config
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from tracelake.collect.configuration.config import CollectConfig
@@ -234,6 +235,17 @@ def test_length_and_context_end_a_sequence(endless: tuple[PreTrainedModel, Path]
     assert frame["n_generated_tokens"].to_list() == [8, 4, 1]
     with pytest.raises(ConfigError, match="--on-long"):
         collected(tmp_path / "b", endless[1], prompt=("#" * CONTEXT,), max_new_tokens=8)
+
+
+def test_the_positions_of_a_decoder_end_a_sequence_whatever_they_are_called(tmp_path: Path) -> None:
+    """Whisper's; behind the last one torch would raise in the middle of a run."""
+    config = tiny_config("whisper")
+    config.is_encoder_decoder, config.max_target_positions, config.eos_token_id = False, 16, None
+    folder = save(AutoModelForCausalLM.from_config(config), tmp_path / "model")
+    lake = collected(tmp_path, folder, prompt=("#" * 10, "#" * 13), max_new_tokens=8)
+    frame = lake.scan("sequences").sort("sequence_id").collect()
+    assert frame["finish_reason"].to_list() == ["context", "context"]
+    assert frame["n_generated_tokens"].to_list() == [6, 3]
 
 
 def test_a_stop_text_over_two_tokens_ends_a_sequence(endless: tuple[PreTrainedModel, Path], tmp_path: Path) -> None:

@@ -22,6 +22,8 @@ FAULTS = (OSError, ValueError, ImportError, RuntimeError, LookupError, Attribute
 
 
 PARTS = {"layer", "layers", "head", "heads", "expert", "experts"}
+TOKENS = "vocab"
+"""In the name of a number that counts tokens, of each layer say: Gemma 3n and 4 have 262,144."""
 MOST_PARTS = 100_000
 """More layers, heads or experts than this are a damaged number, not a model."""
 
@@ -57,7 +59,8 @@ def check_counts(whose: str, settings: JsonView) -> None:
     Modules are made one by one before any weight is looked at: a number of layers like 10**12 would fill the memory.
     """
     for key, value in settings.items():
-        if PARTS & set(key.split("_")) and type(value) is int and value > MOST_PARTS:
+        words = set(key.split("_"))
+        if PARTS & words and TOKENS not in words and type(value) is int and value > MOST_PARTS:
             raise ConfigError(
                 f"The configuration of {whose} has {key} = {value:,}; nothing has that many parts. Its config.json is "
                 "damaged, or was never meant to be loaded."

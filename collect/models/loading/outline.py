@@ -9,6 +9,7 @@ import torch
 from ...tinymath import WEIGHTS
 from ..model import DTYPES, LoadedModel
 from .load import BUNDLED, choose_device, model_class, open_config
+from .load_errors import loading
 
 STORED_FORMATS = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 """Number formats as safetensors headers name them."""
@@ -26,7 +27,7 @@ def outline(
     """The model of `load_model` as a shell: its modules have shapes and no values, so it can be counted, not run."""
     config, tokenizer = open_config(name, revision=revision, trust_remote_code=trust_remote_code)
     known = _checkpoint_dtype(name, config) if dtype == "auto" else dtype
-    with torch.device("meta"):
+    with loading(name, "configuration"), torch.device("meta"):
         shell = model_class(config).from_config(
             config,
             dtype=DTYPES[known],

@@ -28,17 +28,22 @@ LARGEST_MISS, LARGEST_MISS_HALF = 1e-3, 0.1
 
 def find_blocks(stack: nn.Module, called: Collection[nn.Module]) -> nn.ModuleList:
     """The transformer blocks: the outermost ModuleList whose members were all `called` when text was read."""
+    lists = block_lists(stack, called)
+    if len(lists) != 1:
+        raise ConfigError(
+            f"{type(stack).__name__}: expected one list of transformer blocks, found {len(lists)}. "
+            "tracelake can read transformers whose blocks are one ModuleList per stack."
+        )
+    return lists[0]
+
+
+def block_lists(stack: nn.Module, called: Collection[nn.Module]) -> list[nn.ModuleList]:
+    """What may be the transformer blocks of a stack: one list, where it can be told."""
     lists = [m for m in stack.modules() if isinstance(m, nn.ModuleList) and len(m) and all(c in called for c in m)]
     # Mixtures of experts hold lists of experts; blocks are the list some of whose members contain an attention module.
     lists = [m for m in lists if any(BlockParts.of(block).attention is not None for block in m)] or lists
     inner = {id(module) for m in lists for child in m for module in child.modules()}
-    found = [m for m in lists if id(m) not in inner]
-    if len(found) != 1:
-        raise ConfigError(
-            f"{type(stack).__name__}: expected one list of transformer blocks, found {len(found)}. "
-            "tracelake can read transformers whose blocks are one ModuleList per stack."
-        )
-    return found[0]
+    return [m for m in lists if id(m) not in inner]
 
 
 def _parts(block: nn.Module) -> Iterator[tuple[str, nn.Module]]:
