@@ -15,6 +15,7 @@ from ..lake.analyses import commit_analysis
 from ..lake.derived import Analysis, analysis_row, stored_analyses
 from ..lake.errors import NotFoundError
 from ..lake.reading.checked_files import checked_paths, committed_files
+from ..lake.reading.frames import polars_schema
 from ..lake.schema import TABLES
 from ..lake.values import JsonView
 
@@ -67,9 +68,7 @@ def rows_of(lake: Lake, run_id: str, table: str, only: Mapping[str, str], names:
     snapshot = lake.snapshot(run_id)
     files = [file for file in committed_files(snapshot, table) if file.entry.may_hold(only)]
     if not files:
-        empty = pl.from_arrow(TABLES[table].schema.empty_table())
-        assert isinstance(empty, pl.DataFrame)
-        return empty.lazy().select(names)
+        return pl.LazyFrame(schema=polars_schema(TABLES[table])).select(names)
     scan = pl.scan_parquet(checked_paths(snapshot, files), hive_partitioning=False, glob=False)
     return scan.filter(pl.col(name) == value for name, value in only.items()).select(names)
 

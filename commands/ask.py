@@ -26,9 +26,12 @@ def runs(
     lake: LakePath = HERE,
 ) -> None:
     """List the runs of the lake, newest first."""
-    columns = "run_id, tag, kind, status, model, n_sequences, n_tokens, created_at, finished_at, error"
-    opened, statement = open_lake(lake), f"select {columns} from runs order by created_at desc, run_id desc"
-    print_rows(lambda: opened.arrow(statement), "json" if as_json else form, output, vertical=vertical)
+    from ..queries.run_list import run_list, typed_run_list
+
+    opened, chosen = open_lake(lake), "json" if as_json else form
+    # A file keeps the types of its columns; on a screen the values are all that there is.
+    make = run_list if output is None and chosen != "parquet" else typed_run_list
+    print_rows(lambda: make(opened), chosen, output, vertical=vertical)
 
 
 def show(

@@ -7,14 +7,21 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..lake.values import Json
-from .analyses.read_again import NAME as NAME
-from .analyses.read_again import app as app
+from .analyses import neuron_verbs, read_again
 from .terminal import HERE, AsJson, LakePath, print_json, say
 from .toolkit.completion import models, runs
+from .toolkit.whole_summaries import WholeSummaries
 
 if TYPE_CHECKING:
     from ..facade.experiments.experiment_lake import Experiment
     from ..facade.experiments.session import Cost
+
+app = typer.Typer(
+    help="Experiments: steps of a configuration file, or the model over a run's stored sequences again; resumable.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    cls=WholeSummaries,
+)
 
 SAMPLING = {
     "variance": "How far samples spread by temperature, layer and length of the answer (step 2).",
@@ -130,5 +137,8 @@ def _costs_text(costs: "tuple[Cost, ...]") -> str:
     return "\n".join([*lines, f"in all at most {n_bytes:,} bytes and {usd:.2f} USD"])
 
 
+app.command("second-order")(read_again.second_order)
+app.command()(read_again.neurons)
 for _name, _about in (SAMPLING | CORRECTNESS).items():
     app.command(_name)(_verb(_name, _about))
+app.command()(neuron_verbs.ablation)

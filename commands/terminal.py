@@ -9,6 +9,7 @@ import typer
 
 from ..lake.output.printable import printable
 from .toolkit.completion import runs
+from .toolkit.importing import for_good
 from .toolkit.streams import steering
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ def print_json(value: object) -> None:
 
 def open_lake(path: Path) -> "OpenLake":
     """The lake that the options name; NotFoundError if there is none."""
-    from ..facade.open_lake import OpenLake
+    with for_good():
+        from ..facade.open_lake import OpenLake
 
     return OpenLake.open(path)

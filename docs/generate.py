@@ -24,6 +24,7 @@ from tracelake.cli import app
 from tracelake.collect.configuration.config import CollectConfig
 from tracelake.commands.analyses.analyze import question_verb
 from tracelake.commands.collecting.collect import CALL, full_command
+from tracelake.commands.verbs import VERBS
 from tracelake.lake import Lake
 from tracelake.lake.errors import LakeError
 from tracelake.lake.schema import SCHEMA_VERSION, TABLES
@@ -61,21 +62,19 @@ def subcommands(group: Any) -> dict[str, Any]:
 def cli_page() -> str:
     """Every command with its arguments, options and defaults, and the exit codes."""
     lines = [NOTE, "", "# Commands", "", *_INTRODUCTION.strip().splitlines(), ""]
-    groups = {info.name: info.typer_instance for info in app.registered_groups}
     for name, command in commands().items():
         lines += [f"## lake {name}", "", *_paragraphs(command.help), ""]
-        if name == "collect":
-            lines += _settings(command, _hints(app)[name])
+        alone = VERBS[name].app(name)
+        if not alone.registered_groups:
+            table = _settings if name == "collect" else _options
+            lines += table(command, _hints(alone)[name])
             continue
-        if name not in groups:
-            lines += _options(name, command, _hints(app)[name])
-            continue
-        hints = _hints(groups[name]) | (
-            {q: question_verb(q).__annotations__ for q in QUESTIONS} if name == "analyze" else {}
-        )
+        group = alone.registered_groups[0].typer_instance
+        assert group is not None
+        hints = _hints(group) | ({q: question_verb(q).__annotations__ for q in QUESTIONS} if name == "analyze" else {})
         for inner, inner_command in subcommands(command).items():
             lines += [f"### lake {name} {inner}", "", *_paragraphs(inner_command.help), ""]
-            lines += _options(f"{name} {inner}", inner_command, hints[inner])
+            lines += _options(inner_command, hints[inner])
     lines += ["## Exit codes", "", "| code | meaning |", "|---|---|", "| 0 | Done. |", "| 1 | Something unexpected. |"]
     lines += [_row(str(error.exit_code), (error.__doc__ or "").strip()) for error in _errors()]
     return "\n".join(lines) + "\n"
@@ -89,7 +88,7 @@ def _hints(app: typer.Typer) -> dict[str, dict[str, Any]]:
 HEAD = ["| argument or option | value | default | meaning |", "|---|---|---|---|"]
 
 
-def _options(name: str, command: Any, hints: dict[str, Any]) -> list[str]:
+def _options(command: Any, hints: dict[str, Any]) -> list[str]:
     """The table of a command's arguments and options."""
     return [*HEAD, *(_row(*_parameter(parameter, hints)) for parameter in command.params), ""]
 

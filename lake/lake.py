@@ -4,7 +4,7 @@ import json
 import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, overload
+from typing import TYPE_CHECKING, Any, Self, TypeAlias, overload
 
 from . import layout
 from .errors import ConfigError, DamageError, LockedError, NewerFormatError, NotFoundError, UsageError, did_you_mean
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from .upkeep.verify import Verification
     from .writing.writer import RunWriter
 
-PATIENCE_S = 1.0
-"""How long a writer waits for a reader's look at its lease, or for a vacuum, to pass."""
+Views: TypeAlias = Sequence[tuple[str, str, str]]
+PATIENCE_S = 1.0  # that a writer waits for a reader's look at its lease, or for a vacuum, to pass
 
 
 class Lake:
@@ -221,22 +221,23 @@ class Lake:
         return resolve(text, known)
 
     def connect(
-        self, *, run: str | None = None, extra_views: Sequence[tuple[str, str, str]] = (), locked: bool = False
+        self, *, run: str | None = None, extra_views: Views = (), locked: bool = False, at_once: bool = True
     ) -> "Connection":
         """A DuckDB connection with a view per table (name, SQL and comment of further views may be given).
 
-        `locked` allows single SELECTs over the lake's own files and nothing else.
+        `locked`: single SELECTs over the lake's own files, no more. Unless `at_once`, commits are read when needed.
         """
         from .sql.duck import Connection
 
         run_id = None if run is None else self.resolve_run(run)
-        snapshot = self.snapshot(run_id)
-        rows = self.rows_of_runs(snapshot.runs.values())
-        return Connection(snapshot, rows, run=run_id, extra_views=extra_views, locked=locked)
+        now = self.snapshot(run_id) if at_once else None
+        return Connection(
+            lambda: now or self.snapshot(run_id), self.rows_of_runs, run=run_id, extra_views=extra_views, locked=locked
+        )
 
     def sql(self, query: str, parameters: "Sequence[Any] | Json | None" = None) -> "pl.DataFrame":
         """The result of one SELECT as a polars DataFrame, through the locked connection."""
-        with self.connect(locked=True) as connection:
+        with self.connect(locked=True, at_once=False) as connection:
             return connection.sql(query, parameters)
 
     def scan(self, table: str, run: str | None = None) -> "pl.LazyFrame":

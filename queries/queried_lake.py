@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..lake.lake import Lake
+from ..lake.lake import Lake, Views
 from ..lake.tables.run_row import RunRow
 from ..lake.values import Json, JsonView
 from .derived_views import view_definitions
@@ -57,29 +57,30 @@ class QueriedLake(Lake):
         self, query: str, parameters: "Sequence[Any] | Json | None" = None, *, run: str | None = None
     ) -> "polars.DataFrame":
         """The result of one SELECT as a polars DataFrame, through the locked connection; of one run's rows if given."""
-        with self.connect(run=run, locked=True) as connection:
+        with self.connect(run=run, locked=True, at_once=False) as connection:
             return connection.sql(query, parameters)
 
     def connect(
-        self, *, run: str | None = None, extra_views: Sequence[tuple[str, str, str]] | None = None, locked: bool = False
+        self, *, run: str | None = None, extra_views: Views | None = None, locked: bool = False, at_once: bool = True
     ) -> "Connection":
         """A DuckDB connection with every table and derived view (or those given); use it in a `with` block.
 
-        `locked` allows single SELECTs over the lake's own files and nothing else.
+        `locked` allows single SELECTs over the lake's own files and nothing else. Unless `at_once`, commits are read
+        when a statement first names a table.
         """
         wanted = view_definitions() if extra_views is None else extra_views
-        return super().connect(run=run, extra_views=wanted, locked=locked)
+        return super().connect(run=run, extra_views=wanted, locked=locked, at_once=at_once)
 
     def arrow(self, statement: str, parameters: JsonView | None = None, *, run: str | None = None) -> "pa.Table":
         """The rows of one SELECT as an Arrow table, of one run's tables only if `run` is given; spares polars."""
-        with self.connect(run=run, locked=True) as connection:
+        with self.connect(run=run, locked=True, at_once=False) as connection:
             return connection.arrow(statement, dict(parameters or {}) or None)
 
     def rows(
         self, statement: str, parameters: Mapping[str, Any] | None = None, *, run: str | None = None
     ) -> "PlainRows | pa.Table":
         """The rows of one SELECT for printing: plain values where they are few, an Arrow table otherwise."""
-        with self.connect(run=run, locked=True) as connection:
+        with self.connect(run=run, locked=True, at_once=False) as connection:
             return connection.rows(statement, dict(parameters or {}) or None)
 
     def query(self, name: str, **params: Value) -> "polars.DataFrame":

@@ -1,7 +1,6 @@
 """Directions that analyses have stored in a lake, by their ids."""
 
 import numpy as np
-import polars as pl
 
 from ...lake import TABLES, Lake
 from ...lake.errors import NotFoundError, UsageError, did_you_mean
@@ -17,6 +16,8 @@ class StoredDirections:
 
     def __call__(self, direction_id: str) -> np.ndarray:
         """The vector of a direction, in float32; NotFoundError that names those that exist."""
+        import polars as pl  # an eighth of a second: few runs name a direction
+
         files = "A file's name ends in .npy or .safetensors."
         if self.lake is None or TABLE not in TABLES:
             raise UsageError(f"Direction {direction_id!r} is no file, and there is no lake to look it up in. {files}")

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from ...analysis.option import Option
     from ...analysis.question import Answer
 
-NAME = "analyze"
 Force = Annotated[bool, typer.Option("--force", help="Compute again what is stored.")]
 Figures = Annotated[
     Path | None, typer.Option(metavar="DIR", help="Draw every sequence into this folder, with an index as CSV.")

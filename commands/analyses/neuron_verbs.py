@@ -10,7 +10,6 @@ from ..terminal import HERE, AnyRun, AsJson, LakePath, open_lake
 from ..toolkit.either_run import either_run
 from ..toolkit.verify_option import reading
 from .read_again import Device, Model, progress, report
-from .read_again import app as experiment
 
 if TYPE_CHECKING:
     from ...facade.neuron_analyses import NeuronAnswer
@@ -26,7 +25,6 @@ Direction = Annotated[
 ]
 
 
-@experiment.command()
 @reading
 @either_run
 def ablation(

@@ -10,15 +10,6 @@ from ...lake.values import Json
 from ..terminal import HERE, AnyRun, AsJson, LakePath, open_lake, print_json, say
 from ..toolkit.either_run import either_run
 from ..toolkit.verify_option import reading
-from ..toolkit.whole_summaries import WholeSummaries
-
-NAME = "experiment"
-app = typer.Typer(
-    help="Experiments: steps of a configuration file, or the model over a run's stored sequences again; resumable.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    cls=WholeSummaries,
-)
 
 Model = Annotated[
     str | None, typer.Option(help="Model or folder to load instead of the name in the run; the weights must be equal.")
@@ -76,7 +67,6 @@ def attribution(
     report(result.computed, f"attribution: {result.n_rows:,} rows", result.notices, dict(vars(result)), as_json)
 
 
-@app.command("second-order")
 @reading
 @either_run
 def second_order(
@@ -122,7 +112,6 @@ def second_order(
     report(result.scores.computed, words, notices, facts, as_json)
 
 
-@app.command()
 @reading
 @either_run
 def neurons(

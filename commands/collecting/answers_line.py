@@ -23,11 +23,13 @@ NAMES = ("n_right", "n_wrong", "n_unreadable")
 
 def answers(lake: "Lake", run_id: str) -> Json | None:
     """Counts of graded answers, overall and `by_level`; None if nothing was graded."""
-    rows = lake.sql(COUNTS, [run_id]).to_dicts()
+    with lake.connect(locked=True, at_once=False) as connection:
+        rows = connection.execute(COUNTS, [run_id]).fetchall()
     if not rows:
         return None
-    total = {name: sum(row[name] for row in rows) for name in NAMES}
-    by_level = {row["level"]: {name: row[name] for name in NAMES} for row in rows if row["level"]}
+    levels = {level: dict(zip(NAMES, counts, strict=True)) for level, *counts in rows}
+    total = {name: sum(counts[name] for counts in levels.values()) for name in NAMES}
+    by_level = {level: counts for level, counts in levels.items() if level}
     return total | ({"by_level": by_level} if by_level else {})
 
 

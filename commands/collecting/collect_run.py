@@ -7,6 +7,7 @@ from ...collect.configuration.config import resolve_config
 from ...collect.configuration.model_name import check_model_name
 from ...lake.values import Json, Row
 from ..terminal import print_json, say
+from ..toolkit.importing import for_good
 from ..toolkit.interrupt import Interrupt
 from ..toolkit.progress import ProgressBar
 from .answers_line import answers, answers_text
@@ -37,7 +38,8 @@ def run_collect(
 
     opened = Lake.open(lake) if settings.looks_up else None
     source = checked_source(settings, lake=opened)
-    from ...collect.running.collector import Callbacks, Collection
+    with for_good():
+        from ...collect.running.collector import Callbacks, Collection
 
     with Interrupt() as stop, ProgressBar() as bar:
         callbacks = Callbacks(bar.update, say, stop)
@@ -58,7 +60,8 @@ def _resume(lake: Path, run: str, flags: Json, as_json: bool) -> str:
 
     opened = Lake.open(lake)
     opened.resolve_run(run)
-    from ...collect.running.collector import Callbacks, resume_run
+    with for_good():
+        from ...collect.running.collector import Callbacks, resume_run
 
     with Interrupt() as stop, ProgressBar() as bar:
         callbacks = Callbacks(bar.update, say, stop)

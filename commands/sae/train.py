@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from ...analysis.sae.training.plan import TrainingPlan
     from ...lake import Lake
 
-NAME = "sae"
 app = typer.Typer(
     help="Sparse autoencoders: train them from stored vectors, evaluate them, look their features up.",
     no_args_is_help=True,

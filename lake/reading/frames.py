@@ -12,7 +12,7 @@ from .checked_files import CheckedFiles, committed_files, whole_files
 
 def polars_schema(table: Table) -> pl.Schema:
     """The polars types of a table's columns; vectors are binary."""
-    empty = pl.from_arrow(table.schema.empty_table())
+    empty = pl.from_arrow(pa.Table.from_batches([], table.schema))  # Arrow's `empty_table` would import pandas
     assert isinstance(empty, pl.DataFrame)
     return empty.schema
 

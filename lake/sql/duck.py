@@ -4,13 +4,11 @@ Knows files by the lists a snapshot gives; never globs. It reaches them through 
 each file that is opened. Tables and views are made when a statement names them.
 """
 
-import json
 import re
 import weakref
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import datetime
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import duckdb
@@ -20,7 +18,7 @@ from ..output.notices import name_damaged
 from ..reading.checked_files import CheckedFiles, committed_files
 from ..reading.damage import changed_file, damaged_files
 from ..schema import stored_tables
-from ..snapshot import Snapshot
+from ..snapshot import RunLog, Snapshot
 from ..tables.run_row import RunRow
 from ..tables.runs import RUNS
 from ..tables.table import Table
@@ -52,16 +50,15 @@ class Connection:
 
     def __init__(
         self,
-        snapshot: Snapshot,
-        runs: Sequence[RunRow],
+        snapshot: Callable[[], Snapshot],
+        runs: Callable[[Iterable[RunLog]], Sequence[RunRow]],
         *,
         run: str | None = None,
         extra_views: Sequence[tuple[str, str, str]] = (),
         locked: bool = False,
     ) -> None:
-        """`extra_views` are (name, SQL, comment): later ones may use earlier ones. `runs` are rows of that table."""
-        self.snapshot, self.locked, self.run = snapshot, locked, run
-        self._rows_of_runs = runs
+        """`extra_views` are (name, SQL, comment): later ones may use earlier ones. `runs` makes rows of that table."""
+        self._take_snapshot, self._rows_of_runs, self.locked, self.run = snapshot, runs, locked, run
         self._tables = {table.name: table for table in (RUNS, *stored_tables())}  # which no statement has named yet
         self._views = {name: (query, comment) for name, query, comment in extra_views}  # likewise
         self._reads = {name: set(_WORD.findall(query.lower())) for name, (query, _) in self._views.items()}
@@ -76,6 +73,11 @@ class Connection:
         self._finalizer = weakref.finalize(self, self.duckdb.close)  # also at exit: DuckDB warns about open ones
         if locked:
             self._lock()
+
+    @cached_property
+    def snapshot(self) -> Snapshot:
+        """The commits that are seen; a statement that names no table asks for none."""
+        return self._take_snapshot()
 
     def execute(self, query: str, parameters: Parameters = None) -> "duckdb.DuckDBPyConnection":
         """Run a query and return the DuckDB connection to fetch from; when locked, exactly one SELECT."""
@@ -235,11 +237,8 @@ class Connection:
             self._unexplained.append(f"COMMENT ON VIEW {quoted(name)} IS {literal(comment)}")
 
     def _make_runs(self) -> None:
-        # As JSON: building an Arrow table from Python values would import pandas wherever it is installed.
-        rows = json.dumps(
-            [{k: v.isoformat() if isinstance(v, datetime) else v for k, v in row.items()} for row in self._rows_of_runs]
-        )
-        self.duckdb.execute(views.runs_sql(RUNS), [rows]).fetchall()
+        rows = self._rows_of_runs(self.snapshot.runs.values())
+        self.duckdb.execute(views.runs_sql(RUNS), [views.runs_json(rows)]).fetchall()
         self._unexplained.append(views.comments_sql(RUNS).replace("COMMENT ON VIEW", "COMMENT ON TABLE", 1))
 
     def _make_table(self, table: Table) -> None:

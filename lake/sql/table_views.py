@@ -1,7 +1,10 @@
 """The SQL of the table views: explicit types, vectors as FLOAT[], comments on every column. Only builds text."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 
+from ..tables.run_row import RunRow
 from ..tables.table import Column, Table
 from .quoting import literal, quoted
 
@@ -25,6 +28,12 @@ def runs_sql(table: Table) -> str:
     fields = ", ".join(f'"{c.name}": "{c.kind.sql}"' for c in table.columns)
     rows = f"unnest(from_json($1::JSON, {literal(f'[{{{fields}}}]')}))"
     return f"CREATE TABLE {quoted(table.name)} AS SELECT run.* FROM (SELECT {rows} AS run)"
+
+
+def runs_json(rows: Iterable[RunRow]) -> str:
+    """That parameter. As JSON, because building an Arrow table from Python values would import pandas."""
+    times = [{k: v.isoformat() if isinstance(v, datetime) else v for k, v in row.items()} for row in rows]
+    return json.dumps(times)
 
 
 def comments_sql(table: Table) -> str:

@@ -148,7 +148,9 @@ def count_segments(tally: Tally, snapshot: Snapshot, rows: list[RunRow], records
     # Asked before counting: a monitor must not show a smaller number where a file is missing.
     for path, _, why in damaged_files(only, run_id):
         raise DamageError(f"{path} of run {run_id} {why}. Run `lake verify` to see what is hit.")
-    with Connection(only, rows, run=run_id, extra_views=view_definitions(), locked=True) as connection:
+    with Connection(
+        lambda: only, lambda _: rows, run=run_id, extra_views=view_definitions(), locked=True
+    ) as connection:
         for sql, n_labels in STATEMENTS:
             given = {"run": run_id} | ({"profile": profile} if "$profile" in sql else {})
             found = connection.execute(sql, given)

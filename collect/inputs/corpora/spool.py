@@ -1,5 +1,9 @@
-"""Tokenised prompts on their way from planning to collecting: in a temporary file, so that none is held in memory."""
+"""Tokenised prompts on their way from planning to collecting: in a temporary file, so that none is held in memory.
 
+Not in Arrow: making the first array, it would import pandas, which takes longer than planning a run.
+"""
+
+import json
 import tempfile
 import weakref
 from collections.abc import Callable, Iterable, Iterator
@@ -7,24 +11,12 @@ from dataclasses import dataclass
 from itertools import islice
 
 import numpy as np
-import pyarrow as pa
 
 from ....lake.values import Row
 from ..fields import Prompt
 from ..tokenizing.tokenized import GROUP, TokenizedPrompt
 
-_SCHEMA = pa.schema(
-    [
-        ("prompt", pa.int64()),
-        ("text", pa.string()),
-        ("rendered", pa.string()),
-        ("ids", pa.list_(pa.int64())),
-        ("char_ends", pa.list_(pa.int32())),
-        ("item_offset", pa.int64()),
-        ("given", pa.list_(pa.int64())),
-        ("retokenised", pa.bool_()),
-    ]
-)
+_IDS, _ENDS = np.dtype(np.int64), np.dtype(np.int32)
 
 
 @dataclass(frozen=True)
@@ -42,7 +34,10 @@ class ItemLengths:
 
 
 class Spool:
-    """Work items, written once and then read; the prompts themselves are read from their source again."""
+    """Work items, written once and then read; the prompts themselves are read from their source again.
+
+    A group of items is a line of JSON, and behind it the ids of all of them and then where their tokens end.
+    """
 
     def __init__(self) -> None:
         self._file = tempfile.TemporaryFile()
@@ -56,14 +51,16 @@ class Spool:
         lengths: list[tuple[int, int, int]] = []
         items = iter(tokenize(prompts))
         number, last = -1, None
-        with pa.ipc.new_stream(self._file, _SCHEMA) as writer:
-            while group := list(islice(items, GROUP)):
-                rows = []
-                for item in group:
-                    number, last = number + (item.prompt is not last), item.prompt
-                    rows.append(_row(number, item))
-                lengths += [_lengths(item) for item in group]
-                writer.write_batch(pa.RecordBatch.from_pylist(rows, _SCHEMA))
+        while group := list(islice(items, GROUP)):
+            rows = []
+            for item in group:
+                number, last = number + (item.prompt is not last), item.prompt
+                rows.append(_row(number, item))
+            lengths += [_lengths(item) for item in group]
+            ends = [item.char_ends for item in group if item.char_ends is not None]
+            self._file.write(json.dumps(rows).encode() + b"\n")
+            self._file.write(b"".join(item.ids.astype(_IDS, copy=False).tobytes() for item in group))
+            self._file.write(b"".join(one.astype(_ENDS, copy=False).tobytes() for one in ends))
         return ItemLengths(*np.array(lengths, dtype=np.int64).reshape(-1, 3).T)
 
     def items(self, prompts: Iterable[Prompt]) -> Iterator[TokenizedPrompt]:
@@ -71,24 +68,30 @@ class Spool:
         self._file.seek(0)
         source = enumerate(prompts)
         number, prompt = -1, None
-        for batch in pa.ipc.open_stream(self._file):
-            ids, ends = batch["ids"], batch["char_ends"]
-            rows = batch.select(["prompt", "text", "rendered", "item_offset", "given", "retokenised"]).to_pylist()
-            for i, row in enumerate(rows):
+        while line := self._file.readline():
+            rows = json.loads(line)
+            ids = iter(self._read([row["n_ids"] for row in rows], _IDS))
+            ends = iter(self._read([row["n_ends"] for row in rows if row["n_ends"] is not None], _ENDS))
+            for row in rows:
                 while prompt is None or number < row["prompt"]:
                     number, prompt = next(source)
-                text = prompt.text if row["text"] is None else row["text"]
-                own_ends = ends[i].values.to_numpy() if ends[i].is_valid else None
                 yield TokenizedPrompt(
                     prompt,
-                    text,
+                    prompt.text if row["text"] is None else row["text"],
                     row["rendered"],
-                    ids[i].values.to_numpy(),
-                    own_ends,
+                    next(ids),
+                    None if row["n_ends"] is None else next(ends),
                     row["item_offset"],
                     tuple(row["given"]),
                     row["retokenised"],
                 )
+
+    def _read(self, lengths: list[int], kind: np.dtype) -> list[np.ndarray]:
+        """The next numbers of the file, cut into pieces of these lengths."""
+        if not lengths:
+            return []
+        numbers = np.frombuffer(self._file.read(sum(lengths) * kind.itemsize), kind)
+        return np.split(numbers, np.cumsum(lengths)[:-1])
 
 
 def _lengths(item: TokenizedPrompt) -> tuple[int, int, int]:
@@ -101,9 +104,9 @@ def _row(number: int, item: TokenizedPrompt) -> Row:
         "prompt": number,
         "text": None if item.text == item.prompt.text else item.text,
         "rendered": item.rendered,
-        "ids": item.ids,
-        "char_ends": item.char_ends,
+        "n_ids": len(item.ids),
+        "n_ends": None if item.char_ends is None else len(item.char_ends),
         "item_offset": item.item_offset,
-        "given": item.given,
+        "given": [int(token) for token in item.given],
         "retokenised": item.retokenised,
     }
