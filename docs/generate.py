@@ -6,11 +6,10 @@
 
 import argparse
 import inspect
-import json
 import sys
 import tempfile
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from itertools import groupby
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
@@ -28,6 +27,8 @@ from tracelake.commands.verbs import VERBS
 from tracelake.lake import Lake
 from tracelake.lake.errors import LakeError
 from tracelake.lake.schema import SCHEMA_VERSION, TABLES
+from tracelake.lake.sql.duck import Connection
+from tracelake.lake.sql.statement import reading_statement
 from tracelake.lake.tables.table import Table
 from tracelake.queries import header
 from tracelake.queries.derived_views import View, views
@@ -178,8 +179,8 @@ def schema_page() -> str:
     """Every table and view with type, unit and meaning of each column, as DuckDB shows them."""
     with tempfile.TemporaryDirectory() as folder:
         Lake.create(folder)
-        opened = tracelake.open(folder)
-        types = {name: dict(_described(opened, name)) for name in (*TABLES, *views())}
+        with tracelake.open(folder).connect(locked=True) as connection:
+            types = {name: dict(_described(connection, name)) for name in (*TABLES, *views())}
     lines = [NOTE, "", "# Tables and views", "", *_SCHEMA.format(version=SCHEMA_VERSION).strip().splitlines(), ""]
     for name, table in TABLES.items():
         lines += _table_lines(table, types[name])
@@ -201,8 +202,8 @@ the other tables hold what the network computed when it *read* it. To pair a sta
 """
 
 
-def _described(opened: Any, name: str) -> Iterator[tuple[str, str]]:
-    yield from opened.sql(f"describe {name}").select("column_name", "column_type").iter_rows()
+def _described(connection: Connection, name: str) -> Iterator[tuple[str, str]]:
+    yield from connection.sql(f"describe {name}").select("column_name", "column_type").iter_rows()
 
 
 def _table_lines(table: Table, types: dict[str, str]) -> list[str]:
@@ -233,8 +234,9 @@ def queries_page() -> str:
     lines = [NOTE, "", "# Saved queries", "", *_QUERIES.strip().splitlines(), ""]
     lines += [*_header_rules(), ""]
     readable = {*TABLES, *views()}
-    for query in saved_queries().values():
-        lines += _query_lines(query, readable)
+    with duckdb.connect() as parser:
+        for query in saved_queries().values():
+            lines += _query_lines(query, reading_statement(parser, query.sql).tables & readable)
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -261,9 +263,9 @@ def _header_rules() -> list[str]:
     return lines[:-1]
 
 
-def _query_lines(query: SavedQuery, readable: set[str]) -> list[str]:
+def _query_lines(query: SavedQuery, sources: Set[str]) -> list[str]:
     lines = [f"## {query.name}", "", query.header.description, ""]
-    facts = f"Reads {', '.join(f'`{name}`' for name in sorted(_sources(query) & readable))}."
+    facts = f"Reads {', '.join(f'`{name}`' for name in sorted(sources))}."
     if query.has_chart:
         channels = query.header.channels
         drawn = ", ".join(f"{channel} `{encoding.field}`" for channel, encoding in channels.items())
@@ -276,19 +278,6 @@ def _query_lines(query: SavedQuery, readable: set[str]) -> list[str]:
             lines.append(_row(f"`{parameter.name}`", parameter.type, default, parameter.doc))
         lines.append("")
     return lines
-
-
-def _sources(query: SavedQuery) -> set[str]:
-    with duckdb.connect() as connection:
-        [[parsed]] = connection.execute("SELECT json_serialize_sql(?)", [query.sql]).fetchall()
-    return set(_named_tables(json.loads(parsed)))
-
-
-def _named_tables(node: Any) -> Iterator[str]:
-    if isinstance(node, dict) and node.get("type") == "BASE_TABLE":
-        yield node["table_name"]
-    for child in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
-        yield from _named_tables(child)
 
 
 # -- common ------------------------------------------------------------------------------------------------------------

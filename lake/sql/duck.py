@@ -25,6 +25,7 @@ from ..tables.table import Table
 from ..values import Json
 from . import table_views as views
 from .explanation import described
+from .interruptible import interruptible
 from .limits import limits
 from .plain_rows import PlainRows, fetch_plain
 from .quoting import literal, quoted
@@ -131,7 +132,7 @@ class Connection:
             try:
                 with translated(self):
                     self._prepare(query)
-                    return ask()
+                    return interruptible(self.duckdb, ask)
             except DamageError as damage:
                 if not self._leave_out(damage, query, parameters):
                     raise

@@ -29,6 +29,9 @@ _EXPRESSIONS = set(
 )
 _MORE = "For anything else use `Lake.connect()` in Python."
 
+LONGEST_REMEMBERED, MOST_REMEMBERED = 20_000, 500
+"""Characters of a statement, and statements, that are remembered once they were found to read only."""
+
 
 @dataclass(frozen=True)
 class Statement:
@@ -45,8 +48,23 @@ class Statement:
     """Whether it says what the columns of something are."""
 
 
+_READ: dict[str, Statement] = {}
+"""By their text, on which alone it depends what they are: a report asks the same ones for every neuron it shows."""
+
+
 def reading_statement(connection: "duckdb.DuckDBPyConnection", text: str) -> Statement:
     """`text` as one SELECT (also FROM, WITH, VALUES, DESCRIBE, SUMMARIZE, SHOW); UsageError for anything else."""
+    known = _READ.get(text) if isinstance(text, str) else None
+    if known is None:
+        known = _checked(connection, text)
+        if len(text) <= LONGEST_REMEMBERED:
+            if len(_READ) >= MOST_REMEMBERED:
+                _READ.clear()
+            _READ[text] = known
+    return known
+
+
+def _checked(connection: "duckdb.DuckDBPyConnection", text: str) -> Statement:
     tree = _tree(connection, text)
     try:
         used = list(_nodes(tree["statements"]))

@@ -112,23 +112,28 @@ def build(
     plot = Plot(header, rows, look, room=given.width)
     values = _values(rows, header)
     with_edges(values, plot.grids, header, rows)
-    with debug_mode(False):  # what `_values` makes is JSON
-        data = alt.Data(values=Rows(values))  # type: ignore[call-arg]
-    size = plot.size() | {name: value for name, value in (("width", given.width), ("height", given.height)) if value}
-    chart: AnyChart = alt.layer(*plot.layers(), data=data).properties(**size)
-    facet = header.channels.get("facet")
-    if facet:
-        chart = chart.facet(
-            facet=alt.Facet(
-                field=facet.field, type=facet.type, title=facet.title, sort=plot.order(facet), header=alt.Header()
-            ),
-            columns=min(FACET_COLUMNS, plot.count(facet)),
-        )
-        if "free" in header.scales.get("y", ()):
-            chart = chart.resolve_scale(y="independent")
     title = given.title or header.title or query.name.replace("_", " ")
-    words = [*notes, _band_note(header)]
-    return themed(chart.properties(title=_titles(title, words, given.text_width or _text_width(size, header))), look)
+    with debug_mode(False):  # Altair takes most of its time to check what it is given; a test checks every chart
+        size = plot.size() | {
+            name: value for name, value in (("width", given.width), ("height", given.height)) if value
+        }
+        chart = _faceted(alt.layer(*plot.layers(), data=alt.Data(values=Rows(values)), **size), plot)  # type: ignore[call-arg]
+        chart.title = _titles(title, [*notes, _band_note(header)], given.text_width or _text_width(size, header))
+        return themed(chart, look)
+
+
+def _faceted(chart: alt.LayerChart, plot: Plot) -> AnyChart:
+    """The chart in panels, if the header wants some."""
+    facet = plot.header.channels.get("facet")
+    if facet is None:
+        return chart
+    panels = chart.facet(
+        facet=alt.Facet(
+            field=facet.field, type=facet.type, title=facet.title, sort=plot.order(facet), header=alt.Header()
+        ),
+        columns=min(FACET_COLUMNS, plot.count(facet)),
+    )
+    return panels.resolve_scale(y="independent") if "free" in plot.header.scales.get("y", ()) else panels
 
 
 def _band_note(header: Header) -> str:
@@ -157,7 +162,10 @@ def _titles(title: str, notes: Sequence[str], width: float) -> alt.TitleParams:
 
 def themed(chart: AnyChart, theme: Theme) -> AnyChart:
     """The chart with a look of its own, so that no global registration is needed."""
-    return chart.configure(**configuration(theme))
+    with debug_mode(False):
+        dressed: AnyChart = chart.copy(deep=False)
+        dressed.config = alt.Config(**configuration(theme))
+    return dressed
 
 
 def _parameters_note(query: SavedQuery, values: Mapping[str, Value]) -> str:

@@ -53,7 +53,7 @@ def save(chart: AnyChart, path: str | Path, *, theme: str | None = None, scale: 
     """
     target = Path(path)
     check_target(target)
-    spec = (themed(chart, theme_called(theme)) if theme else chart).to_dict()
+    spec = (themed(chart, theme_called(theme)) if theme else chart).to_dict(validate=False)
     if target.suffix.lower() == ".png":
         replace_file(target, vl_convert.vegalite_to_png(spec, scale=scale, allowed_base_urls=[]))
         return

@@ -80,33 +80,41 @@ def is_square(header: Header) -> bool:
 
 def _grid(channel: str, header: Header, rows: "polars.DataFrame", words: dict[float, str]) -> Grid:
     field = header.channels[channel].field
-    spans = [span for span in (_span(channel, header, rows, row) for row in rows.iter_rows(named=True)) if span]
+    spans = [span for span in _spans(channel, header, rows) if span]
     first, last = min((low for low, _ in spans), default=-0.5), max((high for _, high in spans), default=0.5)
     width = min((high - low for low, high in spans), default=1.0)
     return Grid(channel, field, first, last, max(1, round((last - first) / width)), tuple(sorted(words.items())))
 
 
-def _span(channel: str, header: Header, rows: "polars.DataFrame", row: Row) -> tuple[float, float] | None:
-    """The edges of a row's cell: a whole number n alone is from n - 1/2 to n + 1/2."""
-    field = header.channels[channel].field
-    value = row[field]
-    if value is None or value != value:
-        return None
-    width = 1.0
+def _spans(channel: str, header: Header, rows: "polars.DataFrame") -> list[tuple[float, float] | None]:
+    """The edges of each row's cell: a whole number n alone is from n - 1/2 to n + 1/2."""
+    at = rows[header.channels[channel].field]
+    whole = at.dtype.is_integer()
+    spans: list[tuple[float, float] | None] = []
+    for value, width in zip(at.to_list(), _widths(channel, header, rows), strict=True):
+        if value is None or value != value:
+            spans.append(None)
+        else:
+            low = value - 0.5 if whole else value - width / 2
+            spans.append((low, low + width))
+    return spans
+
+
+def _widths(channel: str, header: Header, rows: "polars.DataFrame") -> list[float]:
+    """The width of each row's cell along an axis: that of the bins, or what the header's `cell` names, or 1."""
+    given: list[Any] | str | None = header.cell
     if channel == "x" and BIN_WIDTH in rows.columns:
-        width = float(row[BIN_WIDTH])
-    elif header.cell is not None:
-        given = row[header.cell] if header.cell in row else header.cell
-        width = 1.0 if given is None else float(given)
-    low = value - 0.5 if rows[field].dtype.is_integer() else value - width / 2
-    return low, low + width
+        given = rows[BIN_WIDTH].to_list()
+    elif header.cell is not None and header.cell in rows.columns:
+        given = rows[header.cell].to_list()
+    each = given if isinstance(given, list) else [given] * rows.height
+    return [1.0 if width is None else float(width) for width in each]
 
 
 def with_edges(values: list[Row], found: dict[str, Grid], header: Header, rows: "polars.DataFrame") -> None:
     """Write the edges of each row's cells into its values."""
     for channel, grid in found.items():
-        for value, row in zip(values, rows.iter_rows(named=True), strict=True):
-            span = _span(channel, header, rows, row)
+        for value, span in zip(values, _spans(channel, header, rows), strict=True):
             value[grid.start], value[grid.end] = span or (None, None)
 
 

@@ -66,7 +66,8 @@ class Plot:
         if encoding.type != "nominal":
             return None
         values = self.rows[encoding.field].unique(maintain_order=True).to_list()
-        return list(dict.fromkeys(category(value, as_text=are_text(values)) for value in values))
+        as_text = are_text(values)
+        return list(dict.fromkeys(category(value, as_text=as_text) for value in values))
 
     def _discrete(self, encoding: Encoding) -> bool:
         return encoding.type in ("nominal", "ordinal")

@@ -5,8 +5,6 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from altair.utils.schemapi import debug_mode
-
 from ..charts.chart import Shape, build
 from ..charts.chart_rows import chart_rows
 from ..saved_query import SavedQuery, find
@@ -69,8 +67,7 @@ def chart_spec(
     query: SavedQuery, rows: "polars.DataFrame", theme: str, notes: Sequence[str] = (), *, shape: Shape | None = None
 ) -> Spec:
     """The Vega-Lite chart of a saved query's rows, unchecked: Altair takes most of its time to check what it built."""
-    with debug_mode(False):
-        return build(query, rows, theme=theme, notes=notes, shape=shape or COLUMN).to_dict(validate=False)
+    return build(query, rows, theme=theme, notes=notes, shape=shape or COLUMN).to_dict(validate=False)
 
 
 def full_width(spec: Spec) -> Spec:

@@ -4,8 +4,6 @@ import gc
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +17,7 @@ from failing_disk import FailingDisk
 from mortal_disk import Killed, MortalDisk
 from sae_lakes import lake_of, write_planted
 from safetensors.torch import load
+from warm_processes import piped
 
 from tracelake.analysis.sae.training.options import TrainOptions
 from tracelake.analysis.sae.training.trainer import Trained, resume_training, start_training
@@ -135,24 +134,21 @@ def test_a_disk_that_is_full_from_any_operation_on(sound: tuple[Path, Trained], 
 @pytest.mark.parametrize("moments", [(3,), pytest.param((2, 5, 9, 20), marks=pytest.mark.slow)])
 def test_killed_between_commits(tmp_path: Path, moments: tuple[int, ...]) -> None:
     """SIGKILL of a real process once so many commits are there, resumed by another, killed again."""
-    lake = lake_of(tmp_path / "lake")
-    options = OPTIONS | {"tokens": 60_000, "commits": 30}
+    lake, last = lake_of(tmp_path / "lake"), max(moments) + 10
+    options = OPTIONS | {"tokens": 2_000 * last, "commits": last}
     whole = start_training(lake, ["read-0"], TrainOptions(**options))
     broken: list[str] = []
     for n_commits in moments:
-        process = subprocess.Popen(
-            [sys.executable, "-c", KILLED, str(lake.path), repr(options), *broken], stdout=subprocess.PIPE
-        )
-        assert process.stdout is not None and process.stdout.readline() == b"ready\n"
-        deadline = time.monotonic() + 60
-        while _n_commits(lake, whole) < n_commits and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.005)
-        assert process.poll() is None, "the training ended before it could be killed"
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
-        process.stdout.close()
+        with piped(KILLED, lake.path, repr(options), *broken) as (process, output):
+            assert output.readline() == b"ready\n"
+            deadline = time.monotonic() + 60
+            while _n_commits(lake, whole) < n_commits and process.poll() is None and time.monotonic() < deadline:
+                time.sleep(0.005)
+            assert process.poll() is None, "the training ended before it could be killed"
+            process.send_signal(signal.SIGKILL)
+            process.wait()
         found = check_whole(lake, f"killed after {n_commits} commits")
-        assert found is not None and n_commits <= _n_commits(lake, whole) < 30
+        assert found is not None and n_commits <= _n_commits(lake, whole) < last
         broken = [found]
     resume_training(lake, broken[0])
     check_equal(lake, whole, broken[0])
@@ -180,4 +176,5 @@ def test_a_run_that_grows_meanwhile_is_read_as_it_was(tmp_path: Path) -> None:
 def _n_commits(lake: Lake, whole: Trained) -> int:
     """Commits of the training that is not `whole`."""
     runs = [path for path in (lake.path / "_runs").iterdir() if path.name not in (whole.run_id, "read-0")]
-    return sum(len(list((run / "commits").glob("*.json"))) for run in runs)
+    folders = [run / "commits" for run in runs if (run / "commits").is_dir()]
+    return sum(name.endswith(".json") for folder in folders for name in os.listdir(folder))

@@ -7,6 +7,7 @@ from pathlib import Path
 import altair as alt
 import polars as pl
 import pytest
+from altair.utils.schemapi import SchemaValidationError, debug_mode
 from chart_queries import CHARTS, query_of
 from hand_made_lake import HOSTILE, RUN, connection_to, frames, without
 
@@ -40,11 +41,23 @@ def png_size(path: Path) -> tuple[int, int]:
 @pytest.mark.parametrize("name", CHARTS)
 def test_every_chart_draws_to_png(name: str, connection: Connection, tmp_path: Path) -> None:
     chart, message = draw(CHARTS[name], connection)
+    chart.to_dict(validate=True)  # nobody else checks what was built
     save(chart, tmp_path / "chart.png")
     width, height = png_size(tmp_path / "chart.png")
     assert 480 <= width <= 2400 and 200 <= height <= 1600, (width, height)
     # A chart of the first point, or of the first neuron, says which one that is.
     assert message is None or name in ("attribution_waterfall", "neuron_words")
+
+
+def test_the_check_of_a_chart_sees_what_vega_lite_has_not(connection: Connection) -> None:
+    """Charts are built unchecked, in every part: what is wrong there shows in the check of the whole."""
+    chart = draw(find("entropy_by_step"), connection).chart
+    chart.to_dict(validate=True)
+    assert isinstance(chart, alt.LayerChart)
+    with debug_mode(False):
+        chart.layer[-1].encoding.x = alt.X(field="step", type="quantitative", axis=alt.Axis(grid="perhaps"))
+    with pytest.raises(SchemaValidationError, match="perhaps"):
+        chart.to_dict(validate=True)
 
 
 def test_every_chart_of_an_empty_lake_says_so() -> None:

@@ -1,6 +1,7 @@
 """The shape of the source: floors, what start-up loads, what is never used, how long things may be."""
 
 import ast
+import functools
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -55,12 +56,12 @@ def test_reading_loads_nothing_heavy(arguments: tuple[str, ...], tmp_path: Path)
 
 
 def test_the_check_sees_what_is_loaded() -> None:
-    assert "torch" in _loaded_by("import tracelake.collect.models.model")
+    assert "torch" in _loaded_by("import tracelake.analysis.sae.kernels")
 
 
-def _trees() -> Iterator[tuple[str, ast.Module]]:
-    for path in SOURCES:
-        yield str(path.relative_to(ROOT)), ast.parse(path.read_text(encoding="utf-8"))
+@functools.cache
+def _trees() -> list[tuple[str, ast.Module]]:
+    return [(str(path.relative_to(ROOT)), ast.parse(path.read_text(encoding="utf-8"))) for path in SOURCES]
 
 
 TENSORS_ONLY = "analysis/sae/pt_file.py"

@@ -6,6 +6,7 @@ import pytest
 from tracelake.lake.errors import LakeError, NotFoundError, UsageError
 from tracelake.lake.lake import Lake
 from tracelake.lake.schema import TABLES
+from tracelake.lake.sql import statement
 
 
 @pytest.fixture(scope="module")
@@ -225,3 +226,20 @@ def test_a_query_that_needs_more_memory_than_allowed_says_so(lake, tmp_path, mon
     with pytest.raises(LakeError, match="needs more memory"):
         rows = "select md5(range::varchar) as x from range(1000000)"
         lake.sql(f"select max(l) from (select lag(x) over (order by hash(x)) as l from ({rows}))")
+
+
+def test_statements_are_remembered_up_to_a_bound(lake, monkeypatch):
+    """By their text, and only those that read; what was refused stays refused."""
+    monkeypatch.setattr(statement, "_READ", {})
+    monkeypatch.setattr(statement, "MOST_REMEMBERED", 5)
+    with lake.connect(locked=True) as connection:
+        for number in (*range(8), 7, 7):
+            query = f"select {number} as n, count(*) from runs"
+            assert connection.execute(query).fetchone() == (number, 1)
+            assert query in statement._READ and len(statement._READ) <= 5
+        long = f"select '{'x' * statement.LONGEST_REMEMBERED}'"
+        connection.execute(long)
+        assert long not in statement._READ
+        for _ in range(2):
+            with pytest.raises(UsageError, match="Exactly one SELECT"):
+                connection.execute("create table t as select 1")

@@ -16,6 +16,7 @@ from ...tinymath import WEIGHTS
 from ..fingerprints import folder_digest
 from ..model import DTYPES, LoadedModel
 from ..weights import WeightGaps
+from .hub import out_of_reach
 from .load_errors import FIRST_PASS, check_counts, check_files, loading
 
 BUNDLED = "tinymath"
@@ -62,6 +63,7 @@ def load_model(
             attn_implementation=attn_implementation,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # reported with the rest
+            local_files_only=out_of_reach(source),
             **options,
         )
     _compute_caps(name, model, attn_implementation)
@@ -104,6 +106,7 @@ def open_config(name: str, *, revision: str | None = None, trust_remote_code: bo
     """Configuration and tokenizer of a model, without its weights; NotFoundError for an unknown model."""
     source = str(WEIGHTS) if name == BUNDLED else name
     options: Json = {"revision": revision, "trust_remote_code": trust_remote_code}
+    options["local_files_only"] = out_of_reach(source)
     _quiet_transformers()
     check_files(name, Path(source))
     with loading(name, "configuration"):
