@@ -58,6 +58,7 @@ from .tables.sampling.spread import (  # fmt: skip
     SOLUTION_CLUSTERS,
 )
 from .tables.sampling.steering import ORACLE_SOLUTIONS, STEERING_EFFECTS
+from .tables.series import GENERATION_SERIES
 from .tables.states import ACTIVATIONS, ATTENTION_EDGES, ATTENTION_PATTERNS, HEAD_SUMMARIES, LAYER_SUMMARIES
 from .tables.table import Table
 from .tables.tokens import SEQUENCES, TOKEN_STEPS
@@ -69,6 +70,7 @@ TABLES: dict[str, Table] = {
     for table in (
         *(RUNS, SEQUENCES, TOKEN_STEPS),
         *(LAYER_SUMMARIES, HEAD_SUMMARIES, ATTENTION_EDGES, ATTENTION_PATTERNS, ACTIVATIONS),
+        GENERATION_SERIES,
         *(STEP_EMBEDDINGS, SAES, SAE_TRAINING, SAE_FEATURES, OPERATIONS, IMPORTED_METRICS),
         # Written by analyses: every row names its analysis, and all can be computed again.
         *(ANALYSES, TRAJECTORIES, TRAJECTORY_SUMMARIES, PERSISTENCE_PAIRS, PERSISTENCE_SUMMARIES),

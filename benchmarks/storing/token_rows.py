@@ -105,7 +105,7 @@ def write_run(lake: Lake, run_id: str, n_tokens: int, n_layer_tokens: int) -> No
     """A complete run of `n_tokens` tokens, of which the first `n_layer_tokens` have layer rows."""
     segments = list(_segments(n_tokens // LENGTH))
     plan = {"segments": [list(bounds) for bounds in segments]}
-    with lake.start_run(run_id, {"tag": run_id, "plan": plan, "config": {}}) as run:
+    with lake.start_run(run_id, {"tag": run_id, "plan": plan, "config": {}, "model": {"n_layers": N_LAYERS}}) as run:
         for index, (start, stop) in enumerate(segments):
             rng = np.random.default_rng(index)
             sequences = np.arange(start, stop)

@@ -7,7 +7,8 @@ TEXT, BOOL, TIME = Kind("string", "VARCHAR"), Kind("bool_", "BOOLEAN"), Kind("ti
 I16, I32, I64 = Kind("int16", "SMALLINT"), Kind("int32", "INTEGER"), Kind("int64", "BIGINT")
 F32, F64 = Kind("float32", "FLOAT"), Kind("float64", "DOUBLE")
 I32S, I64S = Kind("int32", "INTEGER[]", is_list=True), Kind("int64", "BIGINT[]", is_list=True)
-F32S, TEXTS = Kind("float32", "FLOAT[]", is_list=True), Kind("string", "VARCHAR[]", is_list=True)
+F32S, F64S = Kind("float32", "FLOAT[]", is_list=True), Kind("float64", "DOUBLE[]", is_list=True)
+TEXTS = Kind("string", "VARCHAR[]", is_list=True)
 
 VECTOR = Kind("binary", "BLOB")
 """A vector in a scan schema; files hold it as fixed-size binary of dim x width bytes, little-endian."""

@@ -19,12 +19,14 @@ from ..errors import UsageError, did_you_mean
 from ..records.commits import check_blob_name
 from ..schema import TABLES, stored_tables
 from ..storage.store import explained
+from ..tables.series import GENERATION_SERIES
 from ..tables.table import Table
 from ..values import Json
 from ..vectors import check_vectors
 from .buffers import TableBuffer
 from .keys import key_of
 from .parts import BlobFile, PartFile, Place
+from .series import GenerationSeries
 from .threads import Threads
 
 
@@ -41,6 +43,8 @@ class Commit:
     """Whether it is unknown, after an error, if the record counts."""
     release: Callable[["SegmentWriter"], None]
     """Called with the segment when it ends, whatever became of it."""
+    series: GenerationSeries | None = None
+    """What is made of the rows on their way, to be written with them."""
 
 
 class SegmentWriter:
@@ -193,6 +197,8 @@ class SegmentWriter:
         """Write one buffer; rows that would break its file's order start a new file."""
         place, buffer = filled
         rows, key = buffer.take()
+        if self._commit.series is not None:
+            self._commit.series.take(buffer.table.name, rows)
         part = self._open.get(place)
         if part is not None and (part.last_key is None or key_of(key, 0) <= part.last_key):
             part.finish()
@@ -213,6 +219,10 @@ class SegmentWriter:
     def _seal(self) -> None:
         self._spill(last=True)
         self._settle()
+        if self._commit.series is not None and (columns := self._commit.series.columns()) is not None:
+            self.append(GENERATION_SERIES.name, columns)
+            self._spill(last=True)
+            self._settle()
         self._parts.sort(key=lambda part: part.target)  # threads finish in any order
         files, blobs = [part.entry() for part in self._parts], [blob.entry() for blob in self._blobs]
         moves = [(one.draft, one.target) for one in (*self._parts, *self._blobs)]

@@ -17,6 +17,7 @@ from ..storage.store import Lease, Store, explained
 from ..values import Json
 from .parts import Place
 from .segments import Commit, SegmentWriter
+from .series import GenerationSeries
 
 BUFFER_BYTES = 256 << 20
 
@@ -96,7 +97,10 @@ class RunWriter:
         if self._open is not None:
             raise UsageError(f"{self._open.what.capitalize()} of run {self.run_id} is still open.")
         fields = {"op": "segment", "segment": index, "items": list(items)}
-        return self._opened(f"segment {index}", fields, buffer_bytes)
+        # Of an imported run there are reports' own numbers too, which the views weigh.
+        n_layers = (self.run_json.get("model") or {}).get("n_layers")
+        series = None if self.run_json.get("kind") == "import" else GenerationSeries(n_layers)
+        return self._opened(f"segment {index}", fields, buffer_bytes, series)
 
     def hand_over(self) -> SegmentWriter:
         """The open segment, to be sealed (or abandoned) in another thread while the next one is filled.
@@ -121,11 +125,13 @@ class RunWriter:
         self._check_open()
         self._publish(op="derive", replaces=[analysis_id], heads=self._heads(self._log))
 
-    def _opened(self, what: str, fields: Json, buffer_bytes: int) -> SegmentWriter:
+    def _opened(
+        self, what: str, fields: Json, buffer_bytes: int, series: GenerationSeries | None = None
+    ) -> SegmentWriter:
         place = Place(self.store, self.run_id, self.writer, self.next_seq)
         seq = self.next_seq
         keeps = lambda: self._broken or seq in self._kept  # noqa: E731
-        commit = Commit(what, place, fields, self._publish, keeps, self._release_segment)
+        commit = Commit(what, place, fields, self._publish, keeps, self._release_segment, series)
         self._open = SegmentWriter(commit, buffer_bytes=buffer_bytes)
         return self._open
 

@@ -11,7 +11,7 @@
 -- param profile PROFILE = default  Thresholds: a row of `health_profiles`, such as default, gpt2, llama, v0.3 or v0.5.
 -- param sequence BIGINT = 0  The sequence.
 SELECT
-    * EXCLUDE (profile, run_id),
+    * EXCLUDE (profile, run_id, series_from),
     coalesce(
         nullif(
             concat_ws(

@@ -19,6 +19,7 @@
 -- column n_collapsed_normalised: Of these, heads below the profile's normalised entropy.
 -- column has_collapsed_bits: Whether some head is below the profile's entropy in bits.
 -- column n_focused: Of these, heads with a weight above the profile's.
+-- column series_from: `stored` if the sequence has a row of `generation_series`, from which `health_verdicts` judges it; otherwise `rows`.
 -- column collapsed_rate: Share of heads collapsed under the profile's rule.
 WITH spans AS (
     SELECT
@@ -28,9 +29,11 @@ WITH spans AS (
         s.n_prompt_tokens + s.n_generated_tokens - 2 AS last_state,
         coalesce(r.kind = 'import', false) AS is_import,
         CASE WHEN r.n_layers >= 3 THEN r.n_layers // 3 END AS mid_from,
-        CASE WHEN r.n_layers >= 3 THEN 2 * r.n_layers // 3 END AS mid_to
+        CASE WHEN r.n_layers >= 3 THEN 2 * r.n_layers // 3 END AS mid_to,
+        CASE WHEN g.sequence_id IS NULL THEN 'rows' ELSE 'stored' END AS series_from
     FROM sequences AS s
     JOIN runs AS r USING (run_id)
+    LEFT JOIN generation_series AS g USING (run_id, sequence_id)
 ),
 -- What led to the token at `position` was computed one position before. Each row is told apart once, before it is
 -- grouped: a FILTER per aggregate would sort through all layers' rows again and again.
@@ -39,6 +42,7 @@ parts AS (
         l.run_id,
         l.sequence_id,
         l.position,
+        s.series_from,
         CASE WHEN l.site = 'final_norm' THEN l.cos_prev_position END AS cos_prev_state,
         -- A report has numbers about that state, but no cosine to the one before.
         l.site = 'final_norm' AND NOT s.is_import AS is_final,
@@ -56,6 +60,7 @@ states AS (
         run_id,
         sequence_id,
         position + 1 AS position,
+        series_from,
         any_value(cos_prev_state) AS cos_prev_state,
         bool_or(is_final) AS has_final,
         median(early_norm) AS early_median,
@@ -63,25 +68,7 @@ states AS (
         max(mid_norm) AS mid_norm,
         bool_or(is_mid_broken) AS mid_broken
     FROM parts
-    GROUP BY ALL
-),
-heads AS (
-    SELECT
-        p.profile,
-        h.run_id,
-        h.sequence_id,
-        h.position + 1 AS position,
-        count(*) FILTER (WHERE h.n_keys >= p.min_keys) AS n_judged,
-        count(*) FILTER (WHERE h.n_keys >= p.min_keys AND h.entropy_bits < p.collapsed_bits) AS n_below_bits,
-        count(*) FILTER (WHERE h.n_keys >= p.min_keys AND h.entropy_bits < p.collapsed_normalised * log2(greatest(h.n_keys, 2)))
-            AS n_below_normalised,
-        count(*) FILTER (WHERE h.n_keys >= p.min_keys AND isfinite(h.max_weight) AND h.max_weight > p.focused_weight) AS n_heavy
-    FROM head_summaries AS h
-    JOIN spans AS s USING (run_id, sequence_id)
-    CROSS JOIN health_profiles AS p
-    -- Without the number of keys a head cannot be judged; imported ones have none.
-    WHERE h.stack = 'decoder' AND h.kind = 'self' AND h.position BETWEEN s.first_state AND s.last_state AND h.n_keys IS NOT NULL
-    GROUP BY ALL
+    GROUP BY run_id, sequence_id, position, series_from
 ),
 tokens AS (
     SELECT
@@ -90,8 +77,9 @@ tokens AS (
         t.step,
         t.position,
         t.token,
+        s.series_from,
         t.entropy_bits IS NULL AND t.logprob IS NULL AND coalesce(t.sampling_entropy_bits, t.sampling_logprob) IS NOT NULL
-        AND r.kind = 'import' AS is_sampling,
+        AND s.is_import AS is_sampling,
         CASE WHEN is_sampling THEN t.sampling_entropy_bits ELSE t.entropy_bits END AS entropy_bits,
         CASE WHEN is_sampling THEN -t.sampling_logprob / ln(2) ELSE t.surprisal_bits END::FLOAT AS surprisal_bits,
         coalesce(t.margin, m.margin)::FLOAT AS margin,
@@ -106,7 +94,7 @@ tokens AS (
         m.n_focused AS n_counted_focused,
         m.least_entropy_bits
     FROM token_steps AS t
-    LEFT JOIN runs AS r USING (run_id)
+    JOIN spans AS s USING (run_id, sequence_id)
     LEFT JOIN health_imports AS m USING (run_id, sequence_id, step)
     WHERE t.step IS NOT NULL AND t.is_forced IS NOT TRUE
 )
@@ -118,6 +106,7 @@ SELECT
     t.position,
     t.position - 1 AS state_position,
     t.token,
+    t.series_from,
     t.entropy_bits,
     t.surprisal_bits,
     t.margin,
@@ -151,5 +140,5 @@ SELECT
     CASE p.collapse_rule WHEN 'any_bits' THEN n_collapsed_bits ELSE n_collapsed_normalised END / nullif(n_heads, 0) AS collapsed_rate
 FROM tokens AS t
 CROSS JOIN health_profiles AS p
-LEFT JOIN states AS l USING (run_id, sequence_id, position)
-LEFT JOIN heads AS h USING (profile, run_id, sequence_id, position)
+LEFT JOIN states AS l USING (run_id, sequence_id, position, series_from)
+LEFT JOIN health_step_heads AS h USING (profile, run_id, sequence_id, position, series_from)

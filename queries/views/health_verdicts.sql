@@ -31,12 +31,19 @@
 -- column surprisal_slope: Least-squares slope of the surprisal over steps, in bits per step.
 -- column entropy_margin_correlation: Pearson correlation of entropy and margin over steps; null if one does not vary.
 -- column reason: What could not be judged, and why; null if all could.
-WITH damage AS (
+WITH others AS (
+    SELECT s.run_id, s.sequence_id
+    FROM sequences AS s
+    LEFT JOIN generation_series AS g USING (run_id, sequence_id)
+    WHERE g.sequence_id IS NULL
+),
+damage AS (
     SELECT run_id, sequence_id, bool_or(has_nan) AS has_nan, bool_or(has_inf) AS has_inf
     FROM (
-        SELECT run_id, sequence_id, sum(n_nan) > 0 AS has_nan, sum(n_inf) > 0 AS has_inf
-        FROM layer_summaries
-        GROUP BY run_id, sequence_id
+        SELECT l.run_id, l.sequence_id, sum(l.n_nan) > 0 AS has_nan, sum(l.n_inf) > 0 AS has_inf
+        FROM layer_summaries AS l
+        JOIN others USING (run_id, sequence_id)
+        GROUP BY l.run_id, l.sequence_id
         UNION ALL
         SELECT
             run_id,
@@ -63,12 +70,13 @@ reported AS (
     GROUP BY run_id, sequence_id
 ),
 basins AS (
-    SELECT run_id, sequence_id, avg(basin_ratio) AS mean_basin_ratio
-    FROM head_summaries
-    WHERE basin_ratio IS NOT NULL AND kind = 'self'
-    GROUP BY run_id, sequence_id
+    SELECT h.run_id, h.sequence_id, avg(h.basin_ratio) AS mean_basin_ratio
+    FROM head_summaries AS h
+    JOIN others USING (run_id, sequence_id)
+    WHERE h.basin_ratio IS NOT NULL AND h.kind = 'self'
+    GROUP BY h.run_id, h.sequence_id
 ),
--- One sorted list of steps per sequence, from which the series are taken: a sort for each series costs twice as much.
+-- What is not stored is gathered: one sorted list of steps per sequence, from which the series are taken: a sort for each series costs twice as much.
 gathered AS (
     SELECT
         profile,
@@ -90,7 +98,6 @@ gathered AS (
         regr_slope(surprisal_bits, step) FILTER (WHERE isfinite(surprisal_bits)) AS surprisal_slope,
         corr(entropy_bits, margin) FILTER (WHERE isfinite(entropy_bits) AND isfinite(margin)) AS entropy_margin_correlation,
         count(*) FILTER (WHERE is_high_entropy) AS high_entropy_steps,
-        count(is_repeated) AS n_pairs,
         count(is_mid_layer_anomaly) AS n_mid_layer_steps,
         count(*) FILTER (WHERE is_mid_layer_anomaly) AS mid_layer_steps,
         min(position) FILTER (WHERE is_mid_layer_anomaly) AS mid_layer_first_position,
@@ -102,6 +109,23 @@ gathered AS (
         avg(n_focused / nullif(n_heads, 0)) AS focused_rate,
         list(n_collapsed_normalised / n_heads ORDER BY step) FILTER (WHERE n_heads > 0 AND n_collapsed_normalised IS NOT NULL) AS rates
     FROM health_steps
+    WHERE series_from = 'rows'
+    GROUP BY profile, run_id, sequence_id
+),
+-- Heads of stored sequences under a profile that has cuts of its own.
+recounted AS (
+    SELECT
+        profile,
+        run_id,
+        sequence_id,
+        bool_or(n_below_bits > 0) AS collapse_any,
+        list(n_below_normalised / n_judged ORDER BY position) FILTER (WHERE n_judged > 0) AS rates,
+        avg(CASE p.collapse_rule WHEN 'any_bits' THEN n_below_bits ELSE n_below_normalised END / nullif(n_judged, 0)) AS collapsed_rate,
+        avg(n_heavy / nullif(n_judged, 0)) AS focused_rate
+    FROM health_step_heads
+    JOIN generation_series AS g USING (run_id, sequence_id)
+    JOIN health_profiles AS p USING (profile)
+    WHERE series_from = 'stored' AND NOT is_counted AND list_contains(g.positions, position)
     GROUP BY profile, run_id, sequence_id
 ),
 series AS (
@@ -114,6 +138,17 @@ series AS (
         -- One letter per step, so that a row of repeated pairs is a row of ones.
         array_to_string([CASE WHEN one.is_repeated THEN '1' ELSE '0' END FOR one IN steps], '') AS repeats
     FROM gathered
+    UNION ALL BY NAME
+    SELECT
+        g.* EXCLUDE (is_counted) REPLACE (
+            CASE WHEN g.is_counted THEN g.collapse_any ELSE r.collapse_any END AS collapse_any,
+            CASE WHEN g.is_counted THEN g.has_rates ELSE r.run_id IS NOT NULL END AS has_rates,
+            CASE WHEN g.is_counted THEN g.rates ELSE r.rates END AS rates,
+            CASE WHEN g.is_counted THEN g.collapsed_rate ELSE r.collapsed_rate END AS collapsed_rate,
+            CASE WHEN g.is_counted THEN g.focused_rate ELSE r.focused_rate END AS focused_rate
+        )
+    FROM health_series AS g
+    LEFT JOIN recounted AS r USING (profile, run_id, sequence_id)
 ),
 judged AS (
     SELECT
@@ -122,10 +157,10 @@ judged AS (
         s.sequence_id,
         s.n_prompt_tokens,
         s.finish_reason = 'broken' AS is_broken,
-        d.has_nan,
-        d.has_inf,
+        coalesce(g.has_nan, d.has_nan) AS has_nan,
+        coalesce(g.has_inf, d.has_inf) AS has_inf,
         r.n_layers,
-        g.* EXCLUDE (profile, run_id, sequence_id),
+        g.* EXCLUDE (profile, run_id, sequence_id, has_nan, has_inf, mean_basin_ratio),
         CASE WHEN g.has_states THEN p.repetition_pairs END AS pairs,
         -- Of the last n steps, n - 1 have a pair within them.
         CASE WHEN p.repetition_last_steps < g.n_steps THEN g.n_steps - p.repetition_last_steps + 1 ELSE 0 END AS skipped,
@@ -146,7 +181,7 @@ judged AS (
         CASE p.collapse_rule WHEN 'any_bits' THEN g.collapse_any IS NULL ELSE NOT g.has_rates END AND collapse IS NOT NULL AS collapse_is_reported,
         CASE WHEN g.has_states THEN loop_at > 0 ELSE e.repetition_loop END AS repeats_itself,
         CASE WHEN g.n_mid_layer_steps > 0 THEN g.mid_layer_steps > 0 ELSE e.mid_layer_anomaly END AS mid_layer,
-        b.mean_basin_ratio,
+        coalesce(g.mean_basin_ratio, b.mean_basin_ratio) AS mean_basin_ratio,
         p.collapse_rule
     FROM sequences AS s
     CROSS JOIN health_profiles AS p

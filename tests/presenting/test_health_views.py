@@ -2,15 +2,18 @@
 
 import math
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import polars as pl
 import pytest
-from hand_made_lake import connection_to, typed
+from hand_made_lake import connection_to, typed, write_lake
 from health_by_hand import PROFILES, Trace, blame, collapsed, judge, step_heads
+from polars.testing import assert_frame_equal
 
 import tracelake
 from tracelake.lake.schema import TABLES
 from tracelake.lake.sql.duck import Connection
+from tracelake.queries.derived_views import view_definitions
 from tracelake.queries.saved_query import find
 
 REAL, FAULTY = "real-01", "faulty-01"
@@ -284,3 +287,30 @@ def test_the_normalised_cut_in_nats() -> None:
     for keys, nats in ((5, 0.048), (15, 0.081), (28, 0.100), (100, 0.138), (1000, 0.207)):
         below, above = ({"n_keys": keys, "entropy_bits": (nats + sign * 0.001) / math.log(2)} for sign in (-1, 1))
         assert collapsed(below, PROFILES["v0.5"]) and not collapsed(above, PROFILES["v0.5"])
+
+
+CUTS = "0.4 AS collapsed_bits, 0.2 AS collapsed_normalised, 0.5 AS focused_weight, 6 AS min_keys"
+"""By which heads are not counted when they are written."""
+
+
+def test_what_segments_stored_is_judged_as_what_the_rows_say(tables: Tables, tmp_path: Path) -> None:
+    """Lakes written before `generation_series` have none: every number is the same, by profiles of one's own too."""
+    lake = write_lake(tmp_path, tables)
+    assert lake.scan("generation_series").collect().height == 400
+    judged = {}
+    for source in ("generation_series", "(FROM generation_series LIMIT 0)"):
+        with lake.connect(extra_views=view_definitions()) as connection:
+            connection.execute(f"CREATE TABLE stored AS FROM {source}")
+            connection.execute("CREATE OR REPLACE VIEW generation_series AS FROM stored")
+            connection.execute(
+                "CREATE TABLE profiles AS FROM health_profiles WHERE profile IN ('gpt2', 'v0.3') "
+                f"UNION ALL SELECT * REPLACE (profile || ' mine' AS profile, {CUTS}) FROM health_profiles "
+                "WHERE profile IN ('llama', 'v0.3')"
+            )
+            connection.execute("CREATE OR REPLACE VIEW health_profiles AS FROM profiles")
+            judged[source] = connection.sql("FROM health_verdicts ORDER BY profile, run_id, sequence_id")
+    stored, computed = judged.values()
+    assert stored.height == 4 * 400
+    assert_frame_equal(stored, computed, rel_tol=1e-9, abs_tol=1e-12)
+    for name in ("collapsed_rate", "focused_rate", "mid_layer_steps", "entropy_slope", "mean_basin_ratio"):
+        assert stored[name].n_unique() > 2, name

@@ -168,7 +168,7 @@ def test_remove_keeps_until_vacuum(lake):
     finished(lake, "goner", tag="secret words")
     finished(lake, "stays")
     dry = lake.remove("goner")
-    assert dry.dry_run and dry.files == 2 and lake.sql("select count(*) as n from token_steps")["n"][0] == 8
+    assert dry.dry_run and dry.files == 3 and lake.sql("select count(*) as n from token_steps")["n"][0] == 8
     lake.remove("goner", dry_run=False)
     assert lake.sql("select distinct run_id from token_steps").rows() == [("stays",)]
     assert {row["run_id"]: row["status"] for row in lake.runs()} == {"goner": "removed", "stays": "complete"}

@@ -30,6 +30,7 @@ VALUES = {
     ),
     pa.list_(pa.int32()): st.lists(st.integers(-(2**31), 2**31 - 1), max_size=3),
     pa.list_(pa.float32()): st.lists(st.floats(width=32), max_size=3),
+    pa.list_(pa.float64()): st.lists(st.floats(), max_size=3),
     pa.list_(pa.int64()): st.lists(st.integers(-(2**63), 2**63 - 1), max_size=3),
     pa.list_(pa.string()): st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=5), max_size=3),
 }
@@ -38,7 +39,8 @@ VALUES = {
 PLAIN = {
     pa.string(): "a", pa.float32(): 0.5, pa.float64(): 0.1, pa.bool_(): True,
     pa.timestamp("ms", tz="UTC"): datetime(2026, 11, 26, tzinfo=UTC), pa.list_(pa.int32()): [1, 2],
-    pa.list_(pa.float32()): [0.5], pa.list_(pa.int64()): [2**40, -1], pa.list_(pa.string()): ["a", ""],
+    pa.list_(pa.float32()): [0.5], pa.list_(pa.float64()): [0.1, -1.0], pa.list_(pa.int64()): [2**40, -1],
+    pa.list_(pa.string()): ["a", ""],
 }  # fmt: skip
 
 
@@ -349,17 +351,17 @@ def test_files_of_an_older_schema_stay_readable(tmp_path, monkeypatch):
 
     lake = Lake.create(tmp_path / "lake")
     new = TABLES["token_steps"]
-    gone = {"margin", "topk_ids"}
+    gone = {"rank", "topk_ids"}
     old = dataclasses.replace(new, columns=tuple(c for c in new.columns if c.name not in gone))
     monkeypatch.setitem(TABLES, "token_steps", old)
     with lake.start_run("old-run", {}) as run, run.segment(0, (0, 1)) as segment:
         segment.append("token_steps", KEY | {"logprob": 1.0})
     monkeypatch.setitem(TABLES, "token_steps", new)
     with lake.start_run("new-run", {}) as run, run.segment(0, (0, 1)) as segment:
-        segment.append("token_steps", KEY | {"logprob": 2.0, "margin": 0.5, "topk_ids": [[1], [2]]})
-    query = "select run_id, logprob, margin, topk_ids from token_steps where sequence_id = 1 order by run_id"
-    expected = [("new-run", 2.0, 0.5, [2]), ("old-run", 1.0, None, None)]
+        segment.append("token_steps", KEY | {"logprob": 2.0, "rank": 5, "topk_ids": [[1], [2]]})
+    query = "select run_id, logprob, rank, topk_ids from token_steps where sequence_id = 1 order by run_id"
+    expected = [("new-run", 2.0, 5, [2]), ("old-run", 1.0, None, None)]
     assert lake.sql(query).rows() == expected
     frame = lake.scan("token_steps").filter(pl.col("sequence_id") == 1).sort("run_id").collect()
-    assert frame.select("run_id", "logprob", "margin", "topk_ids").rows() == expected
+    assert frame.select("run_id", "logprob", "rank", "topk_ids").rows() == expected
     assert lake.verify("deep").ok

@@ -41,6 +41,9 @@ MINILM_DIM = 384
 EDGE_BYTES = 7.5
 PATTERN_ROW_BYTES, WEIGHT_BYTES = 4.0, 3.8
 KEY_BYTES, DISTRIBUTION_BYTES, TOPK_BYTES, LAYER_BYTES, HEAD_BYTES, SEQUENCE_BYTES = 8.5, 23.0, 1.8, 33.0, 6.3, 160.0
+SERIES_BYTES = {"tokens": 14.2, "layers": 14.4, "heads": 1.5}
+"""Of `generation_series`, per generated token and what is kept."""
+SERIES_SEQUENCE_BYTES = 50.0
 # Footer, schema and dictionaries of one file, whatever its rows.
 FILE_BYTES = {
     "token_steps": 8_600,
@@ -50,6 +53,7 @@ FILE_BYTES = {
     "attention_edges": 6_000,
     "attention_patterns": 3_000,
     "sequences": 9_000,
+    "generation_series": 7_000,
     "operations": 4_400,
     "step_embeddings": 4_500,
 }
@@ -259,6 +263,9 @@ def estimate(plan: Plan, config: CollectConfig, keep: Keep, loaded: LoadedModel)
     table_bytes = {table: size * n_observed for table, size in plan.bytes_per_token.items()}
     table_bytes["token_steps"] = table_bytes.get("token_steps", 0.0) + KEY_BYTES * (n_tokens - n_observed)
     table_bytes |= {"sequences": SEQUENCE_BYTES * plan.n_sequences, "operations": 0.0}
+    per_step = sum(size for name, size in SERIES_BYTES.items() if getattr(keep, name))
+    per_sequence = SERIES_SEQUENCE_BYTES + per_step * config.max_new_tokens
+    table_bytes["generation_series"] = per_sequence * plan.n_sequences
     if keep.edges:
         # An upper bound: every head of every prompt and generated token is full.
         of_prompt = config.edge_cap if "prompt" in keep.edges and config.observe_prompt else 0
