@@ -7,6 +7,7 @@ with min(10, max(2, n - 2)) neighbours, Euclidean. UMAP is a picture: its distan
 import contextlib
 import functools
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -54,7 +55,8 @@ def embedded(points: Float[np.ndarray, "point dim"], neighbours: int) -> Float[n
         model = umap.UMAP(
             n_components=2, n_neighbors=neighbours, metric="euclidean", random_state=SEED, n_jobs=1
         )  # fmt: skip
-        return np.asarray(model.fit_transform(points), np.float64)
+        with _threads_kept():
+            return np.asarray(model.fit_transform(points), np.float64)
 
 
 def planes(
@@ -77,6 +79,19 @@ def _jittered(points: np.ndarray) -> np.ndarray:
     if len(points) > JITTER_UP_TO:
         return points
     return points + JITTER * np.random.default_rng(SEED).standard_normal(points.shape)
+
+
+@contextlib.contextmanager
+def _threads_kept() -> Iterator[None]:
+    """Numba sets how many threads OpenMP has, for torch in the same process too: they are set back."""
+    from threadpoolctl import ThreadpoolController
+
+    before = [(pool, pool.num_threads) for pool in ThreadpoolController().lib_controllers if pool.user_api == "openmp"]
+    try:
+        yield
+    finally:
+        for pool, n_threads in before:
+            pool.set_num_threads(n_threads)
 
 
 @functools.cache
