@@ -6,6 +6,7 @@ with min(10, max(2, n - 2)) neighbours, Euclidean. UMAP is a picture: its distan
 
 import contextlib
 import functools
+import os
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -83,15 +84,27 @@ def _jittered(points: np.ndarray) -> np.ndarray:
 
 @contextlib.contextmanager
 def _threads_kept() -> Iterator[None]:
-    """Numba sets how many threads OpenMP has, for torch in the same process too: they are set back."""
-    from threadpoolctl import ThreadpoolController
+    """Numba sets how many threads OpenMP has, for torch in the same process too: they are set back.
 
-    before = [(pool, pool.num_threads) for pool in ThreadpoolController().lib_controllers if pool.user_api == "openmp"]
+    Where it was numba that loaded OpenMP, to what OMP_NUM_THREADS says: torch, loaded later, would not look at it.
+    """
+    before = {pool.filepath: pool.num_threads for pool in _openmp()}
     try:
         yield
     finally:
-        for pool, n_threads in before:
-            pool.set_num_threads(n_threads)
+        asked = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
+        for pool in _openmp():
+            if pool.filepath in before:
+                pool.set_num_threads(before[pool.filepath])
+            elif asked.isdecimal() and int(asked) > 0:
+                pool.set_num_threads(int(asked))
+
+
+def _openmp() -> list[Any]:
+    """The OpenMP libraries that are loaded."""
+    from threadpoolctl import ThreadpoolController
+
+    return [pool for pool in ThreadpoolController().lib_controllers if pool.user_api == "openmp"]
 
 
 @functools.cache

@@ -1,5 +1,9 @@
 """Geometry of paths: closed forms, and equality with a plain loop over steps."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -158,3 +162,17 @@ def test_what_a_picture_compiles_is_kept_for_the_next_process() -> None:
     assert len(functions) == 4
     for function in functions:
         assert function.stats.cache_hits or function.stats.cache_misses, function.py_func.__name__
+
+
+def test_a_plane_leaves_torch_the_threads_that_were_asked_for() -> None:
+    """Numba loads OpenMP before torch does, in a process of its own: here torch is there already."""
+    code = (
+        "import numpy as np\n"
+        "from tracelake.analysis.paths.planes import embedded\n"
+        "embedded(np.random.default_rng(0).normal(size=(20, 3)), 5)\n"
+        "import torch\n"
+        "print(torch.get_num_threads())"
+    )
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    ended = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert ended.stdout.strip() == "1"
