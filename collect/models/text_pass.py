@@ -8,6 +8,9 @@ from torch import Tensor, nn
 
 from ...lake.errors import ConfigError
 
+FAILURES = (RuntimeError, ValueError, TypeError, AttributeError, LookupError, AssertionError)
+"""What architectures raise where they cannot read in some way."""
+
 
 @dataclass(frozen=True)
 class TextPass:
@@ -73,7 +76,7 @@ def run_shapes(model: Any, inputs: dict[str, Tensor]) -> TextPass:
     model.set_attn_implementation("eager")
     try:
         return run_text(model, given)
-    except (RuntimeError, ValueError, TypeError, AttributeError, LookupError, NotImplementedError) as error:
+    except FAILURES as error:
         raise ConfigError(
             f"{type(model).__name__} has several lists of blocks, and which of them read text shows only with its "
             f"weights ({str(error).splitlines()[0]}): it can be collected, but not planned. Leave out --dry-run."

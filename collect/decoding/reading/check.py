@@ -17,6 +17,7 @@ from ....lake.errors import ConfigError
 from ....lake.values import Json
 from ...models.cache import can_join
 from ...models.model import LoadedModel
+from ...models.text_pass import FAILURES
 from ..batch import Batch
 from ..sequence import Sequence
 from ..waiting import Waiting
@@ -44,8 +45,6 @@ READINGS = (
     Reading(whole_prompts=True, uncached=True, alone=True),
 )
 """From the cheapest to the dearest."""
-FAILURES = (RuntimeError, ValueError, TypeError, AttributeError, LookupError, AssertionError, NotImplementedError)
-"""What architectures raise where they cannot read in one of these ways."""
 
 
 @dataclass(frozen=True)
