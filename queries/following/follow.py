@@ -1,8 +1,8 @@
 """A run watched while it is collected: one line per committed segment, with its flags and risk from the views."""
 
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
 
 from ...lake.records.commits import Record
 from ...lake.values import Row
@@ -14,6 +14,7 @@ RISKY = 0.7
 
 JUDGED = """
 SELECT
+    asked.segment,
     count(*) AS n_sequences,
     sum(n_steps)::BIGINT AS n_generated_tokens,
     count(*) FILTER (is_broken OR has_nan OR has_inf) AS n_not_finite,
@@ -25,8 +26,12 @@ SELECT
     max(risk_v05) AS max_risk,
     arg_min(sequence_id, (-risk_v05, sequence_id)) FILTER (risk_v05 IS NOT NULL) AS riskiest_sequence
 FROM risk_scores
-WHERE run_id = $run AND profile = $profile AND sequence_id >= $first AND sequence_id < $end
+JOIN (SELECT unnest($segments) AS segment, unnest($firsts) AS first, unnest($ends) AS behind) AS asked
+    ON sequence_id >= asked.first AND sequence_id < asked.behind
+WHERE run_id = $run AND profile = $profile AND sequence_id >= $first AND sequence_id < $behind
+GROUP BY asked.segment
 """
+"""All segments that are asked for at once: most of the time of an answer does not depend on how many they are."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +77,9 @@ class SegmentNews:
         return asdict(self)
 
 
+COUNTS = [f.name for f in fields(SegmentNews) if f.name.startswith("n_") and f.name not in ("n_segments", "n_tokens")]
+
+
 def follow(lake: QueriedLake, run_id: str, profile: str, *, interval_s: float = 1.0) -> Iterator[SegmentNews]:
     """Yield the news of every segment, those committed already first, until the run is not running any more."""
     with lake.connect(locked=True) as connection:
@@ -84,24 +92,36 @@ def follow(lake: QueriedLake, run_id: str, profile: str, *, interval_s: float = 
         # Asked before the records are read: what is committed in between is seen in this round.
         running = lake.run_status(run_id) == "running"
         records = [r for r in lake.snapshot(run_id).runs[run_id].segments if r.items and r.segment not in seen]
-        for record in sorted(records, key=lambda r: r.segment or 0):
-            seen.add(record.segment)
-            yield _news(lake, run_id, profile, record, n_segments, samples)
+        seen |= {record.segment for record in records}
+        if records:
+            yield from _news(lake, run_id, profile, sorted(records, key=_place), n_segments, samples)
         if not running:
             return
         time.sleep(interval_s)
 
 
-def _news(lake: QueriedLake, run_id: str, profile: str, record: Record, n_segments: int, samples: int) -> SegmentNews:
-    first, end = (item * samples for item in record.items or (0, 0))
-    parameters = {"run": run_id, "profile": profile, "first": first, "end": end, "risky": RISKY}
-    row: Row = lake.sql(JUDGED, parameters).row(0, named=True)
-    counts = {name: row[name] or 0 for name in row if name.startswith("n_")}
-    return SegmentNews(
-        segment=record.segment or 0,
-        n_segments=n_segments,
-        n_tokens=record.counters.get("n_tokens", 0),
-        max_risk=row["max_risk"],
-        riskiest_sequence=row["riskiest_sequence"],
-        **counts,
-    )
+def _place(record: Record) -> int:
+    return record.segment or 0
+
+
+def _news(
+    lake: QueriedLake, run_id: str, profile: str, records: Sequence[Record], n_segments: int, samples: int
+) -> Iterator[SegmentNews]:
+    """What each of some segments brought, in their order."""
+    spans = [tuple(item * samples for item in record.items or (0, 0)) for record in records]
+    firsts, ends = [first for first, _ in spans], [end for _, end in spans]
+    parameters = {
+        "run": run_id, "profile": profile, "risky": RISKY, "first": min(firsts), "behind": max(ends),
+        "segments": [_place(record) for record in records], "firsts": firsts, "ends": ends,
+    }  # fmt: skip
+    rows = {row["segment"]: row for row in lake.sql(JUDGED, parameters).iter_rows(named=True)}
+    for record in records:
+        row: Row = rows.get(_place(record), {})
+        yield SegmentNews(
+            segment=_place(record),
+            n_segments=n_segments,
+            n_tokens=record.counters.get("n_tokens", 0),
+            max_risk=row.get("max_risk"),
+            riskiest_sequence=row.get("riskiest_sequence"),
+            **{name: row.get(name) or 0 for name in COUNTS},
+        )

@@ -96,10 +96,11 @@ def round_trip(tmp_path_factory, name, rows):
             segment.append(name, {c: [row[c] for row in piece] for c in table.names if c != "run_id"})
     key = [k for k in table.key if k != "run_id"]
     expected = [{"run_id": "trip", **row} for row in in_key_order(rows, key)]
-    with lake.connect() as connection:
+    with lake.connect(locked=True) as connection:
         duck = connection.arrow(f"from {name}")
+        frame = connection.sql(f"from {name}")
         assert duck.schema.names == table.names
-    for found in (duck.to_pylist(), lake.scan(name).collect().to_dicts(), lake.sql(f"from {name}").to_dicts()):
+    for found in (duck.to_pylist(), lake.scan(name).collect().to_dicts(), frame.to_dicts()):
         assert len(found) == len(expected)
         for got, wanted in zip(found, expected, strict=True):
             assert all(same(got[c], wanted[c]) for c in table.names), (got, wanted)
