@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ...lake.errors import ConfigError
+from ..models.loading.hub import out_of_reach
 from ..models.loading.load_errors import FAULTS, check_counts, load_reports, weights_reported
 
 TRUSTED_MODULES = ("sentence_transformers.",)
@@ -38,7 +39,8 @@ def load_embedder(name: str, source: str, device: str) -> SentenceModel:
     with load_reports() as reports:
         try:
             make = import_module("sentence_transformers").SentenceTransformer
-            model: SentenceModel = make(source, device=device, trust_remote_code=False)
+            local = out_of_reach(source)
+            model: SentenceModel = make(source, device=device, trust_remote_code=False, local_files_only=local)
         except FAULTS as error:
             _refuse_gaps(name, reports)
             raise refusal(name, error) from error

@@ -19,6 +19,7 @@ from .fields import Prompt, prompt_text
 from .grading.notation import clean, last_box
 from .grading.numbers import last_number
 from .grading.words import after_hashes
+from .hub_datasets import open_dataset
 from .prompt_files import FORMATS, PromptBytes, rows_of
 
 Row = Mapping[str, Any]
@@ -262,19 +263,9 @@ def _file_rows(file: Path) -> Iterator[tuple[str, object]]:
 
 def hub_rows(layout: Layout, split: str) -> Iterator[tuple[str, object]]:
     """The rows of the set on the Hugging Face hub, subset after subset."""
-    try:
-        from datasets import load_dataset
-    except ImportError as error:
-        raise ConfigError("Hugging Face datasets need an extra package: pip install 'tracelake[hub]'.") from error
+    advice = "Fetch it once and give its file or folder with --dataset-path."
     for subset in layout.subsets:
         name = ":".join(filter(None, (layout.hub, subset, split)))
-        try:
-            rows = load_dataset(layout.hub, subset, split=split)
-        except (OSError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise NotFoundError(
-                f"Dataset {name} could not be loaded from the hub: {reason} Fetch it once and give its file or folder "
-                "with --dataset-path."
-            ) from error
+        rows = open_dataset(layout.hub, subset, split, advice=advice)
         for i, row in enumerate(rows):
             yield f"{name}, row {i}", dict(row)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 from ...lake import Lake
-from ...lake.errors import ConfigError, NotFoundError, UsageError, did_you_mean
+from ...lake.errors import NotFoundError, UsageError, did_you_mean
 from ...lake.values import Json
 from ..configuration.config import CollectConfig
 from ..configuration.given_form import names_stored
@@ -19,6 +19,7 @@ from .corpora.documents import open_corpus
 from .fields import Prompt, prompt_from_row, prompt_text
 from .given import GivenCompletions
 from .given_stored import open_stored
+from .hub_datasets import open_dataset
 from .problem_sets import LAYOUTS, ProblemSet
 from .prompt_files import PromptFile, StdinPrompts
 from .source import PromptSource, SourceOverAnother
@@ -69,18 +70,8 @@ class HubDataset:
         return about if self.subset is None else {**about, "subset": self.subset}
 
     def __iter__(self) -> Iterator[Prompt]:
-        try:
-            from datasets import load_dataset
-        except ImportError as error:
-            raise ConfigError("Hugging Face datasets need an extra package: pip install 'tracelake[hub]'.") from error
         name = ":".join(filter(None, (self.dataset, self.subset, self.split)))
-        try:
-            rows = load_dataset(self.dataset, self.subset, split=self.split)
-        except (OSError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise NotFoundError(
-                f"Dataset {name} could not be loaded: {reason} Write NAME:SPLIT or NAME:SUBSET:SPLIT."
-            ) from error
+        rows = open_dataset(self.dataset, self.subset, self.split, advice="Write NAME:SPLIT or NAME:SUBSET:SPLIT.")
         for i, row in enumerate(rows):
             yield prompt_from_row(dict(row), i, name)
 

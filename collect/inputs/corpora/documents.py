@@ -12,11 +12,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
-from ....lake.errors import ConfigError, NotFoundError, UsageError, did_you_mean
+from ....lake.errors import NotFoundError, UsageError, did_you_mean
 from ....lake.values import Json
 from ...tinymath import problems
 from ...tinymath.problems import METHODS
 from ..fields import Prompt
+from ..hub_datasets import open_dataset
 from ..prompt_files import FORMATS, PACKED, PromptBytes, rows_of
 
 WIKIPEDIA = ("wikimedia/wikipedia", "20231101")
@@ -171,18 +172,8 @@ class HubCorpus(_Prompts):
         return ":".join(filter(None, (self.dataset, self.subset, self.split)))
 
     def documents(self, start: int = 0) -> Iterator[Document]:
-        try:
-            from datasets import load_dataset
-        except ImportError as error:
-            raise ConfigError("Hugging Face datasets need an extra package: pip install 'tracelake[hub]'.") from error
-        try:
-            rows = load_dataset(self.dataset, self.subset, split=self.split, streaming=True)
-        except (OSError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise NotFoundError(
-                f"The corpus {self._name} could not be opened: {reason} Write hf:NAME, hf:NAME:SPLIT or "
-                "hf:NAME:SUBSET:SPLIT."
-            ) from error
+        advice = "Write hf:NAME, hf:NAME:SPLIT or hf:NAME:SUBSET:SPLIT."
+        rows = open_dataset(self.dataset, self.subset, self.split, advice=advice, streaming=True)
         for i, row in enumerate(rows.skip(start) if start else rows, start):
             own = row.get("id")
             text = row_text(row, self.text_field, f"{self._name}, row {i}")

@@ -9,7 +9,7 @@ from huggingface_hub import constants
 
 
 def out_of_reach(source: str) -> bool:
-    """Whether a model can only be one that was fetched before: it is no folder, and the hub's host has no address.
+    """Whether a model or dataset can only be one fetched before: it is no folder, the hub's host has no address.
 
     A host without an address answers nobody, yet each request to it is tried six times, which takes 23 s. A proxy
     looks hosts up itself.
