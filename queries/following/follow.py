@@ -14,7 +14,7 @@ RISKY = 0.7
 
 JUDGED = """
 SELECT
-    asked.segment,
+    asked.place,
     count(*) AS n_sequences,
     sum(n_steps)::BIGINT AS n_generated_tokens,
     count(*) FILTER (is_broken OR has_nan OR has_inf) AS n_not_finite,
@@ -26,10 +26,10 @@ SELECT
     max(risk_v05) AS max_risk,
     arg_min(sequence_id, (-risk_v05, sequence_id)) FILTER (risk_v05 IS NOT NULL) AS riskiest_sequence
 FROM risk_scores
-JOIN (SELECT unnest($segments) AS segment, unnest($firsts) AS first, unnest($ends) AS behind) AS asked
+JOIN (SELECT unnest($places) AS place, unnest($firsts) AS first, unnest($ends) AS behind) AS asked
     ON sequence_id >= asked.first AND sequence_id < asked.behind
 WHERE run_id = $run AND profile = $profile AND sequence_id >= $first AND sequence_id < $behind
-GROUP BY asked.segment
+GROUP BY asked.place
 """
 """All segments that are asked for at once: most of the time of an answer does not depend on how many they are."""
 
@@ -94,14 +94,11 @@ def follow(lake: QueriedLake, run_id: str, profile: str, *, interval_s: float = 
         records = [r for r in lake.snapshot(run_id).runs[run_id].segments if r.items and r.segment not in seen]
         seen |= {record.segment for record in records}
         if records:
-            yield from _news(lake, run_id, profile, sorted(records, key=_place), n_segments, samples)
+            records.sort(key=lambda record: record.segment or 0)
+            yield from _news(lake, run_id, profile, records, n_segments, samples)
         if not running:
             return
         time.sleep(interval_s)
-
-
-def _place(record: Record) -> int:
-    return record.segment or 0
 
 
 def _news(
@@ -112,13 +109,13 @@ def _news(
     firsts, ends = [first for first, _ in spans], [end for _, end in spans]
     parameters = {
         "run": run_id, "profile": profile, "risky": RISKY, "first": min(firsts), "behind": max(ends),
-        "segments": [_place(record) for record in records], "firsts": firsts, "ends": ends,
+        "places": list(range(len(records))), "firsts": firsts, "ends": ends,
     }  # fmt: skip
-    rows = {row["segment"]: row for row in lake.sql(JUDGED, parameters).iter_rows(named=True)}
-    for record in records:
-        row: Row = rows.get(_place(record), {})
+    rows = {row["place"]: row for row in lake.sql(JUDGED, parameters).iter_rows(named=True)}
+    for place, record in enumerate(records):
+        row: Row = rows.get(place, {})
         yield SegmentNews(
-            segment=_place(record),
+            segment=record.segment or 0,
             n_segments=n_segments,
             n_tokens=record.counters.get("n_tokens", 0),
             max_risk=row.get("max_risk"),
