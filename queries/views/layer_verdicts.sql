@@ -29,21 +29,30 @@ places AS (
 ),
 norms AS (
     SELECT
-        l.run_id,
-        l.sequence_id,
-        l.layer,
-        sum(l.n_nan) AS n_nan,
-        sum(l.n_inf) AS n_inf,
-        avg(l.l2_norm::DOUBLE)
-            FILTER (WHERE l.site = 'resid_post' AND isfinite(l.l2_norm) AND l.position BETWEEN s.first_state AND s.last_state) AS mean_norm,
-        stddev_samp(l.l2_norm::DOUBLE)
-            FILTER (WHERE l.site = 'resid_post' AND isfinite(l.l2_norm) AND l.position BETWEEN s.first_state AND s.last_state) AS norm_sd,
-        count(*)
-            FILTER (WHERE l.site = 'resid_post' AND isfinite(l.l2_norm) AND l.position BETWEEN s.first_state AND s.last_state) AS n_norms
-    FROM layer_summaries AS l
-    JOIN spans AS s USING (run_id, sequence_id)
-    WHERE l.stack = 'decoder'
-    GROUP BY ALL
+        run_id,
+        sequence_id,
+        layer,
+        sum(n_nan) AS n_nan,
+        sum(n_inf) AS n_inf,
+        avg(norm) AS mean_norm,
+        stddev_samp(norm) AS norm_sd,
+        count(norm) AS n_norms
+    FROM (
+        SELECT
+            l.run_id,
+            l.sequence_id,
+            l.layer,
+            l.n_nan,
+            l.n_inf,
+            CASE
+                WHEN l.site = 'resid_post' AND isfinite(l.l2_norm) AND l.position BETWEEN s.first_state AND s.last_state
+                    THEN l.l2_norm::DOUBLE
+            END AS norm
+        FROM layer_summaries AS l
+        JOIN spans AS s USING (run_id, sequence_id)
+        WHERE l.stack = 'decoder'
+    )
+    GROUP BY run_id, sequence_id, layer
 ),
 step_heads AS (
     SELECT
