@@ -1,7 +1,7 @@
 """`Lake`: a directory of tables. Opens it, starts, joins and resumes runs, and reads what is committed."""
 
 import json
-import os
+import os  # for random names too: to import `secrets` takes twelve milliseconds, which every command would pay for
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeAlias, overload
@@ -88,7 +88,6 @@ class Lake:
         store = self.store
         store.make_root()
         store.make([layout.DATA, layout.RUNS, layout.STAGING, layout.LOCKS, layout.TRASH])
-        # `secrets` gives the same bytes, but imports for twelve milliseconds, which every command would pay for.
         body = {"format_version": FORMAT_VERSION, "lake_id": os.urandom(8).hex(), "created_at": commits.now()}
         draft = f"{layout.STAGING}/lake-{os.urandom(4).hex()}.part"
         try:
