@@ -19,7 +19,7 @@ def open_dataset(dataset: str, subset: str | None, split: str, *, advice: str, s
             return load_dataset(dataset, subset, split=split, streaming=streaming)
         except (OSError, ValueError) as error:
             reason = str(error).strip().splitlines()[0]
-            if is_away:
+            if is_away and isinstance(error, ConnectionError):
                 reason = "the hub's host has no address from here, and the dataset was not fetched before."
             raise NotFoundError(f"Dataset {name} could not be loaded: {reason} {advice}") from error
 
