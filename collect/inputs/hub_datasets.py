@@ -6,6 +6,8 @@ from typing import Any
 
 from ...lake.errors import ConfigError, NotFoundError
 
+UNREACHED = "Fetch it where there is a network, or give its rows: --prompts FILE, --corpus FILE, --dataset-path."
+
 
 def open_dataset(dataset: str, subset: str | None, split: str, *, advice: str, streaming: bool = False) -> Any:
     """The rows of one split; NotFoundError with `advice` if they cannot be had, ConfigError without the package."""
@@ -20,7 +22,7 @@ def open_dataset(dataset: str, subset: str | None, split: str, *, advice: str, s
         except (OSError, ValueError) as error:
             reason = str(error).strip().splitlines()[0]
             if is_away and isinstance(error, ConnectionError):
-                reason = "the hub's host has no address from here, and the dataset was not fetched before."
+                reason, advice = "the hub's host has no address from here, and it was not fetched before.", UNREACHED
             raise NotFoundError(f"Dataset {name} could not be loaded: {reason} {advice}") from error
 
 
