@@ -15,7 +15,7 @@ from tracelake.collect.inputs.prompts import HubDataset
 from tracelake.lake.errors import ConfigError, LakeError, NotFoundError
 
 SOURCES: dict[str, tuple[type[LakeError], str, Callable[[], object]]] = {
-    "prompts": (NotFoundError, "some/data:test .*no address.*--prompts FILE", lambda: [*HubDataset("some/data", "test")]),
+    "prompts": (NotFoundError, "some/data:test .*no address.*--prompts", lambda: [*HubDataset("some/data", "test")]),
     "corpus": (
         NotFoundError,
         "some/data:train .*no address",
