@@ -203,6 +203,7 @@ def test_a_copied_cache_is_bit_equal_to_its_own(model_folder: Callable[[str], Pa
         for mine, theirs in zip(own.cross_attention_cache.layers, seeded.cross_attention_cache.layers, strict=True):
             assert torch.equal(mine.keys.expand(4, -1, -1, -1), theirs.keys)
         own, seeded = own.self_attention_cache, seeded.self_attention_cache
+    windowed = any(layer.keys.shape[2] < batch.width for layer in own.layers)
     for mine, theirs, whole in zip(own.layers, seeded.layers, _self(prefix.cache).layers, strict=True):
         assert type(mine) is type(theirs) and mine.get_seq_length() == theirs.get_seq_length()
         for name in ("keys", "values"):
@@ -212,9 +213,9 @@ def test_a_copied_cache_is_bit_equal_to_its_own(model_folder: Callable[[str], Pa
             for row, length in enumerate(lengths):
                 held = min(n, length)
                 assert torch.equal(b[row][:, n - held :], everything[0][:, length - held : length])
-            # Over keys behind a window attention sums in another order.
+            # Over keys behind a window attention may sum in another order, and the layers above inherit that.
             torch.testing.assert_close(b[0], a[0], rtol=1e-4, atol=1e-4)
-            assert n < batch.width or torch.equal(b[0], a[0])
+            assert windowed or torch.equal(b[0], a[0])
 
 
 def _self(cache: object) -> object:
