@@ -27,14 +27,14 @@ from .summaries import AttentionRows, state_statistics
 class ObservedStack:
     """A stack with its hooks on; one batch at a time passes through it.
 
-    Of a long pass, as many positions are reduced at once as a chunk has.
+    Of a long pass, as many positions are reduced at once as stay in the processor's cache.
     """
 
     def __init__(self, stack: Stack, kept: Kept, budget: Budget) -> None:
         self.stack = stack
         self.kept = kept
         self.vectors = kept.vectors_of(stack.name)
-        self.columns = budget.chunk
+        self.block_bytes = budget.block_bytes
         self.sites = summary_sites(stack.n_layers)
         captured = {(w.site, w.layer) for w in self.vectors}
         self.observers = {
@@ -175,7 +175,7 @@ class ObservedStack:
         statistics = []
         for number, group in enumerate(groups):
             pieces = []
-            for part in zip(*(state.split(self.columns, dim=1) for state in group), strict=True):
+            for part in zip(*(state.split(self._columns_at_once(group), dim=1) for state in group), strict=True):
                 stacked = torch.stack(part)
                 pieces.append(state_statistics(stacked, before[number]))
                 before[number] = stacked[:, :, -1]
@@ -183,6 +183,11 @@ class ObservedStack:
         self._before = [states for states in before if states is not None]
         joined = statistics[0] if len(statistics) == 1 else torch.cat(statistics, dim=1)
         return _taken(joined.flatten(2).permute(2, 1, 0), select)
+
+    def _columns_at_once(self, states: list[Tensor]) -> int:
+        """How many positions of these states are reduced together: as many as stay in the processor's cache."""
+        column_bytes = 4 * sum(state[:, 0].numel() for state in states)
+        return max(1, self.block_bytes // column_bytes)
 
     def _attention_rows(
         self, kind: str, observer: AttentionObserver, select: Tensor | None, found: dict[str, Tensor]
