@@ -186,8 +186,8 @@ class ObservedStack:
 
     def _columns_at_once(self, states: list[Tensor]) -> int:
         """How many positions of these states are reduced together: as many as stay in the processor's cache."""
-        column_bytes = 4 * sum(state[:, 0].numel() for state in states)
-        return max(1, self.block_bytes // column_bytes)
+        column_bytes = 4 * sum(state.shape[0] * state.shape[-1] for state in states)
+        return max(1, self.block_bytes // max(1, column_bytes))
 
     def _attention_rows(
         self, kind: str, observer: AttentionObserver, select: Tensor | None, found: dict[str, Tensor]
