@@ -1,7 +1,7 @@
 """`Lake`: a directory of tables. Opens it, starts, joins and resumes runs, and reads what is committed."""
 
 import json
-import os  # for random names too: to import `secrets` takes twelve milliseconds, which every command would pay for
+import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeAlias, overload
@@ -88,8 +88,8 @@ class Lake:
         store = self.store
         store.make_root()
         store.make([layout.DATA, layout.RUNS, layout.STAGING, layout.LOCKS, layout.TRASH])
-        body = {"format_version": FORMAT_VERSION, "lake_id": os.urandom(8).hex(), "created_at": commits.now()}
-        draft = f"{layout.STAGING}/lake-{os.urandom(4).hex()}.part"
+        body = {"format_version": FORMAT_VERSION, "lake_id": secrets.token_hex(8), "created_at": commits.now()}
+        draft = f"{layout.STAGING}/lake-{secrets.token_hex(4)}.part"
         try:
             commits.publish(store, (json.dumps(body, indent=2) + "\n").encode(), layout.MARKER, draft=draft)
         except LockedError:

@@ -161,7 +161,7 @@ def state_statistics(
             norm,
             mean,
             std,
-            torch.maximum(x.amax(-1), -x.amin(-1)),  # twice as fast as the largest of a copy without signs
+            torch.maximum(x.amax(-1).abs(), x.amin(-1).abs()),  # twice as fast as the largest of a copy without signs
             n_nan,
             n_inf,
             torch.cat((nothing, cos_layer)),
