@@ -79,5 +79,5 @@ def remove_analysis(lake: Lake, analysis_id: str, *, dry_run: bool = True, now: 
             run.withdraw(analysis_id)
             if now:
                 with explained(f"removing analysis {analysis_id}"):
-                    lake.store.remove(path for path, _, _ in paths)
-    return AnalysisRemoval(log.run_id, analysis_id, dry_run, now, len(paths), sum(size for _, size, _ in paths))
+                    lake.store.remove(path for path, _ in paths)
+    return AnalysisRemoval(log.run_id, analysis_id, dry_run, now, len(paths), sum(size for _, size in paths))

@@ -1,6 +1,5 @@
 """Blobs: the committed files of a run that are no tables, found by name and read with their checksum."""
 
-import hashlib
 import json
 import struct
 from typing import Any
@@ -30,7 +29,7 @@ def read_blob(store: Store, entry: BlobEntry) -> bytes:
             data = file.read()
     except OSError as error:
         raise DamageError(f"{entry.path} cannot be read: {error}. Run `lake verify` to see what is hit.") from error
-    if hashlib.sha256(data).hexdigest() != entry.sha256:
+    if entry.checksum.of_bytes(data) != entry.checksum:
         raise DamageError(f"{entry.path} is not what was committed. Run `lake verify --level full`.")
     return data
 

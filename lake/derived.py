@@ -63,7 +63,7 @@ def digest(value: object) -> str:
 def input_digest(snapshot: Snapshot, reads: Sequence[tuple[str, Mapping[str, int | str]]]) -> str:
     """16 hex digits over the committed files that are read: (table, values of key columns that are wanted of it)."""
     entries = [entry for table, only in reads for entry in snapshot.files(table) if entry.may_hold(only)]
-    named = sorted({(entry.path, entry.sha256) for entry in entries})
+    named = sorted({(entry.path, entry.checksum.digest) for entry in entries})
     return digest(named)[:16]
 
 
@@ -103,5 +103,5 @@ def replaced_entries(chain: Sequence[Record]) -> Iterator[tuple[str, datetime]]:
     for place, record in enumerate(chain):
         for later in chain[place + 1 :]:
             if record.analysis and record.analysis["analysis_id"] in later.replaces:
-                yield from ((path, datetime.fromisoformat(later.time)) for path, _, _ in record.paths)
+                yield from ((path, datetime.fromisoformat(later.time)) for path, _ in record.paths)
                 break

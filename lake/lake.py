@@ -330,7 +330,7 @@ class Lake:
         return [analysis for log in logs for analysis in stored_analyses(log).values()]
 
     def verify(self, level: str = "quick", run: str | None = None) -> "Verification":
-        """Check what is on disk against the records: quick (names, sizes, footers), full (SHA-256), deep (values)."""
+        """Check what is on disk against the records: quick (names, sizes, footers), full (checksums), deep (values)."""
         from .upkeep.verify import verify
 
         return verify(self.store, level, None if run is None else self.resolve_run(run))

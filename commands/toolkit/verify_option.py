@@ -16,7 +16,7 @@ Verify = Annotated[
         "--verify",
         envvar=VARIABLE,
         metavar="|".join(MODES),
-        help="Compare the SHA-256 of files with their records: at every command, when first met (default), never.",
+        help="Compare the checksums of files with their records: at every command, when first met (default), never.",
     ),
 ]
 

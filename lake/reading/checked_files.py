@@ -1,7 +1,7 @@
 """Committed files, opened only if their bytes are those that the commit record describes.
 
-A file is read whole at first contact and its SHA-256 compared. That it was right is remembered outside the lake, in the
-user's cache folder, together with the file's size, times and inode: it is read again when one of them has changed.
+A file is read whole at first contact and its checksum compared. That it was right is remembered outside the lake, in
+the user's cache folder, together with the file's size, times and inode: it is read again when one of them has changed.
 """
 
 import hashlib
@@ -140,7 +140,7 @@ class CheckedFiles:
             raise _damage(file, f"has {status.st_size} bytes instead of {entry.size}")
         if self.mode == "never":
             return
-        right = (entry.sha256, identity(status))
+        right = (entry.checksum.digest, identity(status))
         with self._locks.setdefault(entry.path, threading.Lock()):
             if self._known.get(entry.path) == right:
                 return
@@ -150,13 +150,13 @@ class CheckedFiles:
 
     def _read(self, file: CommittedFile, descriptor: int, before: Identity) -> None:
         with open(descriptor, "rb", buffering=0, closefd=False) as opened:
-            digest = hashlib.file_digest(opened, "sha256").hexdigest()
-        if digest != file.entry.sha256:
-            raise _damage(file, "is not what was committed: its SHA-256 is another")
+            wanted = file.entry.checksum
+            if wanted.of_file(opened) != wanted:
+                raise _damage(file, f"is not what was committed: its {wanted.title} is another")
         if identity(os.fstat(descriptor)) != before:
             raise _damage(file, "changes while it is read")
         if self.mode == "first":
-            self._memory.add(file.run_id, file.entry.path, (digest, before))
+            self._memory.add(file.run_id, file.entry.path, (wanted.digest, before))
 
 
 def identity(status: os.stat_result) -> Identity:
@@ -175,7 +175,7 @@ class Memory:
         self._lock = threading.Lock()
 
     def holds(self, run_id: str, path: str, right: tuple[str, Identity]) -> bool:
-        """Whether the file was seen to have this SHA-256 in this state."""
+        """Whether the file was seen to have this checksum in this state."""
         with self._lock:
             return self._of_run(run_id).get(path) == right
 

@@ -1,9 +1,9 @@
 """Damaged files: what a look at their ends tells, and which one has other bytes than committed."""
 
-import hashlib
 from collections.abc import Iterator
 
 from ..errors import DamageError
+from ..records.checksum import Checksum
 from ..snapshot import Snapshot
 from ..storage.store import Store
 
@@ -42,7 +42,7 @@ def visible_damage(store: Store, name: str, size: int, *, parquet: bool = True) 
 
 
 def changed_file(snapshot: Snapshot, run: str | None, *, budget: int = 2 << 30) -> tuple[str, str] | None:
-    """The first committed file (path, run) with another SHA-256 than recorded, smallest first, within a budget."""
+    """The first committed file (path, run) with another checksum than recorded, smallest first, within a budget."""
     entries = [
         (entry, run_id)
         for run_id, log in snapshot.runs.items()
@@ -53,15 +53,12 @@ def changed_file(snapshot: Snapshot, run: str | None, *, budget: int = 2 << 30) 
         budget -= entry.size
         if budget < 0:
             return None
-        if file_sha256(snapshot.store, entry.path) != entry.sha256:
+        if file_checksum(snapshot.store, entry.path, entry.checksum) != entry.checksum:
             return entry.path, run_id
     return None
 
 
-def file_sha256(store: Store, name: str) -> str:
-    """SHA-256 of a file's bytes."""
-    digest = hashlib.sha256()
+def file_checksum(store: Store, name: str, wanted: Checksum) -> Checksum:
+    """The checksum of a file's bytes, by the algorithm of the one that is wanted."""
     with store.open(name) as file:
-        while piece := file.read(1 << 20):
-            digest.update(piece)
-    return digest.hexdigest()
+        return wanted.of_file(file)

@@ -18,6 +18,7 @@ from ..json_values import Time, check_types, oddity, parse
 from ..layout import BLOB_PATH, BLOBS, DATA_PATH, RECORD
 from ..storage.store import Store
 from ..values import Json, JsonView
+from .checksum import Checksum, named_checksum
 
 _HEAD, _MIDDLE, _TAIL = b'{"sha256":"', b'","body":', b"}\n"
 _BODY = len(_HEAD) + 64 + len(_MIDDLE)
@@ -31,7 +32,7 @@ class FileEntry:
     table: str
     path: str
     size: int
-    sha256: str
+    checksum: Checksum
     rows: int
     schema_version: int
     partition: dict[str, int | str] = field(default_factory=dict)
@@ -53,7 +54,7 @@ class BlobEntry:
     name: str
     path: str
     size: int
-    sha256: str
+    checksum: Checksum
 
 
 @dataclass(frozen=True)
@@ -87,9 +88,9 @@ class Record:
         return layout.record_name(self.writer, self.seq)
 
     @property
-    def paths(self) -> list[tuple[str, int, str]]:
-        """Name, size and SHA-256 of everything the record names."""
-        return [(entry.path, entry.size, entry.sha256) for entry in (*self.files, *self.blobs)]
+    def paths(self) -> list[tuple[str, int]]:
+        """Name and size of everything the record names."""
+        return [(entry.path, entry.size) for entry in (*self.files, *self.blobs)]
 
 
 _KINDS: Json = {
@@ -130,6 +131,9 @@ def encode(record: Record) -> tuple[bytes, str]:
     """The bytes of a commit record and their digest."""
     body = asdict(record)
     del body["digest"]
+    for entry in (*body["files"], *body["blobs"]):
+        checksum = entry.pop("checksum")
+        entry[checksum.algorithm] = checksum.digest
     return sealed({key: value for key, value in body.items() if value not in (None, [], {}) or key == "files"})
 
 
@@ -178,10 +182,10 @@ def _file_entry(raw: Json, run_id: str, what: str) -> FileEntry:
     """A file as the record names it; DamageError unless its path is that of its table, run and partition."""
     try:
         entry = FileEntry(
-            raw["table"], raw["path"], raw["size"], raw["sha256"], raw["rows"], raw["schema_version"],
+            raw["table"], raw["path"], raw["size"], named_checksum(raw), raw["rows"], raw["schema_version"],
             raw.get("partition", {}), raw.get("key_range", {}),
         )  # fmt: skip
-        texts, numbers = (entry.table, entry.path, entry.sha256), (entry.size, entry.rows, entry.schema_version)
+        texts, numbers = (entry.table, entry.path), (entry.size, entry.rows, entry.schema_version)
         fine = all(type(text) is str for text in texts)
         fine = fine and all(type(number) is int and 0 <= number < 2**62 for number in numbers)
         fine = fine and all(type(value) in (int, str) for value in entry.partition.values())
@@ -202,10 +206,13 @@ def _file_entry(raw: Json, run_id: str, what: str) -> FileEntry:
 
 
 def _blob_entry(raw: Json, run_id: str, what: str) -> BlobEntry:
-    fine = isinstance(raw, dict) and all(type(raw.get(key)) is str for key in ("name", "path", "sha256"))
-    if not fine or type(raw.get("size")) is not int or not 0 <= raw["size"] < 2**62:
+    try:
+        entry = BlobEntry(raw["name"], raw["path"], raw["size"], named_checksum(raw))
+        fine = type(entry.name) is type(entry.path) is str and type(entry.size) is int and 0 <= entry.size < 2**62
+    except (KeyError, TypeError, AttributeError):
+        entry, fine = None, False
+    if entry is None or not fine:
         raise DamageError(f"{what} cannot be read: a blob in it is not described as blobs are. Run `lake verify`.")
-    entry = BlobEntry(raw["name"], raw["path"], raw["size"], raw["sha256"])
     inside = entry.path.startswith(f"data/{BLOBS}/run={run_id}/") and entry.path.endswith(f"/{entry.name}")
     if not (BLOB_PATH.fullmatch(entry.path) and inside):
         raise DamageError(f"{what} names the blob {entry.path!r}, which is not a normal path among the run's blobs.")

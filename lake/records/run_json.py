@@ -17,8 +17,8 @@ from ..tables.runs import RUNS
 from ..values import Json, JsonView
 from . import commits
 
-FORMAT_VERSION = 1
-"""Of the lake: raised when an older tracelake could read it wrongly."""
+FORMAT_VERSION = 2
+"""Of lakes and runs: raised when an older tracelake could read one wrongly. 2: checksums are BLAKE3."""
 MODEL_KEYS = {
     "model": "name",
     "model_revision": "revision",

@@ -123,7 +123,7 @@ class _Sweep:
     def _orphans_of(self, run_id: str, entries: list[Entry], *, free: bool) -> None:
         chains, problems = read_chains(self.store, run_id)
         gaps = [text for chain in chains.values() for text in _gaps(chain)]
-        named = {path for chain in chains.values() for record in chain for path, _, _ in record.paths}
+        named = {path for chain in chains.values() for record in chain for path, _ in record.paths}
         orphans = [entry for entry in entries if entry.name not in named]
         if orphans and (problems or gaps):
             text = f"run {run_id}: records are damaged or missing, so {len(orphans)} unnamed files stay"

@@ -1,6 +1,6 @@
 """Check what is on disk against the commit records, at three depths; reports everything it finds, raises nothing.
 
-quick: records, chains, names, sizes, footers. full: also SHA-256 of every file. deep: also every value.
+quick: records, chains, names, sizes, footers. full: also the checksum of every file. deep: also every value.
 """
 
 import re
@@ -14,8 +14,9 @@ import pyarrow.parquet as pq
 from .. import layout
 from ..errors import DamageError, LakeError, UsageError, did_you_mean
 from ..layout import BLOBS, DATA, PART, PROBE, RECORD, RUN_ID
-from ..reading.damage import file_sha256, visible_damage
+from ..reading.damage import file_checksum, visible_damage
 from ..records import commits
+from ..records.checksum import Checksum
 from ..records.commits import BlobEntry, FileEntry, Record
 from ..records.run_json import read_run_json
 from ..records.tombstone import check_tombstone
@@ -192,13 +193,13 @@ def _file_problem(store: Store, entry: FileEntry, level: str) -> tuple[str, str]
         return "footer", f"the footer cannot be read: {error}"
     if rows != entry.rows:
         return "rows", f"has {rows} rows instead of {entry.rows}"
-    return _sha256_problem(store, entry.path, entry.sha256, level)
+    return _checksum_problem(store, entry.path, entry.checksum, level)
 
 
 def _blob_problem(store: Store, blob: BlobEntry, level: str) -> tuple[str, str] | None:
     if why := visible_damage(store, blob.path, blob.size, parquet=False):
         return "file", why
-    problem = _sha256_problem(store, blob.path, blob.sha256, level)
+    problem = _checksum_problem(store, blob.path, blob.checksum, level)
     if problem is None and level == "deep":
         from ..blobs import content_problem
 
@@ -207,15 +208,15 @@ def _blob_problem(store: Store, blob: BlobEntry, level: str) -> tuple[str, str] 
     return problem
 
 
-def _sha256_problem(store: Store, path: str, wanted: str, level: str) -> tuple[str, str] | None:
-    if level != "quick" and (sha256 := file_sha256(store, path)) != wanted:
-        return "sha256", f"has SHA-256 {sha256} instead of {wanted}"
+def _checksum_problem(store: Store, path: str, wanted: Checksum, level: str) -> tuple[str, str] | None:
+    if level != "quick" and (actual := file_checksum(store, path, wanted)) != wanted:
+        return "checksum", f"has {actual} instead of {wanted.digest}"
     return None
 
 
 def _note_leftovers(store: Store, log: RunLog, report: Verification, *, readable: bool) -> None:
     """Files no record names are leftovers of a killed writer, unless records are damaged."""
-    named = {path for chain in log.chains.values() for record in chain for path, _, _ in record.paths}
+    named = {path for chain in log.chains.values() for record in chain for path, _ in record.paths}
     for entry in run_files(store, log.run_id):
         if entry.name in named:
             continue

@@ -1,15 +1,15 @@
 """The sink that a Parquet writer or a blob writes to: its bytes go to the disk, are counted, hashed and synced."""
 
-import hashlib
 from collections import deque
 from concurrent.futures import Future, wait
 
+from ..records.checksum import Checksum, new_hasher
 from ..storage.store import NewFile
 from .threads import Threads
 
-_PIECES_BYTES = 1 << 20  # handed to the writing and the hashing thread at once
-_AHEAD = 16  # such batches that may wait in either thread: bounds memory
-_SYNC_BYTES = 32 << 20  # after so many the disk begins to store them: little is left to wait for at the end
+_PIECES_BYTES = 1 << 20  # handed to the writing thread at once
+_AHEAD = 16  # such batches that may wait: bounds memory
+_SYNC_BYTES = 16 << 20  # after so many the disk begins to store them: little is left to wait for at the end
 
 
 class HashedFile:
@@ -17,10 +17,10 @@ class HashedFile:
 
     closed = False
 
-    def __init__(self, file: NewFile, threads: Threads) -> None:
+    def __init__(self, file: NewFile, threads: Threads, algorithm: str) -> None:
         self.size = 0
         self._file, self._threads = file, threads
-        self._digest = hashlib.sha256()
+        self._algorithm, self._hasher = algorithm, new_hasher(algorithm)
         self._waiting: deque[Future[None]] = deque()
         self._syncing: list[Future[None]] = []
         self._pieces: list[bytes] = []
@@ -43,10 +43,18 @@ class HashedFile:
         pieces, self._pieces = self._pieces, []
         self._unsynced += self._pieces_bytes
         self._pieces_bytes = 0
-        if pieces:
-            self._waiting.extend(self._threads.feed(self._file.write, self._digest.update, pieces))
-        while self._waiting and (self._waiting[0].done() or len(self._waiting) > _AHEAD):
+        while self._waiting and (self._waiting[0].done() or len(self._waiting) >= _AHEAD):
             self._waiting.popleft().result()
+        if self._threads.busy and not self._waiting:
+            self._take(pieces)
+        elif pieces and (future := self._threads.feed(self._take, pieces)):
+            self._waiting.append(future)
+
+    def _take(self, pieces: list[bytes]) -> None:
+        """Hashing a piece brings it into the processor's cache, from where it is then written."""
+        for piece in pieces:
+            self._hasher.update(piece)
+            self._file.write(piece)
 
     def _sync_early(self) -> None:
         """Every sync is waited for in the end: an error of the disk is told to one of them only."""
@@ -61,12 +69,12 @@ class HashedFile:
         if future := self._threads.sync(self._file.sync, after=list(self._waiting)):
             self._syncing.append(future)
 
-    def durable(self) -> str:
-        """Wait until all bytes are durable and close the file; the SHA-256 of the bytes."""
+    def durable(self) -> Checksum:
+        """Wait until all bytes are durable and close the file; the checksum of the bytes."""
         for future in (*self._waiting, *self._syncing):
             future.result()
         self._file.close()
-        return self._digest.hexdigest()
+        return Checksum(self._algorithm, self._hasher.hexdigest())
 
     def give_up(self) -> None:
         """Ignore all further writes."""

@@ -30,6 +30,8 @@ class Place:
     run_id: str
     writer: str
     seq: int
+    checksums: str
+    """The algorithm of the checksums of its files."""
 
     @property
     def staging(self) -> str:
@@ -55,7 +57,7 @@ class PartFile:
         self._ranges: dict[str, list[int | str]] = {}
         self._store = place.store
         file = self._store.create(self.draft)
-        self._sink = HashedFile(file, threads)
+        self._sink = HashedFile(file, threads, place.checksums)
         try:
             self._writer = pq.ParquetWriter(self._sink, _with_metadata(schema, table), **_options(table))
         except OSError:
@@ -83,12 +85,12 @@ class PartFile:
 
     def entry(self) -> FileEntry:
         """Wait until the bytes are durable; what the commit record says of the file."""
-        sha256 = self._sink.durable()
+        checksum = self._sink.durable()
         return FileEntry(
             table=self.table.name,
             path=self.target,
             size=self._sink.size,
-            sha256=sha256,
+            checksum=checksum,
             rows=self.rows,
             schema_version=SCHEMA_VERSION,
             partition=self.partition,
@@ -111,7 +113,7 @@ class BlobFile:
         self.target = f"{folder}/{name}"
         self.draft = f"{place.staging}/{folder.rpartition('/')[2]}-{name.replace('/', '=')}.part"
         self._store = place.store
-        self._sink = HashedFile(place.store.create(self.draft), threads)
+        self._sink = HashedFile(place.store.create(self.draft), threads, place.checksums)
 
     def write(self, data: bytes) -> int:
         """Append all of `data`."""
@@ -120,8 +122,8 @@ class BlobFile:
     def entry(self) -> BlobEntry:
         """Make the bytes durable; what the commit record says of the blob."""
         self._sink.begin_sync()
-        sha256 = self._sink.durable()
-        return BlobEntry(self.name, self.target, self._sink.size, sha256)
+        checksum = self._sink.durable()
+        return BlobEntry(self.name, self.target, self._sink.size, checksum)
 
     def drop(self) -> None:
         """Close and remove the draft."""

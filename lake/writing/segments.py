@@ -186,6 +186,8 @@ class SegmentWriter:
         if full:
             self._threads = self._threads or Threads(self._place.store)
             self._spilling = self._threads.beside(partial(self._write, last=last), full)
+            if last:
+                self._place.store.make(dict.fromkeys(self._folder(buffer) for _, buffer in full))
 
     def _settle(self) -> None:
         """Wait for the spill that is being written; its error is raised here."""
@@ -209,10 +211,13 @@ class SegmentWriter:
         if last:
             self._open.pop(place).finish()
 
+    def _folder(self, buffer: TableBuffer) -> str:
+        """Where the rows' file will be placed."""
+        return layout.part(buffer.table.name, self.run_id, _partition(buffer), "").rstrip("/")
+
     def _new_part(self, buffer: TableBuffer) -> PartFile:
         assert self._threads is not None
-        partition = {name: buffer.constants[name] for name in buffer.table.partitions}
-        part = PartFile(self._place, self._threads, buffer.table, buffer.file_schema(), partition)
+        part = PartFile(self._place, self._threads, buffer.table, buffer.file_schema(), _partition(buffer))
         self._parts.append(part)
         return part
 
@@ -279,6 +284,10 @@ class SegmentWriter:
         for part in (*self._parts, *self._blobs):
             with suppress(OSError):  # on a failing disk the error that matters is the first; resuming cleans up too
                 part.drop()
+
+
+def _partition(buffer: TableBuffer) -> dict[str, int | str]:
+    return {name: buffer.constants[name] for name in buffer.table.partitions}
 
 
 def _declared(table: str) -> Table:

@@ -10,6 +10,7 @@ from .. import layout
 from ..errors import LakeError, NotFoundError, UsageError
 from ..layout import DERIVED_WRITER
 from ..records import commits
+from ..records.checksum import algorithm_of
 from ..records.commits import Record
 from ..records.run_json import RunJson
 from ..snapshot import RunLog, read_run
@@ -71,7 +72,7 @@ class RunWriter:
     @property
     def bytes_committed(self) -> int:
         """Bytes of all committed files of the run."""
-        return sum(size for record in self._current().visible for _, size, _ in record.paths)
+        return sum(size for record in self._current().visible for _, size in record.paths)
 
     @property
     def notes(self) -> dict[int, Json]:
@@ -128,7 +129,8 @@ class RunWriter:
     def _opened(
         self, what: str, fields: Json, buffer_bytes: int, series: GenerationSeries | None = None
     ) -> SegmentWriter:
-        place = Place(self.store, self.run_id, self.writer, self.next_seq)
+        checksums = algorithm_of(self.run_json.get("format_version", 1))
+        place = Place(self.store, self.run_id, self.writer, self.next_seq, checksums)
         seq = self.next_seq
         keeps = lambda: self._broken or seq in self._kept  # noqa: E731
         commit = Commit(what, place, fields, self._publish, keeps, self._release_segment, series)

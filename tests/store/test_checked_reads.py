@@ -231,12 +231,12 @@ def test_files_swapped_between_layers_and_runs_are_found(lake, truth, caplog):
             notices._named.clear()
             caplog.clear()
             if len(hit) == len(RUNS) or name == "sql of one run":
-                with pytest.raises(DamageError, match="SHA-256"):
+                with pytest.raises(DamageError, match="BLAKE3"):
                     read(lake), name
             else:
                 without = truth[name, ("run-one",)]
                 assert answer_of(read, lake) in (without, [without[0], truth[name, ()][1]])
-                assert "SHA-256" in caplog.text and "run-one" in caplog.text
+                assert "BLAKE3" in caplog.text and "run-one" in caplog.text
         DAMAGES["swapped with another"](a, b, random.Random(0))
     assert by_sql(lake)
 

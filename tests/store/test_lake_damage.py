@@ -197,7 +197,8 @@ def rewrite(lake, table, change):
     """Replace a file by one with other rows, and the record by one that vouches for it: only a deep look can tell."""
     import pyarrow.parquet as pq
 
-    from tracelake.lake.reading.damage import file_sha256
+    from tracelake.lake.reading.damage import file_checksum
+    from tracelake.lake.records.checksum import named_checksum
     from tracelake.lake.records.commits import sealed, unsealed
 
     path = file_of(lake, table)
@@ -211,7 +212,7 @@ def rewrite(lake, table, change):
                 rows = pq.read_metadata(path).num_rows
                 entry |= {
                     "size": path.stat().st_size,
-                    "sha256": file_sha256(lake.store, path.relative_to(lake.path).as_posix()),
+                    "blake3": file_checksum(lake.store, entry["path"], named_checksum(entry)).digest,
                     "rows": rows,
                 }
         body["previous"] = previous or body["previous"]

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from tracelake.lake import layout as layout_module
 from tracelake.lake.errors import LakeError, LockedError, NewerFormatError, NotFoundError, UsageError
 from tracelake.lake.lake import Lake
+from tracelake.lake.records.run_json import FORMAT_VERSION
 from tracelake.lake.schema import TABLES
 
 
@@ -247,7 +248,7 @@ def test_opening_what_is_no_lake(tmp_path, lake):
     with pytest.raises(NotFoundError, match="lake collect"):
         Lake.open(tmp_path / "nowhere")
     marker = json.loads((lake.path / "lake.json").read_text())
-    (lake.path / "lake.json").write_text(json.dumps(marker | {"format_version": 2}))
+    (lake.path / "lake.json").write_text(json.dumps(marker | {"format_version": FORMAT_VERSION + 1}))
     for opening in (Lake.open, Lake.create):
         with pytest.raises(NewerFormatError, match="newer tracelake"):
             opening(lake.path)
