@@ -1,7 +1,7 @@
 """A GPU (or, with --small, this processor): the same numbers as a plain pass, and what seeing costs at speed.
 
-One call does everything and needs torch, transformers and this package: `make gpu`. The result file is named after the
-card.
+One call does everything and needs torch, transformers, pyarrow, blake3 and this package: `make gpu`. The result file is
+named after the card.
 """
 
 import re
