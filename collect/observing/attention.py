@@ -16,6 +16,7 @@ from ..models.sites.attention_calls import watching_attention
 from ..models.sites.rotary_calls import SITES as ROTARY
 from ..models.sites.rotary_calls import completed, is_rotation, seeing_rotary_inputs
 from .axis import columns_of
+from .scratch import Scratch
 from .summaries import AttentionRows, attention_rows
 
 LOWEST = torch.finfo(torch.float32).min
@@ -44,6 +45,7 @@ class AttentionObserver:
         self.statistics = statistics
         self.capture = capture
         self.block_bytes = block_bytes
+        self._scratch = Scratch()
         self.misses: dict[int, float] | None = None
         """Where asked for, how far each layer's output is from what the observed weights and values give."""
         self.start(0)
@@ -59,11 +61,14 @@ class AttentionObserver:
         self.seen = seen
         self.middle_columns = middle_columns
         self.takers = tuple(takers)
-        self.rows: dict[int, AttentionRows] = {}
+        self._rows: dict[int, AttentionRows] = {}
+        self._waiting: dict[int, tuple[Tensor, Tensor | None]] = {}
+        """Masked scores and sinks of layers that saw one query, to be reduced together."""
         self.n_keys: dict[int, Tensor] = {}
         self.states: dict[tuple[str, int], Tensor] = {}
         self.key_lengths: dict[int, int] = {}
         self._counted: dict[int, tuple[object, Tensor]] = {}
+        self._looked_at: dict[int, tuple[object, bool]] = {}
         self._asked: dict[int, tuple[Tensor, Tensor]] = {}
         self.entered: dict[int, tuple[Tensor, Tensor]] = {}
         """By layer, what entered the rotary embedding."""
@@ -71,9 +76,15 @@ class AttentionObserver:
         """In a trial, whether what the attention sees is that, turned."""
         self.repeated = self.conflicts = False
 
+    @property
+    def rows(self) -> dict[int, AttentionRows]:
+        """What was seen of each layer."""
+        self._settle()
+        return self._rows
+
     def skip(self, n: int) -> None:
         """Forget the first `n` queries of the last pass."""
-        self.rows = {
+        self._rows = {
             layer: AttentionRows(*(None if values is None else values[:, :, n:] for values in rows))  # type: ignore[arg-type]
             for layer, rows in self.rows.items()
         }
@@ -109,7 +120,10 @@ class AttentionObserver:
         if self.statistics:
             self.n_keys[layer] = self._visible(mask, query, key)
             self.key_lengths[layer] = key.shape[2]
-            self.rows[layer] = self._reduce(layer, query, key, mask, options)
+            if n_new == 1 and not self.takers and self.middle_columns is None:
+                self._wait(layer, _masked(query, key.float(), self._additive(mask, 1, key), options), options, query)
+            else:
+                self._rows[layer] = self._reduce(layer, query, key, mask, options)
 
     def enter_rotary(self, layer: int, query: Tensor, key: Tensor) -> None:
         """Note what a layer gives to its rotary embedding."""
@@ -132,8 +146,7 @@ class AttentionObserver:
     def _weights(self, query: Tensor, key: Tensor, mask: Tensor | None, options: dict) -> Tensor:
         """All weights of a short pass, `[batch head query key]`."""
         n_query = query.shape[2]
-        additive = self._additive(mask, n_query, key.shape[2], query.device)
-        scores = _masked(query, key.float(), additive, options, slice(0, n_query))
+        scores = _masked(query, key.float(), self._additive(mask, n_query, key), options)
         weights = attention_rows(scores, _sinks(options, query), with_weights=True).weights
         assert weights is not None
         return weights
@@ -149,28 +162,50 @@ class AttentionObserver:
             numbers = torch.arange(first, first + n_query, device=query.device)
             count = (numbers if self.causal else torch.full_like(numbers, n_key)).expand(query.shape[0], -1)
         else:
-            allowed = mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
-            count = allowed[:, 0].sum(-1).expand(query.shape[0], n_query)
+            count = _allowed(mask)[:, 0].sum(-1).expand(query.shape[0], n_query)
             self._counted[id(mask)] = (mask, count)
         return count
+
+    def _wait(self, layer: int, scores: Tensor, options: dict, query: Tensor) -> None:
+        """Keep the scores of a single query: one reduction of many layers costs little more than that of one."""
+        self._waiting[layer] = (scores, _sinks(options, query))
+        if len(self._waiting) * scores.nbytes >= self.block_bytes:
+            self._settle()
+
+    def _settle(self) -> None:
+        """Reduce the scores that wait, layers of one shape together."""
+        alike: dict[tuple[object, ...], list[int]] = {}
+        for layer, (scores, sinks) in self._waiting.items():
+            alike.setdefault((scores.shape, sinks is None), []).append(layer)
+        for layers in alike.values():
+            scores, sinks = zip(*(self._waiting[layer] for layer in layers), strict=True)
+            batch = scores[0].shape[0]
+            together = None if sinks[0] is None else torch.cat([sink.expand(batch, -1, -1) for sink in sinks])
+            columns = attention_rows(torch.cat(scores), together, scratch=self._scratch)
+            parts = zip(*((None,) * len(layers) if c is None else c.split(batch) for c in columns), strict=True)
+            self._rows |= {layer: AttentionRows(*part) for layer, part in zip(layers, parts, strict=True)}
+        self._waiting.clear()
 
     def _reduce(self, layer: int, query: Tensor, key: Tensor, mask: Tensor | None, options: dict) -> AttentionRows:
         batch, n_heads, n_query, _ = query.shape
         n_key = key.shape[2]
         keys = key.float()
-        mask = self._additive(mask, n_query, n_key, query.device)
+        forward_only = self._forward_only(mask, n_query, n_key, query.device)
+        mask = self._additive(mask, n_query, key)
         sinks = _sinks(options, query)
         middle = self._middle_keys(n_key, query.device) if self.middle_columns is not None else None
         block = max(1, self.block_bytes // (4 * batch * n_heads * n_key))
         parts = []
         for start in range(0, n_query, block):
-            queries = slice(start, start + block)
-            scores = _masked(query, keys, mask, options, queries)
+            queries = slice(start, min(start + block, n_query))
+            seen = n_key - n_query + queries.stop if forward_only else n_key
+            scores = _masked(query, keys[:, :, :seen], mask, options, queries, self._scratch)
             part = attention_rows(
                 scores,
                 None if sinks is None else sinks[:, :, queries],
-                middle,
+                None if middle is None else middle[:, :seen],
                 with_weights=bool(self.takers),
+                scratch=self._scratch,
             )
             for taker in self.takers:
                 assert part.weights is not None
@@ -181,8 +216,24 @@ class AttentionObserver:
         joined = (None if column[0] is None else torch.cat(column, dim=-1) for column in zip(*parts, strict=True))
         return AttentionRows(*joined)  # type: ignore[arg-type]
 
-    def _additive(self, mask: Tensor | None, n_query: int, n_key: int, device: torch.device) -> Tensor | None:
+    def _forward_only(self, mask: Tensor | None, n_query: int, n_key: int, device: torch.device) -> bool:
+        """Whether keys behind a block of queries may be left out: no query sees a later one, and nobody wants all keys.
+
+        Asked on the CPU only: elsewhere the answer would cost a transfer to the host.
+        """
+        if not self.causal or self.takers or device.type != "cpu" or n_query == 1:
+            return False
+        if mask is None:
+            return True
+        known = self._looked_at.get(id(mask))
+        if known is None or known[0] is not mask:
+            later = _allowed(mask[..., :n_key]).triu(n_key - n_query + 1)
+            known = self._looked_at[id(mask)] = (mask, not bool(later.any()))
+        return known[1]
+
+    def _additive(self, mask: Tensor | None, n_query: int, key: Tensor) -> Tensor | None:
         """The mask for the scores, boolean (True = attend) or additive; causal where the model left it implicit."""
+        n_key, device = key.shape[2], key.device
         if mask is not None:
             return mask[..., :n_key]
         if not self.causal or n_query == 1:
@@ -215,24 +266,34 @@ def _wide(states: Tensor) -> Tensor:
     return states if states.dtype == torch.float64 else states.float()
 
 
-def _masked(query: Tensor, key: Tensor, mask: Tensor | None, options: dict, queries: slice) -> Tensor:
-    """Scores of some queries, scaled, capped, biased and masked."""
+def _masked(
+    query: Tensor,
+    key: Tensor,
+    mask: Tensor | None,
+    options: dict,
+    queries: slice = slice(None),
+    scratch: Scratch | None = None,
+) -> Tensor:
+    """Scores of some queries (of all), scaled, capped, biased and masked; in `scratch` where that is given."""
     scaling = options.get("scaling")
-    scores = _scores(query[:, :, queries], key, query.shape[3] ** -0.5 if scaling is None else scaling)
+    scaling = query.shape[3] ** -0.5 if scaling is None else scaling
+    scores = _scores(query[:, :, queries], key, scaling, scratch or Scratch())
     if options.get("softcap") is not None:
         scores = torch.tanh(scores / options["softcap"]) * options["softcap"]
     for bias in (options.get("position_bias"), mask):
         if bias is not None:
-            scores = scores.add_(_rows_of(bias, queries))
+            scores = scores.add_(_rows_of(bias, queries)[..., : key.shape[2]])
     return scores
 
 
-def _scores(query: Tensor, key: Tensor, scaling: float) -> Float[Tensor, "batch head query key"]:
+def _scores(query: Tensor, key: Tensor, scaling: float, scratch: Scratch) -> Float[Tensor, "batch head query key"]:
     """Scaled dot products in float32 (float64); grouped-query keys are shared by views, not repeated."""
     batch, n_heads, n_query, d_head = query.shape
     n_shared = key.shape[1]
     grouped = (_wide(query) * scaling).reshape(batch, n_shared, (n_heads // n_shared) * n_query, d_head)
-    return (grouped @ key.transpose(-1, -2)).view(batch, n_heads, n_query, key.shape[2])
+    queries, keys = grouped.flatten(0, 1), key.flatten(0, 1).transpose(1, 2)
+    room = scratch.take("scores", (*queries.shape[:2], key.shape[2]), grouped)
+    return torch.bmm(queries, keys, out=room).view(batch, n_heads, n_query, key.shape[2])
 
 
 def _sinks(options: dict, query: Tensor) -> Float[Tensor, "row head query"] | None:
@@ -242,6 +303,11 @@ def _sinks(options: dict, query: Tensor) -> Float[Tensor, "row head query"] | No
         return per_query.float().reshape(-1, query.shape[1], query.shape[2])
     per_head = options.get("s_aux")
     return None if per_head is None else per_head.float()[None, :, None].expand(1, -1, query.shape[2])
+
+
+def _allowed(mask: Tensor) -> Tensor:
+    """Where a mask, boolean or additive, lets a query see a key."""
+    return mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
 
 
 def _rows_of(bias: Tensor, queries: slice) -> Tensor:

@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from .scratch import Scratch
+
 LN2 = math.log(2.0)
 N_TOP10 = 10
 LEAST_EXPONENT = -87.0
@@ -47,12 +49,13 @@ class Normalised(NamedTuple):
     """In nats."""
 
 
-def normalised(x: Float[Tensor, "n d_vocab"]) -> Normalised:
-    """Float32 logits relative to their largest, and the entropy, from one exponential."""
+def normalised(x: Float[Tensor, "n d_vocab"], scratch: Scratch | None = None) -> Normalised:
+    """Float32 logits relative to their largest, and the entropy, from one exponential; `shifted` lies in `scratch`."""
+    scratch = scratch or Scratch()
     top = x.amax(-1, keepdim=True)
     # A masked logit is -inf, and 0 * -inf is NaN; its term is 0 by definition.
-    shifted = (x - top).clamp_min_(torch.finfo(torch.float32).min)
-    weight = shifted.exp()
+    shifted = torch.sub(x, top, out=scratch.take("shifted", x.shape, x)).clamp_min_(torch.finfo(torch.float32).min)
+    weight = torch.exp(shifted, out=scratch.take("weight", x.shape, x))
     total = weight.sum(-1)
     entropy = total.log() - torch.linalg.vecdot(weight, shifted) / total
     return Normalised(top, shifted, total.log().unsqueeze(-1), entropy)
@@ -64,15 +67,21 @@ def entropy_bits(logits: Float[Tensor, "n d_vocab"]) -> Float[Tensor, " n"]:
 
 
 def distribution(
-    logits: Float[Tensor, "n d_vocab"], token_ids: Int[Tensor, " n"], *, k: int, known: Normalised | None = None
+    logits: Float[Tensor, "n d_vocab"],
+    token_ids: Int[Tensor, " n"],
+    *,
+    k: int,
+    known: Normalised | None = None,
+    scratch: Scratch | None = None,
 ) -> Distribution:
     """Describe raw distributions and the place of `token_ids` in them (definitions: docs/glossary.md).
 
     `rank` counts strictly larger logits; `margin` is p1 - p2; `top10_mass` the ten largest probabilities. `known` is
-    what `normalised` gave for these logits, where somebody needs it as well.
+    what `normalised` gave for these logits, where somebody needs it as well. `scratch` is room for what is not kept.
     """
     x = logits.float()
-    top, _, log_total, entropy = known or normalised(x)
+    scratch = scratch or Scratch()
+    top, _, log_total, entropy = known or normalised(x, scratch)
     best, ids = _largest(x, min(max(k, N_TOP10), x.shape[-1]))
     best_logprob = best - top - log_total
     best_prob = best_logprob.exp()
@@ -82,7 +91,7 @@ def distribution(
         logprob=(chosen - top - log_total).squeeze(-1),
         entropy_bits=entropy.clamp_min(0) / LN2,
         # Added up as floats, which are exact up to 2^24 tokens: adding up booleans is four times slower.
-        rank=torch.gt(x, chosen, out=torch.empty_like(x)).sum(-1).to(torch.int32),
+        rank=torch.gt(x, chosen, out=_room(scratch, x)).sum(-1).to(torch.int32),
         top1_prob=best_prob[:, 0],
         margin=best_prob[:, 0] - runner_up,
         top10_mass=best_prob[:, :N_TOP10].sum(-1),
@@ -96,8 +105,15 @@ def distributions(
 ) -> Distribution:
     """`distribution` of many rows, as many at a time as stay in `block_bytes` and so in the processor's cache."""
     n = max(1, block_bytes // (4 * logits.shape[-1]))
-    parts = [distribution(*pair, k=k) for pair in zip(logits.split(n), token_ids.split(n), strict=True)]
+    scratch = Scratch()
+    pairs = zip(logits.split(n), token_ids.split(n), strict=True)
+    parts = [distribution(*pair, k=k, scratch=scratch) for pair in pairs]
     return Distribution(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+
+def _room(scratch: Scratch, x: Tensor) -> Tensor:
+    room = scratch.take("weight", x.shape, x)
+    return torch.empty_like(x) if room is None else room
 
 
 def _largest(x: Float[Tensor, "n d_vocab"], k: int) -> tuple[Float[Tensor, "n k"], Int[Tensor, "n k"]]:
@@ -209,17 +225,18 @@ def attention_rows(
     middle_keys: Bool[Tensor, "batch key"] | None = None,
     *,
     with_weights: bool = False,
+    scratch: Scratch | None = None,
 ) -> AttentionRows:
     """Entropy, largest weight and its lowest key index of softmax(scores), without a second map for the weights.
 
     `scores` are masked (masked keys at the lowest float) and scaled. `sinks` add one logit per query that takes weight
     but is no key (then weights sum to less than 1 and the entropy is over the keys only). `middle_keys` asks for the
-    weight on these keys too, `with_weights` for all weights. Overwrites `scores`.
+    weight on these keys too, `with_weights` for all weights. Overwrites `scores`; in `scratch` lies what is not kept.
     """
     top, index = scores.max(-1)
     reference = top if sinks is None else torch.maximum(top, sinks)
     shifted = scores.sub_(reference.unsqueeze(-1)).clamp_min_(LEAST_EXPONENT)
-    weight = shifted.exp()
+    weight = torch.exp(shifted, out=None if scratch is None else scratch.take("weight", shifted.shape, shifted))
     total = weight.sum(-1)
     normaliser = total if sinks is None else total + (sinks - reference).exp()
     moment = torch.linalg.vecdot(weight, shifted)

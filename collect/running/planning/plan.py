@@ -26,7 +26,7 @@ SEGMENT_SEQUENCES = 128
 SEGMENT_TOKENS = 32_768
 """A segment of vectors alone holds at least so many tokens, if its bytes allow: small files are slow to read."""
 LEAST_SEGMENTS = 8
-CPU_BUDGET, GPU_BUDGET = 64 * 2**20, 512 * 2**20
+CPU_BUDGET, GPU_BUDGET = 192 * 2**20, 512 * 2**20
 LOGIT_BYTES_CPU, LOGIT_BYTES_GPU = 64 * 2**20, 256 * 2**20
 """Logits computed at once: the unembedding matrix is read once for all of their rows, so few rows are slow."""
 BLOCK_BYTES_CPU, BLOCK_BYTES_GPU = 4 * 2**20, 256 * 2**20
