@@ -106,7 +106,7 @@ $(SINK_STAMP):
 	@touch $@
 
 test-sinks: $(DEV_STAMP) $(SINK_STAMP)
-	TRACELAKE_SINK_SERVERS=required $(BIN)/python -m pytest tests/presenting/test_sinks.py tests/presenting/test_sinks_servers.py
+	LAKE_TEST_SINK_SERVERS=required $(BIN)/python -m pytest tests/presenting/test_sinks.py tests/presenting/test_sinks_servers.py
 
 # The real packages, each in an environment of its own. torchvision comes along built for another torch, and breaks it.
 $(EXCHANGE_STAMP): Makefile constraints.txt | $(BIN)/python
@@ -121,7 +121,7 @@ $(EXCHANGE_STAMP): Makefile constraints.txt | $(BIN)/python
 	@touch $@
 
 exchange: $(DEV_STAMP) $(EXCHANGE_STAMP)
-	TRACELAKE_EXCHANGE=$(abspath $(EXCHANGE)) $(BIN)/python -m pytest tests/store/test_exchange_packages.py
+	LAKE_TEST_EXCHANGE=$(abspath $(EXCHANGE)) $(BIN)/python -m pytest tests/store/test_exchange_packages.py
 
 # Inspect AI in a folder of its own: its dependencies must not choose the versions of ours.
 INSPECT := build/inspect
@@ -139,10 +139,10 @@ soak: $(DEV_STAMP)
 # Chromium comes from the system's packages: the superuser may install it, everybody else is told how.
 test-browser: $(DEV_STAMP)
 	$(PIP) -e '.[dashboard,browser]'
-	@test -n "$$TRACELAKE_CHROMIUM" || command -v chromium || command -v google-chrome || \
+	@test -n "$$LAKE_TEST_CHROMIUM" || command -v chromium || command -v google-chrome || \
 		{ test "$$(id -u)" = 0 && apt-get update -q && apt-get install -qy --no-install-recommends chromium; } || \
-		{ echo "There is no Chromium: sudo apt-get install chromium, or set TRACELAKE_CHROMIUM to one."; exit 1; }
-	TRACELAKE_BROWSER=1 $(BIN)/python -m pytest tests/presenting/test_browser.py
+		{ echo "There is no Chromium: sudo apt-get install chromium, or set LAKE_TEST_CHROMIUM to one."; exit 1; }
+	LAKE_TEST_BROWSER=1 $(BIN)/python -m pytest tests/presenting/test_browser.py
 
 bench: $(DEV_STAMP)
 	$(BIN)/python -m benchmarks.run

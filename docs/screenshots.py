@@ -20,7 +20,7 @@ from tracelake.queries.dashboard.server import running
 from tracelake.queries.report import write_report
 
 IMAGES = Path(__file__).parent / "images"
-CHROMIUM = os.environ.get("TRACELAKE_CHROMIUM") or shutil.which("chromium")
+CHROMIUM = os.environ.get("LAKE_TEST_CHROMIUM") or shutil.which("chromium")
 WIDTH = 1360
 
 

@@ -86,7 +86,7 @@ def program(name: str) -> str:
     """Path of a server's program, from `make test-sinks` or the PATH; skips the test if there is none."""
     found = shutil.which(name, path=str(UNPACKED)) or shutil.which(name)
     if found is None:
-        if os.environ.get("TRACELAKE_SINK_SERVERS") == "required":
+        if os.environ.get("LAKE_TEST_SINK_SERVERS") == "required":
             pytest.fail(f"{name} is not here, although `make test-sinks` should have unpacked it")
         pytest.skip(f"{name} is not installed: `make test-sinks` gets it")
     return found

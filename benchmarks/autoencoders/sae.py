@@ -1,6 +1,6 @@
 """Training of autoencoders over SAELens and dictionary_learning at equal FVU; loader, waiting, harvest, look-ups.
 
-The other libraries run in the environment that `make exchange` installs (or TRACELAKE_EXCHANGE); without it only the
+The other libraries run in the environment that `make exchange` installs (or LAKE_TEST_EXCHANGE); without it only the
 rest is measured. One thread; processor seconds count, so that other processes of a busy machine change little.
 """
 
@@ -25,7 +25,7 @@ from tracelake.analysis.sae.training.options import TrainOptions, specs_of
 from tracelake.analysis.sae.training.training_rows import DIRECTION_ROWS, Scaling
 
 HERE = Path(__file__).parent
-ENVIRONMENTS = Path(os.environ.get("TRACELAKE_EXCHANGE", HERE.parents[1] / "build" / "exchange"))
+ENVIRONMENTS = Path(os.environ.get("LAKE_TEST_EXCHANGE", HERE.parents[1] / "build" / "exchange"))
 SELECT_STEPS = 3
 """Steps of either kind that `--select bfloat16` is timed with, after one to warm up."""
 EQUAL = 1.03

@@ -24,7 +24,10 @@ from .given_form import needs_lake
 from .keep import DEFAULT_KEEP, Keep
 
 ENVIRONMENT_PREFIX = "TRACELAKE_"
-OTHER_VARIABLES = ("TRACELAKE_LAKE", "TRACELAKE_VERIFY", "TRACELAKE_PUSHGATEWAY_USER", "TRACELAKE_PUSHGATEWAY_PASSWORD")
+OTHER_VARIABLES = (
+    "TRACELAKE_LAKE", "TRACELAKE_VERIFY", "TRACELAKE_PUSHGATEWAY_USER", "TRACELAKE_PUSHGATEWAY_PASSWORD",
+    "TRACELAKE_ALLOWED_HOSTS",
+)  # fmt: skip
 """Environment variables of this program that are no settings of a collection."""
 
 

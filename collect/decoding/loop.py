@@ -15,6 +15,7 @@ from torch import Tensor
 from ..models.editing.edits import Editing
 from ..observing.budget import Budget
 from ..observing.observation import ObservedModel
+from ..observing.scratch import Scratch
 from ..observing.summaries import Distribution, distribution
 from ..observing.transfer import to_host
 from .batch import Batch
@@ -55,6 +56,7 @@ class BatchDecoder:
         self.budget = budget
         self.timings = timings
         self.prefix: Prefix | None = None
+        self._scratch = Scratch()
 
     def forget(self) -> None:
         """Let go of what batches have in common: where a run was interrupted must not be seen in its numbers."""
@@ -182,7 +184,7 @@ class BatchDecoder:
         if choice.logprob is not None and choice.entropy_bits is not None:
             packet |= {"sampling_logprob": choice.logprob, "sampling_entropy_bits": choice.entropy_bits}
         if self.observed.kept.tokens:
-            found = distribution(logits, choice.token_ids, k=self.observed.kept.topk)
+            found = distribution(logits, choice.token_ids, k=self.observed.kept.topk, scratch=self._scratch)
             packet |= found._asdict()
         return packet
 

@@ -289,11 +289,14 @@ def _masked(
 def _scores(query: Tensor, key: Tensor, scaling: float, scratch: Scratch) -> Float[Tensor, "batch head query key"]:
     """Scaled dot products in float32 (float64); grouped-query keys are shared by views, not repeated."""
     batch, n_heads, n_query, d_head = query.shape
-    n_shared = key.shape[1]
-    grouped = (_wide(query) * scaling).reshape(batch, n_shared, (n_heads // n_shared) * n_query, d_head)
-    queries, keys = grouped.flatten(0, 1), key.flatten(0, 1).transpose(1, 2)
-    room = scratch.take("scores", (*queries.shape[:2], key.shape[2]), grouped)
-    return torch.bmm(queries, keys, out=room).view(batch, n_heads, n_query, key.shape[2])
+    n_shared, n_key = key.shape[1:3]
+    queries = _wide(query).reshape(batch * n_shared, (n_heads // n_shared) * n_query, d_head)
+    keys = key.flatten(0, 1).transpose(1, 2)
+    room = scratch.take("scores", (*queries.shape[:2], n_key), queries)
+    # Scaled while they are multiplied: a pass less. What is in the first argument does not count.
+    start = queries.new_empty(()) if room is None else room
+    scores = torch.baddbmm(start, queries, keys, beta=0, alpha=scaling, out=room)
+    return scores.view(batch, n_heads, n_query, n_key)
 
 
 def _sinks(options: dict, query: Tensor) -> Float[Tensor, "row head query"] | None:

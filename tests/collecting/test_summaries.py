@@ -10,6 +10,7 @@ from plain_forward import basin, entropy_of, log_probabilities, uniform_basin
 from tracelake.collect.observing.summaries import (
     STATE_STATISTICS,
     attention_rows,
+    best_tokens,
     distribution,
     entropy_bits,
     state_statistics,
@@ -31,6 +32,19 @@ def test_four_equal_logits() -> None:
     assert found["margin"] == 0 and found["rank"] == 0
     assert found["top10_mass"] == pytest.approx(1) and found["top1_prob"] == pytest.approx(0.25)
     assert found["topk_ids"].shape == (1, 4) and sorted(found["topk_ids"][0]) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("d_vocab", [5, 4095, 4096, 4097, 4160, 10_000])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_best_token_is_the_first_of_the_largest(d_vocab: int, dtype: torch.dtype) -> None:
+    few_values = torch.randint(-3, 4, (60, d_vocab), generator=torch.Generator().manual_seed(2)).to(dtype)
+    at_the_end = torch.zeros(2, d_vocab, dtype=dtype)
+    at_the_end[0, -1], at_the_end[1, -2] = 1, 1
+    broken = torch.full((3, d_vocab), -torch.inf, dtype=dtype)
+    broken[1, d_vocab // 2], broken[2, -1] = torch.nan, torch.inf
+    logits = torch.cat((few_values, at_the_end, broken))
+    expected = torch.from_numpy(logits.float().numpy().argmax(-1))
+    assert torch.equal(best_tokens(logits), expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])

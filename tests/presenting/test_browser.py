@@ -18,11 +18,11 @@ from small_tables import tables
 from tracelake import OpenLake
 from tracelake.queries.report import write_report
 
-if not os.environ.get("TRACELAKE_BROWSER"):
+if not os.environ.get("LAKE_TEST_BROWSER"):
     pytest.skip("opens a browser; run it with `make test-browser`", allow_module_level=True)
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs the extra: pip install 'tracelake[browser]'")
-CHROMIUM = os.environ.get("TRACELAKE_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+CHROMIUM = os.environ.get("LAKE_TEST_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
 SEQUENCE = 5
 # Streamlit asks its frames for features that Chromium does not know; it says so in warnings, which are no errors.
 
@@ -58,7 +58,7 @@ def lake(tmp_path_factory: pytest.TempPathFactory) -> OpenLake:
 @contextmanager
 def browser() -> Iterator[Any]:
     if CHROMIUM is None:
-        pytest.fail("There is no Chromium: apt-get install chromium, or set TRACELAKE_CHROMIUM to one.")
+        pytest.fail("There is no Chromium: apt-get install chromium, or set LAKE_TEST_CHROMIUM to one.")
     # Chromium has no sandbox for the superuser.
     flags = ["--no-sandbox"] if os.geteuid() == 0 else []
     with sync_api.sync_playwright() as playwright:

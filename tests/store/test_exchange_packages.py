@@ -30,7 +30,7 @@ from tracelake.lake.exchange.saelens.writing import VERSION, saelens_files
 from tracelake.lake.shuffling.sampler import Sampler
 
 HERE = Path(__file__).parents[1]
-ENVIRONMENTS = os.environ.get("TRACELAKE_EXCHANGE")
+ENVIRONMENTS = os.environ.get("LAKE_TEST_EXCHANGE")
 pytestmark = pytest.mark.skipif(ENVIRONMENTS is None, reason="`make exchange` runs these")
 TOLERANCE = 1e-5
 

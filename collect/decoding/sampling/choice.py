@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ...observing.summaries import entropy_bits
+from ...observing.summaries import best_tokens, entropy_bits
 from .settings import Sampling
 
 __all__ = ["Choice", "Sampling", "choose", "uniform_draws"]
@@ -65,7 +65,7 @@ def choose(
     """
     scores = processors(context, logits.float())
     if draws is None:
-        return Choice(scores.argmax(-1), None, None)
+        return Choice(best_tokens(scores), None, None)
     logprobs = scores.log_softmax(-1)
     # Single precision loses the tail of a large vocabulary's cumulative sum; MPS has no double.
     wide = torch.float32 if scores.device.type == "mps" else torch.float64

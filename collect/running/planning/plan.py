@@ -27,8 +27,11 @@ SEGMENT_TOKENS = 32_768
 """A segment of vectors alone holds at least so many tokens, if its bytes allow: small files are slow to read."""
 LEAST_SEGMENTS = 8
 CPU_BUDGET, GPU_BUDGET = 192 * 2**20, 512 * 2**20
-LOGIT_BYTES_CPU, LOGIT_BYTES_GPU = 64 * 2**20, 256 * 2**20
-"""Logits computed at once: the unembedding matrix is read once for all of their rows, so few rows are slow."""
+LOGIT_BYTES_CPU, LOGIT_BYTES_GPU = 31 * 2**20, 256 * 2**20
+"""Logits computed at once: the unembedding matrix is read once for all of their rows, so few rows are slow.
+
+On a CPU less than 32 MiB: larger blocks glibc always maps anew, and each of their pages costs a fault.
+"""
 BLOCK_BYTES_CPU, BLOCK_BYTES_GPU = 4 * 2**20, 256 * 2**20
 """Logits or attention scores reduced at once: small enough for the processor's cache."""
 BLOCK_WIDTHS = 8
