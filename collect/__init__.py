@@ -49,7 +49,7 @@ class CallablePackage(ModuleType):
         line = ProgressLine() if (is_watched() if progress is None else progress) else None
         collection = Collection(config, Callbacks(line.update, line.say) if line else None, source=source, lake=opened)
         try:
-            return collection.start(lake if isinstance(lake, Lake) else Lake.create(str(lake)), assume_yes=assume_yes)
+            return collection.start(lake if isinstance(lake, Lake) else str(lake), assume_yes=assume_yes)
         finally:
             if line:
                 line.finish()

@@ -63,11 +63,8 @@ class Lake:
         try:
             marker = parse(lake.store.read(layout.MARKER), where)
             version = int(marker["format_version"])
-        except (FileNotFoundError, NotADirectoryError):
-            raise NotFoundError(
-                f"There is no lake at {lake.path}. `lake collect --lake {path}` makes one; "
-                "or name another with --lake or TRACELAKE_LAKE."
-            ) from None
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise layout.no_lake(lake.path, path, error) from None
         except OSError as error:
             raise ConfigError(f"The lake at {lake.path} cannot be read: {error.strerror}.") from error
         except (ValueError, KeyError, TypeError, DamageError) as error:

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 
-from .errors import UsageError
+from .errors import NotFoundError, UsageError
 
 MARKER = "lake.json"
 """Format version and lake id."""
@@ -111,3 +111,11 @@ def partition_value(key: str, value: int | str) -> str:
     if value < 0:
         raise UsageError(f"{key}={value} cannot be a partition: it must be 0 or more.")
     return str(value)
+
+
+def no_lake(where: object, given: object, error: OSError) -> NotFoundError:
+    """What to say where there is no lake, because of `error`."""
+    another = "or name another with --lake or TRACELAKE_LAKE."
+    if isinstance(error, NotADirectoryError):
+        return NotFoundError(f"There is no lake at {where}: that is a file, or below one. Name a folder, {another}")
+    return NotFoundError(f"There is no lake at {where}. `lake collect --lake {given}` makes one; {another}")

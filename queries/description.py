@@ -40,10 +40,11 @@ def run_text(facts: Json) -> str:
     run = facts["run"]
     lines = [f"{name:<20}{printable(str(value))}" for name, value in run.items() if _worth_showing(name, value)]
     defaults = {name: value for name, value in (run["config"] or {}).items() if value not in (None, [], False)}
-    lines += ["", "configuration", *(f"  {name:<18}{printable(str(value))}" for name, value in defaults.items())]
-    lines += ["", f"{'table':<18}{'files':>8}{'rows':>14}{'bytes':>16}"]
+    width = max(18, *(len(name) + 2 for name in (*defaults, *facts["tables"])))
+    lines += ["", "configuration", *(f"  {name:<{width}}{printable(str(value))}" for name, value in defaults.items())]
+    lines += ["", f"{'table':<{width}}{'files':>8}{'rows':>14}{'bytes':>16}"]
     for table, sizes in sorted(facts["tables"].items()):
-        lines.append(f"{table:<18}{sizes['n_files']:>8,}{sizes['n_rows']:>14,}{sizes['n_bytes']:>16,}")
+        lines.append(f"{table:<{width}}{sizes['n_files']:>8,}{sizes['n_rows']:>14,}{sizes['n_bytes']:>16,}")
     for name, reason in facts["unmeasured"].items():
         lines.append(f"not measured: {name} ({reason})")
     return "\n".join(lines)

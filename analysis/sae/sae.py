@@ -4,16 +4,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ...lake.errors import UsageError
 from ...lake.exchange.sae_weights import LAYER_NORM_EPS
 from ...lake.values import JsonView
 from . import kernels
 from .architecture import FIRST_THRESHOLD, Dictionary, Parameters
 from .kernels import Code
 
+Vectors = Float[Tensor, "rows d_in"] | Float[np.ndarray, "rows d_in"]
+"""Vectors of torch, or as `lake.vectors` gives them."""
 Activation = Literal["relu", "topk", "jumprelu", "gated"]
 
 
@@ -48,9 +52,9 @@ class Sae:
         return replace(self, weights={name: value.to(device) for name, value in self.weights.items()})
 
     @torch.no_grad()
-    def encode(self, x: Float[Tensor, "rows d_in"]) -> Code:
+    def encode(self, x: Vectors) -> Code:
         """The active features of each row."""
-        weights = self.weights
+        x, weights = self._here(x), self.weights
         shift, read, _ = self._per_token(x)
         x = x if self.norm == "none" else (x - shift) / read
         centred = x - weights["b_dec"] if self.centred else x
@@ -67,8 +71,9 @@ class Sae:
         return kernels.above(pre)
 
     @torch.no_grad()
-    def decode(self, code: Code, x: Float[Tensor, "rows d_in"]) -> Float[Tensor, "rows d_out"]:
+    def decode(self, code: Code, x: Vectors) -> Float[Tensor, "rows d_out"]:
         """What the active features reconstruct (with the linear path of x, where there is one)."""
+        x = self._here(x)
         reconstruction = kernels.decode(code, self.weights["W_dec"]) + self.weights["b_dec"]
         if self.norm != "none":
             shift, _, written = self._per_token(x)
@@ -86,7 +91,16 @@ class Sae:
             return x.mean(dim=1, keepdim=True), spread + LAYER_NORM_EPS, spread
         return 0.0, 1.0, 1.0
 
-    def reconstruct(self, x: Float[Tensor, "rows d_in"]) -> Float[Tensor, "rows d_out"]:
+    def _here(self, x: Vectors) -> Float[Tensor, "rows d_in"]:
+        """An array as a tensor of the type of the weights and beside them; UsageError for another width."""
+        if not isinstance(x, Tensor):
+            read = self.weights["W_enc"]
+            x = torch.from_numpy(np.ascontiguousarray(x)).to(read.device, read.dtype)
+        if x.ndim != 2 or x.shape[1] != self.d_in:
+            raise UsageError(f"{self.sae_id} reads vectors [rows, {self.d_in}], not {list(x.shape)}.")
+        return x
+
+    def reconstruct(self, x: Vectors) -> Float[Tensor, "rows d_out"]:
         """Encode and decode."""
         return self.decode(self.encode(x), x)
 

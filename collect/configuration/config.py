@@ -275,13 +275,28 @@ def resolve_config(
     flags: JsonView, *, file: str | Path | None = None, environ: Mapping[str, str] | None = None
 ) -> CollectConfig:
     """Defaults, then the YAML file, then TRACELAKE_* variables, then `flags`; later ones win."""
-    values = _from_file(file) if file is not None else {}
-    values |= _from_environment(os.environ if environ is None else environ)
-    values |= flags
+    of_file = _from_file(file) if file is not None else {}
+    of_environment = _from_environment(os.environ if environ is None else environ)
+    values = of_file | of_environment | flags
+    origins = {name: str(file) for name in of_file}
+    origins |= {name: f"{ENVIRONMENT_PREFIX}{name.upper()}" for name in of_environment}
     try:
-        return CollectConfig(**values)
+        config = CollectConfig(**values)
     except ValidationError as error:
-        raise _readable(error) from error
+        raise _readable(error, {name: where for name, where in origins.items() if name not in flags}) from error
+    _check_filters(config)
+    return config
+
+
+def _check_filters(config: CollectConfig) -> None:
+    """UsageError for filters of a draw where nothing is drawn. A run that was recorded with some can be resumed."""
+    filters = [name for name in ("top_k", "top_p", "min_p") if getattr(config, name) is not None]
+    if filters and config.sampling.greedy:
+        option = f"--{filters[0].replace('_', '-')}"
+        raise UsageError(
+            f"{option} filters what is drawn from, and greedy decoding draws nothing. Add --temperature 1.0 (or "
+            f"--samples), or leave {option} out."
+        )
 
 
 def _from_file(file: str | Path) -> Json:
@@ -315,13 +330,18 @@ def _from_environment(environ: Mapping[str, str]) -> Json:
     return {name: value.split(",") if name in ("keep", "embed_scope") else value for name, value in values.items()}
 
 
-def _readable(error: ValidationError) -> Exception:
-    """The first thing that is wrong, in words; a wrong value is a usage error, an unknown key a configuration error."""
+def _readable(error: ValidationError, origins: Mapping[str, str]) -> Exception:
+    """The first thing that is wrong, in words; a wrong value is a usage error, an unknown key a configuration error.
+
+    `origins`: the file or variable of settings that were not typed.
+    """
     first = error.errors()[0]
     name = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         return ConfigError(f"There is no setting {name!r}.{did_you_mean(name, CollectConfig.model_fields)}")
     message = first["msg"].removeprefix("Value error, ")
-    where = f"--{name.replace('_', '-')}: " if name else ""
     given = f" (given: {first['input']!r})" if name else ""
+    if name and (origin := origins.get(str(first["loc"][0]))) is not None:
+        return ConfigError(f"{origin}: {name}: {message}{given}.")
+    where = f"--{name.replace('_', '-')}: " if name else ""
     return UsageError(f"{where}{message}{given}.")

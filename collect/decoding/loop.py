@@ -56,6 +56,8 @@ class BatchDecoder:
         self.budget = budget
         self.timings = timings
         self.prefix: Prefix | None = None
+        self.n_broken = 0
+        """Sequences so far that ended because the next token had no distribution."""
         self._scratch = Scratch()
 
     def forget(self) -> None:
@@ -205,6 +207,7 @@ class BatchDecoder:
             sequence = self.sequences[index]
             if not healthy[row]:
                 sequence.finish_reason = "broken"
+                self.n_broken += 1
                 continue
             sequence.generated.append(int(token_ids[row]))
             sequence.finish_reason = self._reason(sequence) or ("stopped" if stopped[row] else None)

@@ -28,6 +28,8 @@ class GivenCompletions(SourceOverAnother):
     def open(cls, source: PromptSource, path: str) -> "GivenCompletions":
         """NotFoundError if there is no such file, UsageError for a line that is not `id` and `given`."""
         file = Path(path)
+        if file.exists() and not file.is_file():
+            raise UsageError(f"{path} is no ordinary file, and completions are read twice. Save them to a file.")
         if not file.is_file():
             raise NotFoundError(f"There is no file {path} of given completions (JSONL with `id` and `given`).")
         found: dict[str, list[Beginning]] = {}

@@ -14,7 +14,7 @@ from typing import BinaryIO, TextIO
 from ...lake.errors import DamageError, NotFoundError, UsageError, did_you_mean
 from ...lake.values import Json
 from . import prompt_formats
-from .fields import Prompt, prompt_from_row
+from .fields import Prompt, prompt_from_row, with_own_ids
 
 FORMATS = {
     ".txt": "text", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv", ".tsv": "tsv",
@@ -94,6 +94,8 @@ class PromptFile:
     def open(cls, path: str, *, form: str = "auto", split_lines: bool = True) -> "PromptFile":
         """NotFoundError if there is no such file, UsageError for a suffix that is not known."""
         file = Path(path)
+        if file.is_dir():
+            raise UsageError(f"--prompts {path} is a folder. Give one file; to read texts of a folder: --corpus.")
         if not file.is_file():
             raise NotFoundError(f"There is no prompt file {path}. Give text, JSON, CSV or Parquet, or - for stdin.")
         form = _format_of(file) if form == "auto" else form
@@ -154,9 +156,9 @@ class StdinPrompts:
 
 
 def prompts_of(source: PromptBytes, form: str, *, split_lines: bool) -> Iterator[Prompt]:
-    """The prompts of a file, one per record."""
-    for i, (where, row) in enumerate(rows_of(source, form, split_lines=split_lines, prompts=True)):
-        yield prompt_from_row(row, i, where)
+    """The prompts of a file, one per record; UsageError where two have one id."""
+    rows = enumerate(rows_of(source, form, split_lines=split_lines, prompts=True))
+    return with_own_ids((prompt_from_row(row, i, where) for i, (where, row) in rows), source.name)
 
 
 def rows_of(

@@ -16,7 +16,7 @@ from ..configuration.given_form import names_stored
 from ..tinymath import problems
 from .branches import BranchRequest, BranchSource
 from .corpora.documents import open_corpus
-from .fields import Prompt, prompt_from_row, prompt_text
+from .fields import Prompt, prompt_from_row, prompt_text, with_own_ids
 from .given import GivenCompletions
 from .given_stored import open_stored
 from .hub_datasets import open_dataset
@@ -72,8 +72,7 @@ class HubDataset:
     def __iter__(self) -> Iterator[Prompt]:
         name = ":".join(filter(None, (self.dataset, self.subset, self.split)))
         rows = open_dataset(self.dataset, self.subset, self.split, advice="Write NAME:SPLIT or NAME:SUBSET:SPLIT.")
-        for i, row in enumerate(rows):
-            yield prompt_from_row(dict(row), i, name)
+        return with_own_ids((prompt_from_row(dict(row), i, name) for i, row in enumerate(rows)), name)
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,14 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
+from torch import nn
+
 from ...lake.errors import ConfigError
 from ...lake.values import Json
 
 SHOWN = 5
+LOOKED_AT = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 # Tied heads and what an architecture itself ignores are left out by transformers already. Older versions also saved
 # buffers that follow from the configuration: causal masks, rotary frequencies, position numbers, format versions.
@@ -87,6 +91,28 @@ class WeightGaps:
         if blocks - here:
             return f"It has fewer layers than the {n_layers} of config.json. "
         return ""
+
+
+def broken_weights(model: nn.Module) -> tuple[str, ...]:
+    """Names of the parameters that hold NaN or infinite numbers; those that are not loaded are not looked at."""
+    held = {
+        name: weight
+        for name, weight in model.named_parameters()
+        if weight.dtype in LOOKED_AT and weight.numel() and weight.device.type != "meta"
+    }
+    ends = [torch.stack(torch.aminmax(weight.detach())).float().isfinite().all() for weight in held.values()]
+    # Asked once, where the weights are: an answer per weight would cost a transfer each.
+    finite = torch.stack([end.to(ends[0].device) for end in ends]).tolist() if ends else []
+    return tuple(name for name, is_finite in zip(held, finite, strict=True) if not is_finite)
+
+
+def broken_sentence(names: tuple[str, ...]) -> str:
+    """What to say of such a model."""
+    holds = "holds" if len(names) == 1 else "hold"
+    return (
+        f"{_count(names)} {holds} NaN or infinite numbers: {_some(names)}. The checkpoint is damaged: whatever is "
+        "computed from there on means nothing, even where it looks like numbers (some attention functions hide NaN)."
+    )
 
 
 def _block(name: str) -> str | None:

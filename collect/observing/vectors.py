@@ -83,7 +83,8 @@ def with_every_site(
             try:
                 kept = kept_vectors(replace(keep, activations=(one,)), loaded.stacks, observe_prompt=True)
                 check_attention_sites(kept, loaded, attention)
-                for stack in loaded.stacks:
+                # A shell cannot be run: there the other sites are counted, though a block may not have them all.
+                for stack in () if loaded.is_shell else loaded.stacks:
                     places = {(w.site, w.layer) for w in kept if w.stack == stack.name}
                     Tap(stack.anatomy, {place for place in places if site not in (*ATTENTION_SITES, "final_norm")})
             except ConfigError as error:

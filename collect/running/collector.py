@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -32,10 +33,11 @@ from ..models.editing.edit_files import edits_of
 from ..models.loading.load import load_model
 from ..models.loading.outline import outline
 from ..models.model import LoadedModel
+from ..models.weights import broken_sentence, broken_weights
 from ..observing.observation import ObservedModel
 from . import own_runs
 from .failure import failing_said
-from .planning.consent import consented, resume_command
+from .planning.consent import check_typed, consented, resume_command
 from .planning.context_items import items_of
 from .planning.plan import Estimate, Plan, estimate, make_plan
 from .planning.provenance import check_parent, check_same, run_json
@@ -80,6 +82,8 @@ class Collection:
             self.loaded: LoadedModel = loaded or (self._load() if weights else self._outline())
         if self.loaded.gaps:
             self.notice(f"{config.model}: {self.loaded.gaps.sentence()} (--allow-missing).")
+        if broken := broken_weights(self.loaded.model):
+            self.notice(f"{config.model}: {broken_sentence(broken)}")
         with self.timings.measure("check"):
             # A shell cannot be tried: its plan is that of a model without limits.
             reading = Reading() if self.loaded.is_shell else choose_reading(self.loaded)
@@ -138,11 +142,13 @@ class Collection:
         """Tokens, bytes and files of the run."""
         return estimate(self.plan, self.config, self.keep, self.loaded)
 
-    def start(self, lake: Lake, *, assume_yes: bool = False) -> Collected:
-        """Write run.json and collect everything."""
-        lake.check_writable()
+    def start(self, lake: Lake | str | Path, *, assume_yes: bool = False) -> Collected:
+        """Write run.json and collect everything; a lake that is a path is made, unless the run is refused before."""
+        known = lake if isinstance(lake, Lake) else Lake(lake)
         if self.config.max_bytes is None:
-            check_space(self.estimate().n_bytes, lake.store.free_bytes(), lake.path, assume_yes=assume_yes)
+            check_space(self.estimate().n_bytes, known.store.free_bytes(), known.path, assume_yes=assume_yes)
+        lake = lake if isinstance(lake, Lake) else Lake.create(lake)
+        lake.check_writable()
         run_id = new_run_id(self.config.tag or "run")
         run = lake.start_run(run_id, self._about(run_id))
         own_runs.remember(run.run_json)
@@ -223,6 +229,8 @@ class Collection:
                 self._report(progress, run)
             sealing.wait()
             self._report(progress, run)
+        if n_broken := runner.decoder.n_broken:
+            self.notice(f"Broken sequences, ended by logits that are NaN or infinite: {n_broken:,}.")
         self._last_write_ms = sealing.waited_ms
 
     def _report(self, progress: Progress, run: RunWriter) -> None:
@@ -305,6 +313,7 @@ def resume_run(
     run_id = lake.resolve_run(run)
     about = lake.run_json(run_id)
     if lake.run_status(run_id) == "complete":
+        check_typed(run_id, about.get("config"), typed)
         return None
     config = consented(run_id, about.get("config"), typed, own=own_runs.is_remembered(about))
     writer = lake.resume_run(run_id)

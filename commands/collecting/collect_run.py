@@ -48,10 +48,9 @@ def run_collect(
         if dry_run:
             print_json(_facts(collection, sizes)) if as_json else print(_estimate_text(collection, sizes))
             return None
-        target = Lake.create(lake)
         say(_start_text(collection, sizes))
-        collected = collection.start(target, assume_yes=assume_yes)
-    _report(collected, answers(target, collected.run_id), as_json)
+        collected = collection.start(lake, assume_yes=assume_yes)
+    _report(collected, answers(Lake.open(lake), collected.run_id), as_json)
     return collected.run_id
 
 

@@ -191,8 +191,8 @@ class LocalStore(Store):
         return False
 
     def free_bytes(self) -> int | None:
-        """Room on the lake's disk."""
-        return shutil.disk_usage(self.path).free
+        """Room on the lake's disk; of one that is not made yet, on that of the nearest folder."""
+        return shutil.disk_usage(next(folder for folder in (self.path, *self.path.parents) if folder.is_dir())).free
 
     def check_places(self) -> None:
         """ConfigError if the folders that files are moved between lie on several disks."""

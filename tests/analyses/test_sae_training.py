@@ -89,6 +89,9 @@ def test_what_is_folded_reconstructs_as_in_training(tmp_path: Path) -> None:
     sae = load_sae(lake, sae_id)
     rows = torch.from_numpy(held_out).float()
     assert np.allclose(sae.encode(rows).dense().numpy(), encode(held_out), atol=1e-4)
+    assert torch.equal(sae.reconstruct(held_out.astype(np.float32)), sae.reconstruct(rows))
+    with pytest.raises(UsageError, match=f"vectors \\[rows, {DIM}\\]"):
+        sae.encode(held_out[:, 1:])
     assert np.allclose(np.linalg.norm(w["W_dec"], axis=1), 1, atol=1e-5)
 
 

@@ -7,6 +7,9 @@ import torch
 from random_models import random_model, save
 
 import tracelake
+from tracelake.collect.configuration.config import resolve_config
+from tracelake.collect.models.weights import broken_weights
+from tracelake.collect.running.collector import Collection
 
 BREAKS_AT = 10
 PROMPTS = ["a", "Mia", "one, two,"]
@@ -76,6 +79,29 @@ def test_health_judges_it_and_deep_verification_accepts_it(broken):
     hit = health.filter(health["is_broken"])
     assert len(hit) > 0 and (hit["has_nan"] | hit["has_inf"]).all() and set(hit["risk_v05"]) == {1.0}
     assert lake.verify("deep").ok
+
+
+def test_it_is_said_at_the_start_and_at_the_end(broken, tmp_path):
+    lake, _ = broken
+    notices = lake.run_json("latest")["notices"]
+    assert any("transformer.wpe.weight" in text and "damaged" in text for text in notices)
+    config = resolve_config(lake.run_json("latest")["config"], environ={})
+    collected = Collection(config).start(tmp_path / "lake")
+    sequences = tracelake.open(tmp_path / "lake").scan("sequences").collect()
+    n_broken = sequences["finish_reason"].to_list().count("broken")
+    assert n_broken > 0
+    assert collected.notices[-1] == f"Broken sequences, ended by logits that are NaN or infinite: {n_broken}."
+
+
+def test_every_type_of_weight_is_looked_at():
+    for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
+        model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Linear(4, 2)).to(dtype)
+        assert broken_weights(model) == ()
+        with torch.no_grad():
+            model[1].weight[1, 2] = math.nan
+            model[0].bias[3] = -math.inf
+        assert broken_weights(model) == ("0.bias", "1.weight")
+    assert broken_weights(torch.nn.Linear(2, 2, device="meta")) == ()
 
 
 def test_a_sound_run_reports_nothing(tmp_path, model_folder):

@@ -264,15 +264,23 @@ def test_ids_of_every_type(given: Any, item_id: str) -> None:
 
 
 def test_a_table_of_pandas_with_holes(tmp_path: Path) -> None:
-    frame = pd.DataFrame({"prompt": ["hi", "ho"], "answer": [3.0, np.nan], "id": [1.0, np.nan], "note": ["n", None]})
+    frame = pd.DataFrame({"prompt": ["hi", "ho"], "answer": [3.0, np.nan], "id": [7.0, np.nan], "note": ["n", None]})
     frame["when"] = pd.to_datetime(["2020-01-01T00:00:00.000000001", None]).astype("datetime64[ns]")
     frame.to_parquet(tmp_path / "p.parquet")
     frame.to_csv(tmp_path / "p.csv", index=False)
     first, second = read(tmp_path / "p.parquet")
-    assert (first.answer, first.item_id, second.answer, second.item_id) == ("3.0", "1", None, "1")
+    assert (first.answer, first.item_id, second.answer, second.item_id) == ("3.0", "7", None, "1")
     assert second.metadata is None and first.metadata is not None
     assert first.metadata["note"] == "n" and first.metadata["when"].endswith("00.000000001")
-    assert [(p.answer, p.item_id) for p in read(tmp_path / "p.csv")] == [("3.0", "1.0"), (None, "1")]
+    assert [(p.answer, p.item_id) for p in read(tmp_path / "p.csv")] == [("3.0", "7.0"), (None, "1")]
+
+
+@pytest.mark.parametrize("ids", [(1, 1), ("a", "b", "a"), (1, None), ("2", 0, None)])
+def test_two_items_of_one_id_are_refused(ids: tuple, tmp_path: Path) -> None:
+    rows = [{"prompt": f"prompt {i}"} | ({} if given is None else {"id": given}) for i, given in enumerate(ids)]
+    lines = file(tmp_path, "p.jsonl", "\n".join(map(json.dumps, rows)))
+    with pytest.raises(UsageError, match=rf"items 0 and {len(ids) - 1} both have the id"):
+        read(lines)
 
 
 HALF = "\ud83d"

@@ -99,6 +99,11 @@ def test_dry_run_is_within_ten_percent_when_lengths_are_known(lake_command, tmp_
         (("--keep", "activations:resid_pots"), 4, "resid_post"),
         (("--keep", "activations:resid_post@99"), 4, "6 layers"),
         (("--keep", "tokenz"), 2, "tokens"),
+        (("--keep", ""), 2, "--keep is empty"),
+        (("--top-k", "5"), 2, "--temperature"),
+        (("--min-p", "0.1", "--temperature", "0"), 2, "--min-p"),
+        (("--prompts", "."), 2, "is a folder"),
+        (("--given", "."), 2, "no ordinary file"),
         (("--keep", "activations:resid_post@5-2"), 2, "backwards"),
         (("--device", "cuda:7"), 4, "not available"),
         (("--prompt", "word " * 400), 4, "--on-long"),
@@ -148,13 +153,62 @@ def test_configuration_order_and_unknown_keys(lake_command, tmp_path: Path, monk
     file.write_text("promt: [Hello]\n")
     done = lake_command("collect", "--config", file, "--lake", tmp_path / "l")
     assert done.code == 4 and "prompt" in done.err
+    file.write_text("temperature: -3\n")
+    done = lake_command("collect", "--config", file, "--prompt", "a", "--lake", tmp_path / "l")
+    assert done.code == 4 and f"{file}: temperature" in done.err and "--temperature" not in done.err
+    done = lake_command("collect", "--config", file, "--prompt", "a", "--temperature", "-2", "--lake", tmp_path / "l")
+    assert done.code == 2 and "--temperature" in done.err
+
+
+def test_a_run_that_does_not_fit_leaves_no_lake(lake_command, tmp_path: Path) -> None:
+    options = ("--dataset", "tinymath:test", "--samples", "100000", "--max-new-tokens", "400")
+    done = lake_command("collect", *options, "--lake", tmp_path / "l")
+    assert done.code == 8 and "are free" in done.err
+    assert not (tmp_path / "l").exists()
+
+
+def test_a_complete_run_is_resumed_with_nothing_else(lake_command, filled: Path) -> None:
+    assert lake_command("collect", "--resume", "latest", "--lake", filled).code == 0
+    for option in (("--samples", "5"), ("--keep", "tokens"), ("--prompt", "b")):
+        done = lake_command("collect", "--resume", "latest", *option, "--lake", filled)
+        assert done.code == 2 and option[0] in done.err
+
+
+def test_every_site_can_be_estimated(lake_command, tmp_path: Path) -> None:
+    options = (
+        "--prompt",
+        "a",
+        "--max-new-tokens",
+        "3",
+        "--keep",
+        "activations:all",
+        "--lake",
+        tmp_path / "l",
+        "--json",
+    )
+    told = json.loads(lake_command("collect", *options, "--dry-run").out)
+    done = json.loads(lake_command("collect", *options).out)
+    assert done["n_bytes"] <= told["n_bytes"] <= 1.5 * done["n_bytes"]
+
+
+def test_the_bound_of_a_packed_corpus_is_one(lake_command, tmp_path: Path) -> None:
+    options = ("--corpus", "tinymath:test", "--tokens", "5000", "--pack", "128", "--keep", "layers", "--json")
+    told = json.loads(lake_command("collect", *options, "--lake", tmp_path, "--dry-run").out)
+    done = json.loads(lake_command("collect", *options, "--lake", tmp_path / "l").out)
+    assert not told["exact"] and done["n_bytes"] <= told["n_bytes"] <= 1.5 * done["n_bytes"]
+
+
+def test_a_file_is_no_lake(lake_command, tmp_path: Path) -> None:
+    (tmp_path / "f").write_text("x")
+    done = lake_command("runs", "--lake", tmp_path / "f")
+    assert done.code == 3 and "a file" in done.err and "makes one" not in done.err
 
 
 @pytest.mark.parametrize(
     ("name", "value", "code", "says"),
     [
         ("TRACELAKE_BATCHSIZE", "4", 4, "TRACELAKE_BATCH_SIZE"),
-        ("TRACELAKE_SEED", "x", 2, "--seed"),
+        ("TRACELAKE_SEED", "x", 4, "TRACELAKE_SEED"),
         ("TRACELAKE_TRUST_REMOTE_CODE", "1", 4, "only allowed as an option"),
     ],
 )

@@ -52,13 +52,7 @@ def consented(run_id: str, stored: object, typed: Mapping[str, object], *, own: 
     if not isinstance(stored, dict):
         raise ConfigError(f"Run {run_id!r} cannot be resumed: it is no collection of `lake collect`.")
     wanted = {name: value for name, value in stored.items() if _has_reach(name, value)}
-    for name, value in typed.items():
-        if name in WITHOUT_REACH:
-            if name == "max_bytes":
-                continue
-            raise UsageError(f"--resume takes everything else from the run; leave out {_option(name)}.")
-        if name not in MAY_MOVE and _plain(value) != _plain(stored.get(name)):
-            raise UsageError(f"Run {run_id!r} was recorded with {_typed(name, stored.get(name))}, not {value!r}.")
+    check_typed(run_id, stored, typed)
     if not own and (missing := {name: value for name, value in wanted.items() if name not in typed}):
         raise UsageError(_request(run_id, wanted, missing))
     settings = {**stored, **{name: value for name, value in typed.items()}, "max_bytes": typed.get("max_bytes")}
@@ -68,6 +62,18 @@ def consented(run_id: str, stored: object, typed: Mapping[str, object], *, own: 
         first = error.errors()[0]["loc"] if isinstance(error, ValidationError) else ()
         name = ".".join(str(part) for part in first) or "as a whole"
         raise ConfigError(f"Run {run_id!r} cannot be resumed: its setting {name!r} is not possible here.") from error
+
+
+def check_typed(run_id: str, stored: object, typed: Mapping[str, object]) -> None:
+    """UsageError for a setting that the run has already, or that contradicts it."""
+    recorded = stored if isinstance(stored, dict) else {}
+    for name, value in typed.items():
+        if name in WITHOUT_REACH:
+            if name == "max_bytes":
+                continue
+            raise UsageError(f"--resume takes everything else from the run; leave out {_option(name)}.")
+        if name not in MAY_MOVE and _plain(value) != _plain(recorded.get(name)):
+            raise UsageError(f"Run {run_id!r} was recorded with {_typed(name, recorded.get(name))}, not {value!r}.")
 
 
 def resume_command(run_id: str, settings: Mapping[str, object]) -> str:
