@@ -277,7 +277,7 @@ def resolve_config(
     """Defaults, then the YAML file, then TRACELAKE_* variables, then `flags`; later ones win."""
     of_file = _from_file(file) if file is not None else {}
     of_environment = _from_environment(os.environ if environ is None else environ)
-    values = of_file | of_environment | flags
+    values = {**of_file, **of_environment, **flags}
     origins = {name: str(file) for name in of_file}
     origins |= {name: f"{ENVIRONMENT_PREFIX}{name.upper()}" for name in of_environment}
     try:

@@ -97,9 +97,9 @@ def with_own_ids(prompts: Iterable[Prompt], name: str) -> Iterator[Prompt]:
         first = indexes.setdefault(prompt.item_id, index)
         if first != index:
             raise UsageError(
-                f"{name}: items {first} and {index} both have the id {prompt.item_id!r}, by which answers, labels and "
-                "given completions are found. Give each its own, or leave `id` out everywhere (then items are "
-                "numbered); several completions of one prompt are --samples."
+                f"{name}: items {first} and {index} both have the id {prompt.item_id!r} (an item without one has its "
+                "number), by which answers, labels and given completions are found. Give each its own, or leave `id` "
+                "out everywhere; several completions of one prompt are --samples."
             )
         yield prompt
 

@@ -64,7 +64,7 @@ def test_tables_with_times_and_holes_are_collected(tmp_path: Path) -> None:
         {
             "prompt": ["hi", "ho"],
             "answer": pa.array([3.0, float("nan")]),
-            "id": pa.array([1.0, float("nan")]),
+            "id": pa.array([7.0, float("nan")]),
             "metadata": pa.array([{"t": 1577836800000000001}, None], pa.struct([("t", pa.timestamp("ns"))])),
         }
     )
@@ -74,7 +74,7 @@ def test_tables_with_times_and_holes_are_collected(tmp_path: Path) -> None:
         "select item_id, answer, correct is null as ungraded, label_reason is null as no_reason, "
         "metadata ->> '$.t' as t from sequences order by sequence_id"
     )
-    assert found.rows() == [("1", "3.0", False, False, "2020-01-01 00:00:00.000000001"), ("1", None, True, True, None)]
+    assert found.rows() == [("7", "3.0", False, False, "2020-01-01 00:00:00.000000001"), ("1", None, True, True, None)]
 
 
 def test_a_bad_item_starts_no_run(tmp_path: Path) -> None:
