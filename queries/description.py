@@ -40,7 +40,7 @@ def run_text(facts: Json) -> str:
     run = facts["run"]
     lines = [f"{name:<20}{printable(str(value))}" for name, value in run.items() if _worth_showing(name, value)]
     defaults = {name: value for name, value in (run["config"] or {}).items() if value not in (None, [], False)}
-    width = max(18, *(len(name) + 2 for name in (*defaults, *facts["tables"])))
+    width = max((18, *(len(name) + 2 for name in (*defaults, *facts["tables"]))))
     lines += ["", "configuration", *(f"  {name:<{width}}{printable(str(value))}" for name, value in defaults.items())]
     lines += ["", f"{'table':<{width}}{'files':>8}{'rows':>14}{'bytes':>16}"]
     for table, sizes in sorted(facts["tables"].items()):

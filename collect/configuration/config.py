@@ -280,22 +280,25 @@ def resolve_config(
     values = {**of_file, **of_environment, **flags}
     origins = {name: str(file) for name in of_file}
     origins |= {name: f"{ENVIRONMENT_PREFIX}{name.upper()}" for name in of_environment}
+    origins = {name: where for name, where in origins.items() if name not in flags}
     try:
         config = CollectConfig(**values)
     except ValidationError as error:
-        raise _readable(error, {name: where for name, where in origins.items() if name not in flags}) from error
-    _check_filters(config)
+        raise _readable(error, origins) from error
+    _refuse_new(config, origins)
     return config
 
 
-def _check_filters(config: CollectConfig) -> None:
-    """UsageError for filters of a draw where nothing is drawn. A run that was recorded with some can be resumed."""
-    filters = [name for name in ("top_k", "top_p", "min_p") if getattr(config, name) is not None]
-    if filters and config.sampling.greedy:
-        option = f"--{filters[0].replace('_', '-')}"
+def _refuse_new(config: CollectConfig, origins: Mapping[str, str]) -> None:
+    """UsageError for what cannot be meant; a run that was recorded with it can still be resumed."""
+    if config.keep and not any(item.strip() for item in config.keep):
+        raise UsageError("--keep is empty: only ids and texts would be stored. Name what to keep, or leave it out.")
+    name = next((name for name in ("top_k", "top_p", "min_p") if getattr(config, name) is not None), None)
+    if name is not None and config.sampling.greedy:
+        where = origins.get(name, f"--{name.replace('_', '-')}")
         raise UsageError(
-            f"{option} filters what is drawn from, and greedy decoding draws nothing. Add --temperature 1.0 (or "
-            f"--samples), or leave {option} out."
+            f"{where}: {name} filters what is drawn from, and greedy decoding draws nothing. Add a temperature "
+            "(--temperature 1.0) or samples, or leave it out."
         )
 
 

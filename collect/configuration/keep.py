@@ -104,9 +104,6 @@ class Keep:
     @classmethod
     def parse(cls, items: Iterable[str]) -> "Keep":
         """Read items as the command line gives them (each may hold several, separated by commas)."""
-        items = tuple(items)
-        if items and not any(item.strip() for item in items):
-            raise UsageError("--keep is empty: only ids and texts would be stored. Name what to keep, or leave it out.")
         plain: set[str] = set()
         edges: set[str] = set()
         activations, patterns = [], []

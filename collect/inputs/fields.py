@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,20 +88,6 @@ def prompt_from_row(row: object, index: int, where: str) -> Prompt:
     if not isinstance(given[name], str):
         raise UsageError(f"{where}: `{name}` must be a text, not {_kind(given[name])}.")
     return Prompt(prompt_text(given[name], f"{where}: `{name}`"), **common)
-
-
-def with_own_ids(prompts: Iterable[Prompt], name: str) -> Iterator[Prompt]:
-    """The same prompts; UsageError at the first whose id another has: answers, labels and completions go by it."""
-    indexes: dict[str, int] = {}
-    for index, prompt in enumerate(prompts):
-        first = indexes.setdefault(prompt.item_id, index)
-        if first != index:
-            raise UsageError(
-                f"{name}: items {first} and {index} both have the id {prompt.item_id!r} (an item without one has its "
-                "number), by which answers, labels and given completions are found. Give each its own, or leave `id` "
-                "out everywhere; several completions of one prompt are --samples."
-            )
-        yield prompt
 
 
 def prompt_text(text: str, where: str) -> str:

@@ -14,7 +14,7 @@ from typing import BinaryIO, TextIO
 from ...lake.errors import DamageError, NotFoundError, UsageError, did_you_mean
 from ...lake.values import Json
 from . import prompt_formats
-from .fields import Prompt, prompt_from_row, with_own_ids
+from .fields import Prompt, prompt_from_row
 
 FORMATS = {
     ".txt": "text", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv", ".tsv": "tsv",
@@ -156,9 +156,9 @@ class StdinPrompts:
 
 
 def prompts_of(source: PromptBytes, form: str, *, split_lines: bool) -> Iterator[Prompt]:
-    """The prompts of a file, one per record; UsageError where two have one id."""
-    rows = enumerate(rows_of(source, form, split_lines=split_lines, prompts=True))
-    return with_own_ids((prompt_from_row(row, i, where) for i, (where, row) in rows), source.name)
+    """The prompts of a file, one per record."""
+    for i, (where, row) in enumerate(rows_of(source, form, split_lines=split_lines, prompts=True)):
+        yield prompt_from_row(row, i, where)
 
 
 def rows_of(

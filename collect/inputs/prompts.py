@@ -16,7 +16,7 @@ from ..configuration.given_form import names_stored
 from ..tinymath import problems
 from .branches import BranchRequest, BranchSource
 from .corpora.documents import open_corpus
-from .fields import Prompt, prompt_from_row, prompt_text, with_own_ids
+from .fields import Prompt, prompt_from_row, prompt_text
 from .given import GivenCompletions
 from .given_stored import open_stored
 from .hub_datasets import open_dataset
@@ -72,7 +72,8 @@ class HubDataset:
     def __iter__(self) -> Iterator[Prompt]:
         name = ":".join(filter(None, (self.dataset, self.subset, self.split)))
         rows = open_dataset(self.dataset, self.subset, self.split, advice="Write NAME:SPLIT or NAME:SUBSET:SPLIT.")
-        return with_own_ids((prompt_from_row(dict(row), i, name) for i, row in enumerate(rows)), name)
+        for i, row in enumerate(rows):
+            yield prompt_from_row(dict(row), i, name)
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,23 @@ class ChoicePrompts(SourceOverAnother):
                 raise UsageError(
                     f"--grader choice: item {prompt.item_id} has an answer but no `options`. Give each item its "
                     "options, or use --grader auto."
+                )
+            yield prompt
+
+
+@dataclass(frozen=True)
+class DistinctPrompts(SourceOverAnother):
+    """Another source of which no two items may have one id: answers, labels and completions go by it."""
+
+    def __iter__(self) -> Iterator[Prompt]:
+        indexes: dict[str, int] = {}
+        for index, prompt in enumerate(self.source):
+            first = indexes.setdefault(prompt.item_id, index)
+            if first != index:
+                raise UsageError(
+                    f"{self.dataset}: items {first} and {index} both have the id {prompt.item_id!r} (an item without "
+                    "one has its number), by which answers, labels and given completions are found. Give each its "
+                    "own, or leave `id` out everywhere; several completions of one prompt are --samples."
                 )
             yield prompt
 
@@ -134,6 +152,8 @@ def open_source(config: CollectConfig, recorded: Json | None = None, *, lake: La
         source = PromptFile.open(config.prompts, form=config.prompts_format, split_lines=config.split_lines)
     else:
         source = _dataset(str(config.dataset), config.dataset_path)
+    if recorded is None:  # a run that was begun with such a source can be resumed
+        source = DistinctPrompts(source)
     if config.prompt_template is not None:
         source = WordedPrompts(source, read_template(config.prompt_template))
     if config.grader == "choice":

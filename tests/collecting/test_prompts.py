@@ -281,6 +281,8 @@ def test_two_items_of_one_id_are_refused(ids: tuple, tmp_path: Path) -> None:
     lines = file(tmp_path, "p.jsonl", "\n".join(map(json.dumps, rows)))
     with pytest.raises(UsageError, match=rf"items 0 and {len(ids) - 1} both have the id"):
         read(lines)
+    config = CollectConfig(prompts=str(lines))
+    assert len(list(open_source(config, recorded={}))) == len(ids)  # of a run that was begun before
 
 
 HALF = "\ud83d"

@@ -14,6 +14,7 @@ import tracelake
 from tracelake import cli
 from tracelake.collect.configuration.config import CollectConfig, resolve_config
 from tracelake.lake import TABLES, Lake
+from tracelake.queries.description import run_text
 
 QUICK = ("--max-new-tokens", "4", "--keep", "tokens,layers,heads,activations:resid_post@-1")
 
@@ -175,20 +176,16 @@ def test_a_complete_run_is_resumed_with_nothing_else(lake_command, filled: Path)
 
 
 def test_every_site_can_be_estimated(lake_command, tmp_path: Path) -> None:
-    options = (
-        "--prompt",
-        "a",
-        "--max-new-tokens",
-        "3",
-        "--keep",
-        "activations:all",
-        "--lake",
-        tmp_path / "l",
-        "--json",
-    )
-    told = json.loads(lake_command("collect", *options, "--dry-run").out)
-    done = json.loads(lake_command("collect", *options).out)
+    options = ("--prompt", "a", "--max-new-tokens", "3", "--keep", "activations:all", "--json")
+    told = json.loads(lake_command("collect", *options, "--lake", tmp_path, "--dry-run").out)
+    done = json.loads(lake_command("collect", *options, "--lake", tmp_path / "l").out)
     assert done["n_bytes"] <= told["n_bytes"] <= 1.5 * done["n_bytes"]
+
+
+def test_long_names_are_parted_from_their_values(lake_command, filled: Path) -> None:
+    assert "edge_cap_generated  5" in lake_command("show", "latest", "--lake", filled).out
+    bare = {"run": {"run_id": "r", "config": None}, "tables": {}, "unmeasured": {}}
+    assert run_text(bare).startswith("run_id ")
 
 
 def test_the_bound_of_a_packed_corpus_is_one(lake_command, tmp_path: Path) -> None:

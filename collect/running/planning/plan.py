@@ -45,6 +45,7 @@ EDGE_BYTES = 7.5
 PATTERN_ROW_BYTES, WEIGHT_BYTES = 4.0, 3.8
 KEY_BYTES, DISTRIBUTION_BYTES, TOPK_BYTES, LAYER_BYTES, HEAD_BYTES, SEQUENCE_BYTES = 8.5, 23.0, 1.8, 33.0, 6.3, 160.0
 MARGIN = 1.25
+"""Of a bound over what was fitted: rows of some texts compress worse."""
 VECTOR_TABLES = ("activations", "step_embeddings")
 """Not compressed: their sizes are known."""
 SERIES_BYTES = {"tokens": 14.2, "layers": 14.4, "heads": 1.5}
@@ -286,7 +287,7 @@ def estimate(plan: Plan, config: CollectConfig, keep: Keep, loaded: LoadedModel)
         kept = kept_vectors(keep, loaded.stacks, observe_prompt=config.observe_prompt)
         n_files["activations"] = n_segments * len({(item.site, item.layer) for item in kept})
     exact = config.max_new_tokens == 0 and not keep.edges and config.corpus is None
-    if not exact:  # said to be a bound: rows of some texts compress worse than those that the sizes were fitted to
+    if not exact:
         table_bytes = {name: size * (1 if name in VECTOR_TABLES else MARGIN) for name, size in table_bytes.items()}
     return Estimate(
         n_sequences=plan.n_sequences,
